@@ -1,0 +1,85 @@
+"""get_balance: what an account holds, and how current the answer is.
+
+The routes and the one table from error to status of this function; the work is in saldo.query.
+"""
+
+import functions_framework.aio
+from starlette.requests import Request
+from starlette.responses import Response
+
+from saldo.query import balances, handler, watch
+from saldo.serve import auth, json_body, problems
+from saldo.serve.http import Edge, route
+from saldo.serve.problems import Rule
+
+RULES = {
+    json_body.Malformed: Rule(
+        status=400, name="malformed-json", title="The body is not JSON"
+    ),
+    problems.Invalid: Rule(
+        status=400, name="invalid-request", title="The request is not valid"
+    ),
+    auth.Unauthenticated: Rule(
+        status=401,
+        name="unauthenticated",
+        title="A valid bearer token is needed",
+        headers={"WWW-Authenticate": "Bearer"},
+    ),
+    auth.Forbidden: Rule(
+        status=403, name="forbidden", title="The token does not allow this"
+    ),
+    balances.AccountNotFound: Rule(
+        status=404, name="account-not-found", title="There is no such account"
+    ),
+    balances.PositionNotFound: Rule(
+        status=404, name="position-not-found", title="The account has no such position"
+    ),
+    balances.ProjectionBehind: Rule(
+        status=503,
+        name="projection-behind",
+        title="The balance is not there yet",
+        retry_after_s=1,
+    ),
+    balances.ReadModelUnavailable: Rule(
+        status=503,
+        name="read-model-unavailable",
+        title="Balances cannot be read",
+        retry_after_s=2,
+    ),
+    handler.TooBusy: Rule(
+        status=503,
+        name="too-busy",
+        title="Too many requests wait here",
+        retry_after_s=1,
+    ),
+    watch.TooManyWaiters: Rule(
+        status=503,
+        name="too-many-waiters",
+        title="Too many readers wait here",
+        retry_after_s=1,
+    ),
+    auth.IssuerUnavailable: Rule(
+        status=503,
+        name="issuer-unavailable",
+        title="Tokens cannot be checked",
+        retry_after_s=5,
+    ),
+}
+EDGE = Edge(
+    root_path="/balance-service",
+    routes=(
+        route("GET", "/balances", handler.get_balances),
+        route("GET", "/balance", handler.get_balances),
+        route("GET", "/transactions", handler.get_statement),
+        route("GET", "/accounts", handler.get_accounts),
+        route("GET", "/balances/stream", handler.get_stream),
+        route("POST", "/", handler.post_cloud_event),
+    ),
+    rules=RULES,
+)
+
+
+@functions_framework.aio.http
+async def get_balance(request: Request) -> Response:
+    """Answer one request."""
+    return await EDGE.answer(request)

@@ -1,0 +1,38 @@
+"""project_balance: takes the events that KafkaSource delivers, and keeps the balances.
+
+The table below is the retry policy, since KafkaSource judges an answer by its status alone: 5xx,
+404, 408, 409 and 429 are delivered again; any other 4xx goes to the dead letter sink at once.
+"""
+
+import functions_framework.aio
+from cloudevents.http import CloudEvent
+from starlette.exceptions import HTTPException
+
+from saldo.project import handler, read_model
+from saldo.project.guard import check_sender
+from saldo.serve.app import GUARDS
+from saldo.serve.group_commit import QueueFull
+from saldo.serve.problems import detail_of
+
+STATUSES: dict[type[Exception], int] = {
+    handler.BadDelivery: 400,  # dead letter: it will never be one of ours
+    handler.GivenUp: 422,  # dead letter: retried long enough
+    handler.BeyondStore: 503,  # again: the store may be about to hold it
+    read_model.ReadModelBusy: 503,
+    read_model.ReadModelUnavailable: 503,
+    QueueFull: 429,  # again, a little later
+}
+
+GUARDS.append(check_sender)
+
+
+@functions_framework.aio.cloud_event
+async def project_balance(event: CloudEvent) -> None:
+    """Take one delivery; returning means that it needs no other."""
+    projector = await handler.PROJECTOR.get()
+    try:
+        await projector.take(event)
+    except tuple(STATUSES) as error:
+        raise HTTPException(
+            STATUSES[type(error)], str(error) or type(error).__doc__
+        ) from error

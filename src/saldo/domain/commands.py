@@ -1,0 +1,70 @@
+"""What a client asks for: imperative, frozen, and already free of any wire format."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from uuid import UUID
+
+    from saldo.domain.money import Value
+
+# Account ids travel in CloudEvent attributes and Kafka headers, so ASCII only, case-sensitive.
+ACCOUNT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:@-]{0,127}", re.ASCII)
+DESCRIPTION_CHARACTERS_MAX = 500
+METADATA_KEYS_MAX = 20
+METADATA_CHARACTERS_MAX = 500
+
+
+class Kind(Enum):
+    """Which way the money goes, with the wire's own words."""
+
+    INCOME = "INCOME"
+    EXPENSE = "EXPENSE"
+
+    @property
+    def opposite(self) -> Kind:
+        """The kind that undoes this one."""
+        return Kind.EXPENSE if self is Kind.INCOME else Kind.INCOME
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordTransaction:
+    """Record an income or an expense; no currency means the account's own."""
+
+    account_id: str
+    kind: Kind
+    value: Value
+    currency: str | None = None
+    description: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    occurred_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReverseTransaction:
+    """Record the transaction that undoes ``original``: an event of the same account, as recorded."""
+
+    account_id: str
+    original_id: UUID
+    original_kind: Kind
+    original_amount_minor: int
+    original_reverses: UUID | None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetOverdraftLimit:
+    """Set how far below zero the balance may go: zero keeps it above, None lifts the limit."""
+
+    account_id: str
+    limit: Value | None
+    currency: str | None = None
+
+
+Command = RecordTransaction | ReverseTransaction | SetOverdraftLimit

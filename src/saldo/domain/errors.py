@@ -1,0 +1,95 @@
+"""Every refusal of the domain: why a command does not become an event.
+
+They know no HTTP: each function's ``main.py`` maps them to statuses. The docstring is the message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is an ordinary outcome, and reads as one
+    """The command was refused."""
+
+
+class CurrencyMismatch(Refused):
+    """The account holds another currency than the transaction names."""
+
+    def __init__(self, *, stated: str, held: str) -> None:
+        super().__init__(stated, held)
+        self.stated = stated
+        self.held = held
+
+
+class TooManyDigits(Refused):
+    """The value has more digits after the point than the currency has."""
+
+    field = "value"
+
+    def __init__(self, *, currency: str, digits: int) -> None:
+        super().__init__(currency, digits)
+        self.currency = currency
+        self.digits = digits
+
+
+class AmountOutOfRange(Refused):
+    """The value is larger than the ledger's integer can hold."""
+
+    field = "value"
+
+
+class BalanceOutOfRange(Refused):
+    """The balance would pass the ledger's integer."""
+
+    def __init__(self, *, position: int) -> None:
+        super().__init__(position)
+        self.position = position
+
+
+class InsufficientFunds(Refused):
+    """The expense would take the balance below the account's overdraft limit."""
+
+    def __init__(
+        self, *, balance_minor: int, limit_minor: int, currency: str, position: int
+    ) -> None:
+        super().__init__(balance_minor, limit_minor, currency, position)
+        self.balance_minor = balance_minor
+        self.limit_minor = limit_minor
+        self.currency = currency
+        self.position = position
+
+
+class PositionConflict(Refused):
+    """The account has moved on from the expected position."""
+
+    def __init__(self, *, expected: int, actual: int) -> None:
+        super().__init__(expected, actual)
+        self.expected = expected
+        self.actual = actual
+
+
+class IdempotencyKeyReused(Refused):
+    """The idempotency key was already used for another request."""
+
+
+class AlreadyReversed(Refused):
+    """The transaction has already been reversed."""
+
+    def __init__(self, *, reversed_by: UUID) -> None:
+        super().__init__(reversed_by)
+        self.reversed_by = reversed_by
+
+
+class NotReversible(Refused):
+    """The event cannot be reversed: only a recorded transaction that is not itself a reversal can."""
+
+
+class Unreadable(Exception):  # noqa: N818 - names what the stored event is
+    """The stored event cannot be read by this version."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,127 @@
+"""Money: integer minor units of an ISO 4217 currency, and exact decimals on the way in and out.
+
+No float anywhere: a JSON number arrives as its text, is bounded before any arithmetic, and leaves
+as its text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from saldo.domain.errors import AmountOutOfRange, TooManyDigits
+
+# A PostgreSQL bigint; amounts and balances both live in one.
+MINOR_UNITS_MAX = 2**63 - 1
+# Bounds on a value's text, checked before it is turned into a number: int() of ten million digits,
+# or of 1e9999999, runs for seconds. 19 digits is what a bigint holds; the rest may be zeros.
+VALUE_CHARACTERS_MAX = 64
+VALUE_EXPONENT_MAX = 40
+
+# ISO 4217, list one: the active currencies whose minor unit is not two digits, and those with two.
+_DIGITS_0 = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
+_DIGITS_3 = "BHD IQD JOD KWD LYD OMR TND"
+_DIGITS_4 = "CLF UYW"
+_DIGITS_2 = """
+AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF
+CHE CHF CHW CNY COP COU CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ
+GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD
+MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON
+RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS
+UAH USD USN UYU UZS VED VES WST XCD YER ZAR ZMW ZWG
+"""
+CURRENCY_DIGITS: dict[str, int] = {
+    code: digits
+    for digits, codes in (
+        (0, _DIGITS_0),
+        (2, _DIGITS_2),
+        (3, _DIGITS_3),
+        (4, _DIGITS_4),
+    )
+    for code in codes.split()
+}
+
+_VALUE = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,6}))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """An exact decimal from zero up: ``coefficient`` x 10^-``scale``, in lowest terms.
+
+    What a client sent, before its currency is known: an account's currency is only certain under
+    the account's lock. ``1``, ``1.00`` and ``10e-1`` are the same Value.
+    """
+
+    coefficient: int
+    scale: int
+
+    def to_minor(self, currency: str) -> int:
+        """Integer minor units; raises TooManyDigits or AmountOutOfRange, never rounds."""
+        digits = CURRENCY_DIGITS[currency]
+        if self.scale > digits:
+            raise TooManyDigits(currency=currency, digits=digits)
+        amount_minor: int = self.coefficient * 10 ** (digits - self.scale)
+        if amount_minor > MINOR_UNITS_MAX:
+            raise AmountOutOfRange
+        return amount_minor
+
+    def text(self) -> str:
+        """The canonical text, equal for equal values."""
+        return f"{self.coefficient}e{-self.scale}"
+
+
+class BadValue(ValueError):
+    """The text is not a decimal that the ledger accepts; the message says why."""
+
+
+def parse_value(text: str, *, zero_allowed: bool = False) -> Value:
+    """Read a positive decimal from its text (a JSON number or the content of a JSON string).
+
+    Raises BadValue with a message made for the client.
+    """
+    if len(text) <= 15 and text.isascii() and text.isdigit():  # noqa: PLR2004 - the common case
+        coefficient, scale = int(text), 0
+    else:
+        coefficient, scale = _parse_general(text)
+    if coefficient == 0 and not zero_allowed:
+        message = "must be greater than zero"
+        raise BadValue(message)
+    while scale > 0 and coefficient % 10 == 0:
+        coefficient //= 10
+        scale -= 1
+    return Value(coefficient=coefficient, scale=scale)
+
+
+def _parse_general(text: str) -> tuple[int, int]:
+    if len(text) > VALUE_CHARACTERS_MAX:
+        message = f"must have at most {VALUE_CHARACTERS_MAX} characters"
+        raise BadValue(message)
+    match = _VALUE.fullmatch(text)
+    if match is None:
+        message = "must be a decimal number such as 10.50"
+        raise BadValue(message)
+    sign, whole, fraction, exponent_text = match.groups()
+    fraction = fraction or ""
+    exponent = int(exponent_text or "0")
+    if abs(exponent) > VALUE_EXPONENT_MAX:
+        message = f"must have an exponent between -{VALUE_EXPONENT_MAX} and {VALUE_EXPONENT_MAX}"
+        raise BadValue(message)
+    coefficient = int(whole + fraction)
+    if sign and coefficient:
+        message = "must be greater than zero; say EXPENSE for money that goes out"
+        raise BadValue(message)
+    scale = len(fraction) - exponent
+    if scale < 0:
+        coefficient *= 10**-scale
+        scale = 0
+    return coefficient, scale
+
+
+def format_minor(amount_minor: int, currency: str) -> str:
+    """The exact JSON number: ``1000`` for whole amounts, else all of the currency's digits."""
+    digits = CURRENCY_DIGITS[currency]
+    if digits == 0:
+        return str(amount_minor)
+    whole, fraction = divmod(abs(amount_minor), 10**digits)
+    sign = "-" if amount_minor < 0 else ""
+    return f"{sign}{whole}.{fraction:0{digits}d}" if fraction else f"{sign}{whole}"

@@ -1,0 +1,112 @@
+"""Migrations: plain SQL files, applied in order, each once, under an advisory lock.
+
+Each side has its own table of what was applied, with the file's hash: a file that was changed after
+it had been applied is refused. A migration is one database transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SIDES = ("event_store", "read_model")
+# One number for all of Saldo's migrations in a database; transaction-level, so that it works behind
+# a proxy.
+ADVISORY_LOCK = 0x5A1D0
+
+MIGRATIONS_TABLE = """
+CREATE TABLE IF NOT EXISTS public.saldo_migration (
+    side text NOT NULL, version text NOT NULL, sha256 text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (side, version)
+)
+"""
+APPLIED = "SELECT version, sha256 FROM public.saldo_migration WHERE side = $1"
+NOTE = "INSERT INTO public.saldo_migration (side, version, sha256) VALUES ($1, $2, $3)"
+
+
+class ChangedMigration(Exception):  # noqa: N818 - it is what the file is
+    """A migration that was applied before has another text now."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(version)
+        self.version = version
+
+    def __str__(self) -> str:
+        return f"the migration {self.version} was applied with another text: restore the file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One file."""
+
+    side: str
+    version: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the file's text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def migrations(side: str) -> Iterator[Migration]:
+    """The migrations of ``side``, in order."""
+    folder = resources.files("saldo") / "sql" / side
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".sql"):
+            yield Migration(side=side, version=entry.name[:-4], text=entry.read_text())
+
+
+async def migrate(side: str, url: str, *, iam: bool = False) -> list[str]:
+    """Bring ``side`` at ``url`` up to date; the versions that were applied now.
+
+    ``iam`` lets the functions' roles log in by RDS IAM.
+    """
+    connection = await asyncpg.connect(url)
+    applied_now: list[str] = []
+    try:
+        for migration in (None, *migrations(side)):
+            async with connection.transaction():
+                await connection.execute(
+                    "SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK
+                )
+                if migration is None:
+                    await _prepare(connection, iam=iam)
+                    continue
+                applied = {
+                    row["version"]: row["sha256"]
+                    for row in await connection.fetch(APPLIED, side)
+                }
+                known = applied.get(migration.version)
+                if known is None:
+                    await connection.execute(migration.text)
+                    await connection.execute(
+                        NOTE, side, migration.version, migration.sha256
+                    )
+                    applied_now.append(migration.version)
+                elif known != migration.sha256:
+                    raise ChangedMigration(migration.version)
+    finally:
+        await connection.close()
+    return applied_now
+
+
+async def _prepare(
+    connection: asyncpg.Connection[asyncpg.Record], *, iam: bool
+) -> None:
+    roles = (resources.files("saldo") / "sql" / "roles.sql").read_text()
+    await connection.execute(roles)
+    if iam:
+        for role in ("saldo_record", "saldo_project", "saldo_query"):
+            await connection.execute(
+                f"ALTER ROLE {role} LOGIN; GRANT rds_iam TO {role}"
+            )
+    await connection.execute(MIGRATIONS_TABLE)

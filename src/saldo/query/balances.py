@@ -1,0 +1,208 @@
+"""Balances as they stand and as they stood: the statements, and what is read in one go."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid5
+
+from saldo.domain.money import format_minor
+from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
+# The original's ``id`` of a balance: stable, and nobody's to choose.
+BALANCE_NAMESPACE = UUID("5a1d0000-5a1d-5a1d-85a1-d05a1d05a1d0")
+
+READ_BALANCES = """
+SELECT account_id, currency, balance_minor, position, hash, recorded_at, blocked_at, blocked_reason
+FROM read_model.balance WHERE account_id = ANY ($1::text[])
+"""
+READ_STREAMS = """
+SELECT account_id, position, recorded_at FROM event_store.stream
+WHERE account_id = ANY ($1::text[]) AND position > 0
+"""
+READ_POSITIONS = """
+SELECT account_id, position FROM read_model.balance WHERE account_id = ANY ($1::text[])
+"""
+_LINE = """
+SELECT position, balance_minor, currency, hash, recorded_at FROM read_model.statement
+WHERE account_id = $1
+"""
+AS_OF = _LINE + "AND recorded_at <= $2 ORDER BY recorded_at DESC, position DESC LIMIT 1"
+AT_POSITION = _LINE + "AND position = $2"
+# Whole days from the totals, the last day from its lines; one statement, so one snapshot.
+EFFECTIVE_AT = """
+SELECT coalesce((
+    SELECT sum(income_minor - expense_minor) FROM read_model.daily_total
+    WHERE account_id = $1 AND day < ($2::timestamptz AT TIME ZONE 'UTC')::date
+), 0) + coalesce((
+    SELECT sum(CASE kind WHEN 'INCOME' THEN amount_minor ELSE -amount_minor END)
+    FROM read_model.statement
+    WHERE account_id = $1 AND kind <> 'LIMIT' AND occurred_at <= $2
+      AND occurred_at >= date_trunc('day', $2::timestamptz AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+), 0) AS balance_minor
+"""
+
+
+class ReadModelUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an outage
+    """The balances cannot be read right now."""
+
+
+class AccountNotFound(Exception):  # noqa: N818 - it is what the account is
+    """There is no such account."""
+
+
+class PositionNotFound(Exception):  # noqa: N818 - it is what the position is
+    """The account has no such position."""
+
+
+class ProjectionBehind(Exception):  # noqa: N818 - it is where the projection is
+    """The balance has not reached the position asked for yet."""
+
+    def __init__(self, *, position: int, wanted: int | None = None) -> None:
+        super().__init__(position, wanted)
+        self.position = position
+        self.wanted = wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One account as read: its balance (None when not projected yet) and its stream's position.
+
+    ``stream_position`` 0 means that the account does not exist.
+    """
+
+    account_id: str
+    stream_position: int
+    position: int = 0
+    balance_minor: int = 0
+    currency: str | None = None
+    hash: bytes | None = None
+    recorded_at: datetime | None = None
+    blocked_at: datetime | None = None
+    blocked_reason: str | None = None
+
+    @property
+    def behind(self) -> int:
+        """Positions that the stream has and the balance lacks."""
+        return max(0, self.stream_position - self.position)
+
+    def etag(self) -> str:
+        """What the body is a function of."""
+        return (
+            f'"{self.position}"'
+            if self.blocked_at is None
+            else f'"{self.position}-blocked"'
+        )
+
+    def require_projected(self) -> None:
+        """Raise AccountNotFound or ProjectionBehind unless there is a balance to show."""
+        if self.position == 0 and self.blocked_at is None:
+            if self.stream_position == 0:
+                raise AccountNotFound
+            raise ProjectionBehind(position=0)
+
+    def json(self) -> str:
+        """The balance's object."""
+        currency = self.currency or "XXX"
+        value = format_minor(self.balance_minor, currency) if self.currency else "0"
+        blocked = ""
+        if self.blocked_at is not None:
+            # The reason is the operator's to read; the client learns that there is one.
+            blocked = f',"blocked":{{"since":"{wire_time(self.blocked_at)}"}}'
+        recorded_at = (
+            "null" if self.recorded_at is None else f'"{wire_time(self.recorded_at)}"'
+        )
+        return (
+            f'{{"id":"{balance_id(self.account_id)}","accountId":"{self.account_id}",'
+            f'"value":{value},"currency":"{currency}","position":{self.position},'
+            f'"hash":"{(self.hash or b"").hex()}","recordedAt":{recorded_at}{blocked}}}'
+        )
+
+
+def balance_id(account_id: str) -> str:
+    """UUIDv5 of the account id."""
+    return str(uuid5(BALANCE_NAMESPACE, account_id))
+
+
+def wire_time(moment: datetime) -> str:
+    """RFC 3339 in UTC, as in the events."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+class Balances:
+    """Reads balances and streams, each from its own server."""
+
+    def __init__(
+        self,
+        read_model: asyncpg.Pool[asyncpg.Record],
+        streams: asyncpg.Pool[asyncpg.Record],
+    ) -> None:
+        self.read_model = read_model
+        self.streams = streams
+
+    async def read(self, account_ids: Sequence[str]) -> list[Standing]:
+        """Each account as it stands, in the order asked; one query to each side for all."""
+        wanted = list(set(account_ids))
+        try:
+            balances, streams = await asyncio.gather(
+                self.read_model.fetch(READ_BALANCES, wanted),
+                self.streams.fetch(READ_STREAMS, wanted),
+            )
+        except (*DISCONNECTED, *TIMED_OUT, *TRANSIENT) as error:
+            raise ReadModelUnavailable from error
+        ends = {row["account_id"]: row["position"] for row in streams}
+        standings = {
+            row["account_id"]: Standing(
+                account_id=row["account_id"],
+                stream_position=ends.get(row["account_id"], 0),
+                position=row["position"],
+                balance_minor=row["balance_minor"],
+                currency=row["currency"],
+                hash=row["hash"],
+                recorded_at=row["recorded_at"],
+                blocked_at=row["blocked_at"],
+                blocked_reason=row["blocked_reason"],
+            )
+            for row in balances
+        }
+        return [
+            standings.get(account_id)
+            or Standing(account_id=account_id, stream_position=ends.get(account_id, 0))
+            for account_id in account_ids
+        ]
+
+    async def positions(self, account_ids: Sequence[str]) -> dict[str, int]:
+        """The projected position of each account that has one."""
+        rows = await self.fetch(READ_POSITIONS, list(account_ids))
+        return {row["account_id"]: row["position"] for row in rows}
+
+    async def as_of(self, account_id: str, moment: datetime) -> asyncpg.Record | None:
+        """The last line recorded at or before ``moment``: one index look-up."""
+        rows = await self.fetch(AS_OF, account_id, moment)
+        return rows[0] if rows else None
+
+    async def at_position(
+        self, account_id: str, position: int
+    ) -> asyncpg.Record | None:
+        """The line at ``position``."""
+        rows = await self.fetch(AT_POSITION, account_id, position)
+        return rows[0] if rows else None
+
+    async def effective_at(self, account_id: str, moment: datetime) -> int:
+        """The sum of what occurred up to ``moment``, in minor units."""
+        rows = await self.fetch(EFFECTIVE_AT, account_id, moment)
+        return int(rows[0]["balance_minor"])
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """Rows of the read model; raises ReadModelUnavailable."""
+        try:
+            return await self.read_model.fetch(statement, *arguments)
+        except (*DISCONNECTED, *TIMED_OUT, *TRANSIENT) as error:
+            raise ReadModelUnavailable from error

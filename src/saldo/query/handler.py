@@ -1,0 +1,436 @@
+"""The reader: what get_balance holds between requests, and its request handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any
+
+from cloudevents.exceptions import GenericException
+from cloudevents.http import CloudEvent, from_http, to_binary, to_structured
+from starlette.responses import Response, StreamingResponse
+
+from saldo.domain.commands import ACCOUNT_ID, Kind
+from saldo.domain.money import format_minor
+from saldo.query.balances import (
+    AccountNotFound,
+    Balances,
+    PositionNotFound,
+    ProjectionBehind,
+    Standing,
+    balance_id,
+    wire_time,
+)
+from saldo.query.statement import (
+    STATEMENT_LIMIT_DEFAULT,
+    STATEMENT_LIMIT_MAX,
+    Filters,
+    accounts_json,
+    statement_json,
+)
+from saldo.query.stream import STREAMS_MAX, balance_events
+from saldo.query.watch import TooManyWaiters, Watch
+from saldo.serve.app import Resident
+from saldo.serve.auth import ANYONE, READ, Caller, authenticator_of
+from saldo.serve.database import close_pool, open_pool, rds_iam_password
+from saldo.serve.group_commit import GroupCommit, QueueFull
+from saldo.serve.http import TIME_FAULT, media_type, parse_time, read_body, whole_number
+from saldo.serve.json_body import Malformed, read_json
+from saldo.serve.problems import FieldError, Invalid
+from saldo.serve.settings import read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    import asyncpg
+    from starlette.requests import Request
+
+    from saldo.serve.settings import Settings
+
+ACCOUNTS_A_REQUEST_MAX = 100
+QUEUE_ACCOUNTS_MAX = 20_000
+BATCH_ACCOUNTS_MAX = 500
+BATCHES_IN_FLIGHT_MAX = 2
+FURTHER_BATCH_ACCOUNTS_MIN = 32
+WAIT_MAX_S = 30.0
+CLOSE_POOL_S = 5.0
+TEXT_FILTER_CHARACTERS_MAX = 100
+_WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,3})(?:$|[,;\s])")
+_ETAG = re.compile(r'(?:W/)?("[^"]*")')
+
+REQUESTED = "saldo.balance.requested"
+ANSWERED = "saldo.balance"
+SOURCE = "/saldo/balances"
+
+
+class TooBusy(Exception):  # noqa: N818 - it is what the process is
+    """The process holds as many requests as it can: try again in a moment."""
+
+
+class Reader:
+    """Pools, coalesced reads and the watch of one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.event_store_url is None or settings.read_model_url is None:
+            message = "the reader's settings are incomplete"
+            raise ValueError(message)
+        self.settings = settings
+        self.read_model = _pool(settings, settings.read_model_url)
+        self.streams_pool = (
+            self.read_model
+            if settings.event_store_url == settings.read_model_url
+            else _pool(settings, settings.event_store_url)
+        )
+        self.balances = Balances(self.read_model, self.streams_pool)
+        self.reads = GroupCommit[str, Standing](
+            self.balances.read,
+            queue_weight_max=QUEUE_ACCOUNTS_MAX,
+            batch_weight_max=BATCH_ACCOUNTS_MAX,
+            batches_max=BATCHES_IN_FLIGHT_MAX,
+            further_weight_min=FURTHER_BATCH_ACCOUNTS_MIN,
+        )
+        self.watch = Watch(self.balances.positions)
+        self.authenticator = authenticator_of(settings.callers)
+        self.streams = 0
+        self.stopping = False
+
+    async def read(self, account_id: str) -> Standing:
+        """One account as it stands; reads that wait at the same moment are one query."""
+        try:
+            return await self.reads.submit(account_id, ())
+        except QueueFull as full:
+            raise TooBusy from full
+
+    async def caller(self, request: Request) -> Caller:
+        """Who sends ``request``; raises Unauthenticated."""
+        if self.authenticator is None:
+            return ANYONE
+        return await self.authenticator.authenticate(
+            request.headers.get("authorization")
+        )
+
+    async def close(self) -> None:
+        """Answer what waits and let go."""
+        self.stopping = True
+        await self.reads.drain()
+        await self.watch.close()
+        await close_pool(self.read_model, CLOSE_POOL_S)
+        if self.streams_pool is not self.read_model:
+            await close_pool(self.streams_pool, CLOSE_POOL_S)
+
+
+def _pool(settings: Settings, url: str) -> asyncpg.Pool[asyncpg.Record]:
+    password = rds_iam_password(url) if settings.database_auth == "rds-iam" else None
+    return open_pool(
+        url,
+        size_max=settings.pool_size_max,
+        application="saldo-get-balance",
+        password=password,
+    )
+
+
+async def open_reader() -> Reader:
+    """The reader of this process."""
+    reader = Reader(read_settings("get_balance"))
+    await reader.read_model
+    await reader.streams_pool
+    return reader
+
+
+READER: Resident[Reader] = Resident(open_reader)
+
+
+async def get_balances(request: Request, _prefix: str) -> Response:
+    """``GET /balances``: one account, as it stands or stood, or several as they stand."""
+    reader = await READER.get()
+    caller = await reader.caller(request)
+    query = request.query_params
+    account_ids = query.getlist("accountId")
+    known = {"accountId", "asOf", "position", "effectiveAt", "minPosition"}
+    _refuse_unknown(query.keys(), known)
+    if not 1 <= len(account_ids) <= ACCOUNTS_A_REQUEST_MAX:
+        raise Invalid(
+            [
+                FieldError(
+                    "accountId", f"must be given 1 to {ACCOUNTS_A_REQUEST_MAX} times"
+                )
+            ]
+        )
+    for account_id in account_ids:
+        _check_account_id(account_id)
+        caller.require(READ, account_id)
+    past = [
+        name
+        for name in ("asOf", "position", "effectiveAt", "minPosition")
+        if name in query
+    ]
+    if len(account_ids) > 1:
+        if past:
+            raise Invalid([FieldError(past[0], "is for one accountId at a time")])
+        return await _several(reader, account_ids)
+    if len(past) > 1:
+        raise Invalid(
+            [FieldError(past[1], f"cannot be combined with {past[0]}: give one")]
+        )
+    account_id = account_ids[0]
+    if "minPosition" in query:
+        await _await_position(reader, request, account_id)
+    standing = await reader.read(account_id)
+    standing.require_projected()
+    headers = {"Saldo-Behind": str(standing.behind)}
+    if past and past[0] != "minPosition":
+        body = await _past(reader, standing, past[0], query[past[0]])
+        return Response(body, 200, headers, "application/json")
+    headers["ETag"] = etag = standing.etag()
+    if etag in _ETAG.findall(request.headers.get("if-none-match", "")):
+        return Response(status_code=304, headers=headers)
+    return Response(standing.json(), 200, headers, "application/json")
+
+
+async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:
+    standings = await asyncio.gather(
+        *(reader.read(account_id) for account_id in account_ids)
+    )
+    shown: list[str] = []
+    for standing in standings:
+        if standing.position > 0 or standing.blocked_at is not None:
+            shown.append(f'{standing.json()[:-1]},"behind":{standing.behind}}}')
+        else:
+            status = "unknown" if standing.stream_position == 0 else "projection-behind"
+            shown.append(f'{{"accountId":"{standing.account_id}","status":"{status}"}}')
+    behind = max(standing.behind for standing in standings)
+    body = f'{{"balances":[{",".join(shown)}]}}'
+    return Response(body, 200, {"Saldo-Behind": str(behind)}, "application/json")
+
+
+async def _await_position(reader: Reader, request: Request, account_id: str) -> None:
+    """Read your own write: wait for ``minPosition`` as long as ``Prefer: wait=`` allows."""
+    wanted = whole_number(request, "minPosition", 0, 0, 2**62)
+    standing = await reader.read(account_id)
+    if standing.position >= wanted:
+        return
+    if standing.stream_position == 0:
+        raise AccountNotFound
+    match = _WAIT.search(request.headers.get("prefer", ""))
+    wait_s = min(float(match.group(1)), WAIT_MAX_S) if match else 0.0
+    reached = None
+    if wait_s > 0:
+        reached = await reader.watch.reach(account_id, wanted, wait_s)
+    if reached is None:
+        raise ProjectionBehind(position=standing.position, wanted=wanted)
+
+
+async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
+    """A balance of the past, by position, recorded time or occurred time."""
+    account_id, currency = standing.account_id, standing.currency or "XXX"
+    head = f'{{"id":"{balance_id(account_id)}","accountId":"{account_id}"'
+    if how == "position":
+        position = _position(text)
+        row = await reader.balances.at_position(account_id, position)
+        if row is None:
+            if position <= standing.stream_position:
+                raise ProjectionBehind(position=standing.position, wanted=position)
+            raise PositionNotFound
+        return f"{head}{_line_members(row)}}}"
+    moment = _moment(how, text)
+    if how == "effectiveAt":
+        balance_minor = await reader.balances.effective_at(account_id, moment)
+        return (
+            f'{head},"value":{format_minor(balance_minor, currency)},"currency":"{currency}",'
+            f'"position":{standing.position},"effectiveAt":"{wire_time(moment)}"}}'
+        )
+    row = await reader.balances.as_of(account_id, moment)
+    # A later event of the account is recorded no earlier than its last one: once that lies beyond
+    # the moment asked for, the answer cannot change any more.
+    final = standing.recorded_at is not None and standing.recorded_at > moment
+    members = (
+        f',"value":0,"currency":"{currency}","position":0,"hash":"","recordedAt":null'
+        if row is None
+        else _line_members(row)
+    )
+    return f'{head}{members},"asOf":"{wire_time(moment)}","final":{"true" if final else "false"}}}'
+
+
+def _line_members(row: Any) -> str:  # noqa: ANN401 - asyncpg's record
+    return (
+        f',"value":{format_minor(row["balance_minor"], row["currency"])},'
+        f'"currency":"{row["currency"]}","position":{row["position"]},'
+        f'"hash":"{row["hash"].hex()}","recordedAt":"{wire_time(row["recorded_at"])}"'
+    )
+
+
+async def get_statement(request: Request, _prefix: str) -> Response:
+    """``GET /transactions?accountId=``: the statement, newest first."""
+    reader = await READER.get()
+    caller = await reader.caller(request)
+    query = request.query_params
+    _refuse_unknown(
+        query.keys(), {"accountId", "limit", "cursor", "type", "from", "before", "text"}
+    )
+    account_id = query.get("accountId", "")
+    _check_account_id(account_id)
+    caller.require(READ, account_id)
+    limit = whole_number(
+        request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX
+    )
+    filters = _filters(query)
+    standing = await reader.read(account_id)
+    standing.require_projected()
+    body = await statement_json(
+        reader.balances, account_id, filters, limit, query.get("cursor")
+    )
+    return Response(
+        body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json"
+    )
+
+
+async def get_accounts(request: Request, _prefix: str) -> Response:
+    """``GET /accounts``: the accounts that the caller may see."""
+    reader = await READER.get()
+    caller = await reader.caller(request)
+    caller.require(READ)
+    _refuse_unknown(request.query_params.keys(), {"limit", "cursor"})
+    limit = whole_number(
+        request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX
+    )
+    cursor = request.query_params.get("cursor")
+    body = await accounts_json(reader.balances, caller.accounts, limit, cursor)
+    return Response(body, 200, media_type="application/json")
+
+
+async def get_stream(request: Request, _prefix: str) -> Response:
+    """``GET /balances/stream?accountId=``: the balance as server-sent events."""
+    reader = await READER.get()
+    caller = await reader.caller(request)
+    account_id = request.query_params.get("accountId", "")
+    _check_account_id(account_id)
+    caller.require(READ, account_id)
+    last = request.headers.get("last-event-id", "0")
+    last_position = (
+        int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else 0
+    )  # noqa: PLR2004 - a bigint
+    if (await reader.read(account_id)).stream_position == 0:
+        raise AccountNotFound
+    if reader.streams >= STREAMS_MAX:
+        raise TooManyWaiters
+    reader.streams += 1
+
+    async def counted() -> Any:  # noqa: ANN401 - an async generator
+        try:
+            async for text in balance_events(
+                account_id,
+                last_position,
+                reader.read,
+                reader.watch,
+                lambda: reader.stopping,
+            ):
+                yield text
+        finally:
+            reader.streams -= 1
+
+    return StreamingResponse(
+        counted(), headers={"Cache-Control": "no-store"}, media_type="text/event-stream"
+    )
+
+
+async def post_cloud_event(request: Request, _prefix: str) -> Response:
+    """A CloudEvent ``saldo.balance.requested`` is answered by ``saldo.balance``, in its mode."""
+    reader = await READER.get()
+    caller = await reader.caller(request)
+    body = await read_body(request)
+    is_structured = media_type(request) == "application/cloudevents+json"
+    content = read_json(body)
+    try:
+        event = from_http(dict(request.headers), body)
+    except (GenericException, ValueError) as error:
+        message = f"the CloudEvent cannot be read: {type(error).__name__}"
+        raise Malformed(message) from error
+    if event["type"] != REQUESTED:
+        raise Invalid([FieldError("type", f"of the CloudEvent must be {REQUESTED}")])
+    data = content.get("data") if is_structured else content
+    account_id = data.get("accountId") if isinstance(data, dict) else None
+    if not isinstance(account_id, str):
+        raise Invalid([FieldError("accountId", "is missing")])
+    _check_account_id(account_id)
+    caller.require(READ, account_id)
+    standing = await reader.read(account_id)
+    standing.require_projected()
+    answer = CloudEvent(
+        {
+            "type": ANSWERED,
+            "source": SOURCE,
+            "id": f"{account_id}/{standing.position}",
+            "subject": account_id,
+            "sequence": str(standing.position),
+            "datacontenttype": "application/json",
+        },
+        standing.json(),
+    )
+    if is_structured:
+        # The data is a JSON text already; the package would quote it as a string.
+        headers, text = to_structured(answer, data_marshaller=lambda _: "\0")
+        text = text.replace(b'"\\u0000"', standing.json().encode())
+    else:
+        headers, text = to_binary(answer, data_marshaller=lambda data: data)
+    return Response(text, 200, {**headers, "Saldo-Behind": str(standing.behind)})
+
+
+def _filters(query: Any) -> Filters:  # noqa: ANN401 - Starlette's query parameters
+    errors: list[FieldError] = []
+    kind = query.get("type")
+    if kind is not None and kind not in Kind.__members__:
+        errors.append(FieldError("type", "must be INCOME or EXPENSE"))
+    moments: dict[str, datetime | None] = {}
+    for name in ("from", "before"):
+        text = query.get(name)
+        moments[name] = None if text is None else parse_time(text)
+        if text is not None and moments[name] is None:
+            errors.append(FieldError(name, TIME_FAULT))
+    text = query.get("text")
+    if text is not None and (len(text) > TEXT_FILTER_CHARACTERS_MAX or "\0" in text):
+        errors.append(
+            FieldError(
+                "text", f"must have at most {TEXT_FILTER_CHARACTERS_MAX} characters"
+            )
+        )
+    if errors:
+        raise Invalid(errors)
+    return Filters(
+        kind=kind,
+        occurred_from=moments["from"],
+        occurred_before=moments["before"],
+        text=text,
+    )
+
+
+def _position(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 18 or int(text) < 1:  # noqa: PLR2004 - a bigint
+        raise Invalid([FieldError("position", "must be a whole number from 1")])
+    return int(text)
+
+
+def _moment(name: str, text: str) -> datetime:
+    moment = parse_time(text)
+    if moment is None:
+        raise Invalid([FieldError(name, TIME_FAULT)])
+    return moment
+
+
+def _refuse_unknown(given: Any, known: set[str]) -> None:  # noqa: ANN401 - a view of names
+    unknown = sorted(set(given) - known)
+    if unknown:
+        names = ", ".join(sorted(known))
+        raise Invalid(
+            [
+                FieldError(name[:80], f"is not known; the parameters are {names}")
+                for name in unknown
+            ]
+        )
+
+
+def _check_account_id(text: str) -> None:
+    if not ACCOUNT_ID.fullmatch(text):
+        raise Invalid(
+            [FieldError("accountId", "must be an account id of 1 to 128 characters")]
+        )

@@ -1,0 +1,166 @@
+"""An account's statement and the list of accounts, page by page.
+
+A page starts below a position that the cursor names, so what is recorded meanwhile neither shifts
+nor repeats a line.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from saldo.domain.money import format_minor
+from saldo.query.balances import Balances, wire_time
+from saldo.serve.problems import FieldError, Invalid
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import asyncpg
+
+STATEMENT_LIMIT_DEFAULT = 50
+STATEMENT_LIMIT_MAX = 500
+CURSOR_CHARACTERS_MAX = 400
+NEWEST = 2**63 - 1
+
+STATEMENT_PAGE = """
+SELECT position, event_id, kind, amount_minor, currency, balance_minor, description, metadata,
+       occurred_at, recorded_at, reverses, reversed_by, hash
+FROM read_model.statement
+WHERE account_id = $1 AND position < $2 AND kind <> 'LIMIT'
+  AND ($3::text IS NULL OR kind = $3)
+  AND ($4::timestamptz IS NULL OR occurred_at >= $4)
+  AND ($5::timestamptz IS NULL OR occurred_at < $5)
+  AND ($6::text IS NULL OR strpos(lower(description), lower($6)) > 0)
+ORDER BY position DESC LIMIT $7
+"""
+ACCOUNTS_PAGE = """
+SELECT account_id, currency, balance_minor, position, recorded_at
+FROM read_model.balance
+WHERE account_id > $1 AND position > 0 AND ($2::text[] IS NULL OR account_id = ANY ($2))
+ORDER BY account_id LIMIT $3
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which lines of a statement are asked for; None leaves a filter out."""
+
+    kind: str | None = None
+    occurred_from: datetime | None = None
+    occurred_before: datetime | None = None
+    text: str | None = None
+
+    def digest(self, account_id: str) -> str:
+        """What a cursor is bound to: it goes on with the same question only."""
+        return hashlib.sha256(repr((account_id, self)).encode()).hexdigest()[:16]
+
+
+def make_cursor(kind: str, bound_to: str, after: str | int) -> str:
+    """An opaque page token."""
+    text = json.dumps([kind, bound_to, after], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def read_cursor(text: str, kind: str, bound_to: str) -> str | int:
+    """Where the page of ``text`` begins; raises Invalid for any other cursor."""
+    fault = Invalid(
+        [FieldError("cursor", "must be the `next` of an answer to this very question")]
+    )
+    if len(text) > CURSOR_CHARACTERS_MAX:
+        raise fault
+    try:
+        content = json.loads(
+            base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        )
+    except (ValueError, binascii.Error, RecursionError) as error:
+        raise fault from error
+    if (
+        not isinstance(content, list)
+        or content[:2] != [kind, bound_to]
+        or len(content) != 3
+    ):  # noqa: PLR2004 - the three parts
+        raise fault
+    after = content[2]
+    if isinstance(after, bool) or not isinstance(after, (str, int)):
+        raise fault
+    if isinstance(after, int) and not 0 <= after <= NEWEST:
+        raise fault
+    return after
+
+
+async def statement_json(
+    balances: Balances,
+    account_id: str,
+    filters: Filters,
+    limit: int,
+    cursor: str | None,
+) -> str:
+    """A page of the statement, newest first."""
+    bound_to = filters.digest(account_id)
+    below = NEWEST if cursor is None else read_cursor(cursor, "statement", bound_to)
+    if not isinstance(below, int):
+        raise Invalid([FieldError("cursor", "is malformed")])
+    rows = await balances.fetch(
+        STATEMENT_PAGE,
+        account_id,
+        below,
+        filters.kind,
+        filters.occurred_from,
+        filters.occurred_before,
+        filters.text,
+        limit + 1,
+    )
+    more = len(rows) > limit
+    lines = ",".join(line_json(row) for row in rows[:limit])
+    following = (
+        json.dumps(make_cursor("statement", bound_to, rows[limit - 1]["position"]))
+        if more
+        else "null"
+    )
+    return f'{{"accountId":"{account_id}","transactions":[{lines}],"next":{following}}}'
+
+
+def line_json(row: asyncpg.Record) -> str:
+    """One line of a statement."""
+    currency = row["currency"]
+    reverses = "null" if row["reverses"] is None else f'"{row["reverses"]}"'
+    reversed_by = "null" if row["reversed_by"] is None else f'"{row["reversed_by"]}"'
+    return (
+        f'{{"id":"{row["event_id"]}","position":{row["position"]},"type":"{row["kind"]}",'
+        f'"value":{format_minor(row["amount_minor"], currency)},"currency":"{currency}",'
+        f'"balance":{format_minor(row["balance_minor"], currency)},'
+        f'"description":{json.dumps(row["description"], ensure_ascii=False)},'
+        f'"metadata":{row["metadata"] or "{}"},'
+        f'"occurredAt":"{wire_time(row["occurred_at"])}",'
+        f'"recordedAt":"{wire_time(row["recorded_at"])}",'
+        f'"reverses":{reverses},"reversedBy":{reversed_by},"hash":"{row["hash"].hex()}"}}'
+    )
+
+
+async def accounts_json(
+    balances: Balances, accounts: frozenset[str] | None, limit: int, cursor: str | None
+) -> str:
+    """A page of the accounts that the caller may see, in the order of their ids."""
+    after = "" if cursor is None else read_cursor(cursor, "accounts", "")
+    if not isinstance(after, str):
+        raise Invalid([FieldError("cursor", "is malformed")])
+    visible = None if accounts is None else sorted(accounts)
+    rows = await balances.fetch(ACCOUNTS_PAGE, after, visible, limit + 1)
+    shown = ",".join(
+        f'{{"accountId":"{row["account_id"]}",'
+        f'"value":{format_minor(row["balance_minor"], row["currency"])},'
+        f'"currency":"{row["currency"]}","position":{row["position"]},'
+        f'"recordedAt":"{wire_time(row["recorded_at"])}"}}'
+        for row in rows[:limit]
+    )
+    following = (
+        json.dumps(make_cursor("accounts", "", rows[limit - 1]["account_id"]))
+        if len(rows) > limit
+        else "null"
+    )
+    return f'{{"accounts":[{shown}],"next":{following}}}'

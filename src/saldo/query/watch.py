@@ -1,0 +1,90 @@
+"""Waiting for a balance to reach a position: one query per process every 10 ms, none when nobody
+waits. It serves ``minPosition`` and the event streams alike."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.01
+POLL_AFTER_FAILURE_S = 0.5
+WAITERS_MAX = 2_000
+
+
+class TooManyWaiters(Exception):  # noqa: N818 - it is what there are
+    """The process holds as many waiting readers as it can."""
+
+
+class Watch:
+    """Polls the positions of the accounts that somebody waits for."""
+
+    def __init__(
+        self, positions: Callable[[Sequence[str]], Awaitable[dict[str, int]]]
+    ) -> None:
+        self._positions = positions
+        self._waiting: defaultdict[str, set[tuple[int, asyncio.Future[int]]]] = (
+            defaultdict(set)
+        )
+        self._count = 0
+        self._poller: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return self._count
+
+    async def reach(
+        self, account_id: str, position: int, timeout_s: float
+    ) -> int | None:
+        """The account's position once it is at least ``position``; None after ``timeout_s``."""
+        if self._count >= WAITERS_MAX:
+            raise TooManyWaiters
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        waiter = (position, future)
+        self._waiting[account_id].add(waiter)
+        self._count += 1
+        if self._poller is None:
+            self._poller = asyncio.create_task(self._poll())
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            return None
+        finally:
+            self._count -= 1
+            waiters = self._waiting[account_id]
+            waiters.discard(waiter)
+            if not waiters:
+                del self._waiting[account_id]
+
+    async def _poll(self) -> None:
+        try:
+            while self._waiting:
+                delay_s = POLL_S
+                try:
+                    reached = await self._positions(list(self._waiting))
+                except Exception:  # noqa: BLE001 - the waiters run into their own timeouts
+                    log.warning("positions cannot be read; waiting readers wait on")
+                    reached, delay_s = {}, POLL_AFTER_FAILURE_S
+                for account_id, position in reached.items():
+                    for wanted, future in self._waiting.get(account_id, ()):
+                        if position >= wanted and not future.done():
+                            future.set_result(position)
+                await asyncio.sleep(delay_s)
+        finally:
+            self._poller = None
+            # A waiter that came between the last check and here would wait for nobody.
+            if self._waiting:
+                self._poller = asyncio.create_task(self._poll())
+
+    async def close(self) -> None:
+        """Stop polling."""
+        if self._poller is not None:
+            self._poller.cancel()

@@ -1,0 +1,393 @@
+"""Recording a batch: lock, look up, decide in arrival order, append, commit.
+
+Only the Transaction protocol is seen here, so that the deterministic simulation runs this very code.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from saldo.domain.account import Account, decide, evolve
+from saldo.domain.commands import ReverseTransaction
+from saldo.domain.errors import (
+    AlreadyReversed,
+    IdempotencyKeyReused,
+    PositionConflict,
+    Refused,
+)
+from saldo.domain.events import (
+    OverdraftLimitSet,
+    TransactionRecorded,
+    chain_hash,
+    format_time,
+    public_text,
+)
+from saldo.record.event_store import (
+    CommitUnknown,
+    Contradicted,
+    EventStore,
+    StoreBusy,
+    StoreUnavailable,
+    Transaction,
+)
+from saldo.record.intent import Intent, Line, LinesRefused, Recorded, StoredEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+log = logging.getLogger(__name__)
+
+# How often a batch that lost a deadlock, a lock wait or its connection is run again, and for how
+# long at the most from its first try.
+ATTEMPTS_MAX = 8
+DEADLINE_S = 10.0
+BACKOFF_FIRST_S = 0.02
+BACKOFF_MAX_S = 1.0
+
+Outcome = list[Recorded] | Exception
+
+
+class OutcomeUnknown(Exception):  # noqa: N818 - it is the outcome that has this name
+    """Whether the transaction was recorded could not be found out in time."""
+
+    def __init__(self, event_id: UUID) -> None:
+        super().__init__(event_id)
+        self.event_id = event_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a batch takes from outside: the store, the clocks, a way to wait, the settings."""
+
+    store: EventStore
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+    default_currency: str
+
+
+@dataclass(slots=True)
+class Decided:
+    """What a batch came to before it is written."""
+
+    outcomes: list[Outcome]
+    events: list[StoredEvent]
+    traceparents: list[str | None]
+    accounts: dict[str, Account]
+
+
+class Ledger:
+    """What is known under the locks, and grows as the batch is decided."""
+
+    def __init__(
+        self, accounts: dict[str, Account], repeated: Iterable[StoredEvent]
+    ) -> None:
+        self.accounts = accounts
+        self.changed: dict[str, Account] = {}
+        self.by_key: dict[tuple[str, bytes], dict[int, StoredEvent]] = {}
+        self.reversed_by: dict[UUID, UUID] = {}
+        for stored in repeated:
+            self.remember(stored)
+
+    def remember(self, stored: StoredEvent) -> None:
+        """Let later lines of the batch find ``stored`` as they would find a committed event."""
+        if stored.key_hash is not None:
+            lines = self.by_key.setdefault((stored.account_id, stored.key_hash), {})
+            lines[stored.key_line or 0] = stored
+        if stored.reverses is not None:
+            self.reversed_by[stored.reverses] = stored.event_id
+
+
+def decide_batch(
+    intents: Sequence[Intent], ledger: Ledger, now: datetime, default_currency: str
+) -> Decided:
+    """Decide the intents in arrival order. One's refusal does not touch the others."""
+    decided = Decided(outcomes=[], events=[], traceparents=[], accounts={})
+    times = _Times()
+    for intent in intents:
+        try:
+            recorded = _decide_intent(intent, ledger, now, default_currency, times)
+        except Refused as refusal:
+            decided.outcomes.append(refusal)
+            continue
+        decided.outcomes.append(recorded)
+        for each in recorded:
+            if not each.replayed:
+                ledger.remember(each.stored)
+                decided.events.append(each.stored)
+                decided.traceparents.append(intent.traceparent)
+    decided.accounts = ledger.changed
+    return decided
+
+
+class _Times:
+    """Formats a time once, however many events of the batch share it."""
+
+    __slots__ = ("_moment", "_text")
+
+    def __init__(self) -> None:
+        self._moment: datetime | None = None
+        self._text = ""
+
+    def text(self, moment: datetime) -> str:
+        if moment is not self._moment:
+            self._moment = moment
+            self._text = format_time(moment)
+        return self._text
+
+
+def _decide_intent(
+    intent: Intent, ledger: Ledger, now: datetime, default_currency: str, times: _Times
+) -> list[Recorded]:
+    if len(intent.lines) == 1:
+        line = intent.lines[0]
+        replay = _find_replay(line, ledger)
+        if replay is not None:
+            return [Recorded(replay, replayed=True)]
+        account = ledger.accounts[line.command.account_id]
+        if (
+            intent.expected_position is not None
+            and intent.expected_position != account.position
+        ):
+            raise PositionConflict(
+                expected=intent.expected_position, actual=account.position
+            )
+        stored, account = _decide_line(
+            line, account, ledger, now, default_currency, times
+        )
+        ledger.accounts[account.account_id] = account
+        ledger.changed[account.account_id] = account
+        return [Recorded(stored, replayed=False)]
+    return _decide_bulk(intent, ledger, now, default_currency, times)
+
+
+def _decide_bulk(
+    intent: Intent, ledger: Ledger, now: datetime, default_currency: str, times: _Times
+) -> list[Recorded]:
+    """All lines or none; every refused line is named, by its number from 1."""
+    accounts: dict[str, Account] = {}
+    recorded: list[Recorded] = []
+    refusals: list[tuple[int, Refused]] = []
+    own: dict[tuple[str, bytes], StoredEvent] = {}
+    for number, line in enumerate(intent.lines, start=1):
+        account_id = line.command.account_id
+        try:
+            replay = _find_replay(line, ledger) or _find_own_line(line, own)
+            if replay is not None:
+                recorded.append(Recorded(replay, replayed=True))
+                continue
+            account = accounts.get(account_id) or ledger.accounts[account_id]
+            stored, accounts[account_id] = _decide_line(
+                line, account, ledger, now, default_currency, times
+            )
+        except Refused as refusal:
+            refusals.append((number, refusal))
+            continue
+        recorded.append(Recorded(stored, replayed=False))
+        if line.key_hash is not None and line.key_line == 0:
+            own[account_id, line.key_hash] = stored
+    if refusals:
+        raise LinesRefused(refusals)
+    ledger.accounts.update(accounts)
+    ledger.changed.update(accounts)
+    return recorded
+
+
+def _find_replay(line: Line, ledger: Ledger) -> StoredEvent | None:
+    """The event that an earlier request of the same key recorded for this line.
+
+    All events under one key have the fingerprint of the request that first used it; another
+    fingerprint means another request, whichever line of it this is.
+    """
+    if line.key_hash is None:
+        return None
+    lines = ledger.by_key.get((line.command.account_id, line.key_hash))
+    if lines is None:
+        return None
+    if next(iter(lines.values())).fingerprint != line.fingerprint:
+        raise IdempotencyKeyReused
+    return lines.get(line.key_line)
+
+
+def _find_own_line(
+    line: Line, own: dict[tuple[str, bytes], StoredEvent]
+) -> StoredEvent | None:
+    """The event of an earlier line of the same request that carries the same key of its own."""
+    if line.key_hash is None or line.key_line != 0:
+        return None
+    stored = own.get((line.command.account_id, line.key_hash))
+    if stored is not None and stored.fingerprint != line.fingerprint:
+        raise IdempotencyKeyReused
+    return stored
+
+
+def _decide_line(  # noqa: PLR0913 - the parts of one decision
+    line: Line,
+    account: Account,
+    ledger: Ledger,
+    now: datetime,
+    default_currency: str,
+    times: _Times,
+) -> tuple[StoredEvent, Account]:
+    command = line.command
+    if isinstance(command, ReverseTransaction):
+        reversed_by = ledger.reversed_by.get(command.original_id)
+        if reversed_by is not None:
+            raise AlreadyReversed(reversed_by=reversed_by)
+    event = decide(
+        account,
+        command,
+        now=now,
+        event_id=line.event_id,
+        default_currency=default_currency,
+        private_hash=line.private_hash,
+    )
+    recorded_at = times.text(event.recorded_at)
+    if isinstance(event, OverdraftLimitSet):
+        text = public_text(event, occurred_at=recorded_at, recorded_at=recorded_at)
+    elif event.occurred_at is event.recorded_at:
+        text = public_text(event, occurred_at=recorded_at, recorded_at=recorded_at)
+    else:
+        occurred_at = format_time(event.occurred_at)
+        text = public_text(event, occurred_at=occurred_at, recorded_at=recorded_at)
+    account = evolve(account, event, chain_hash(account.hash, text))
+    stored = StoredEvent(
+        account_id=event.account_id,
+        position=event.position,
+        event_id=event.event_id,
+        public_text=text,
+        private_text=line.private_text,
+        hash=account.hash,
+        balance_minor=account.balance_minor,
+        key_hash=line.key_hash,
+        key_line=None if line.key_hash is None else line.key_line,
+        fingerprint=line.fingerprint,
+        reverses=event.reverses if isinstance(event, TransactionRecorded) else None,
+    )
+    return stored, account
+
+
+async def record_batch(
+    intents: Sequence[Intent],
+    around: Surroundings,
+    committed: Callable[[Decided], None],
+) -> list[Outcome]:
+    """Record ``intents`` in one database transaction and answer for each.
+
+    ``committed`` is told what was appended, right after the commit. A unique violation, which the
+    locks should make impossible, runs the batch once more and then intent by intent, so that one
+    contradiction cannot refuse the others.
+    """
+    try:
+        return await _record_until_decided(intents, around, committed)
+    except Contradicted as first:
+        log.warning("batch contradicted by %s: running it once more", first.constraint)
+    try:
+        return await _record_until_decided(intents, around, committed)
+    except Contradicted as second:
+        log.exception(
+            "batch contradicted twice by %s: running it singly", second.constraint
+        )
+    outcomes: list[Outcome] = []
+    for intent in intents:
+        try:
+            outcomes += await _record_until_decided([intent], around, committed)
+        except Contradicted:
+            outcomes.append(StoreBusy())
+        except (StoreBusy, StoreUnavailable, OutcomeUnknown) as error:
+            outcomes.append(error)
+    return outcomes
+
+
+async def _record_until_decided(
+    intents: Sequence[Intent],
+    around: Surroundings,
+    committed: Callable[[Decided], None],
+) -> list[Outcome]:
+    """Run the batch until its outcome is certain, within ATTEMPTS_MAX and DEADLINE_S."""
+    account_ids = sorted({line.command.account_id for i in intents for line in i.lines})
+    deadline = around.monotonic() + DEADLINE_S
+    backoff_s = BACKOFF_FIRST_S
+    in_doubt: Decided | None = None
+    failure: Exception = StoreUnavailable()
+    for attempt in range(ATTEMPTS_MAX):
+        if attempt:
+            await around.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            if around.monotonic() > deadline:
+                break
+        decided: Decided | None = None
+        try:
+            transaction = await around.store.begin()
+            try:
+                await transaction.lock(account_ids)
+                if in_doubt is not None:
+                    # The same streams are locked: the COMMIT of unknown outcome is over. Either
+                    # all of its events are there, or none ever will be.
+                    own = await transaction.find_own(
+                        [e.event_id for e in in_doubt.events], account_ids
+                    )
+                    decided, in_doubt = in_doubt if own else None, None
+                if decided is not None:
+                    await transaction.roll_back()
+                else:
+                    decided = await _decide_under_locks(
+                        transaction, intents, account_ids, around
+                    )
+                    if decided.events:
+                        await transaction.commit()
+                    else:
+                        await transaction.roll_back()
+            except BaseException:
+                await transaction.roll_back()
+                raise
+        except CommitUnknown as error:
+            in_doubt, failure = decided, error
+        except (StoreBusy, StoreUnavailable) as error:
+            failure = error
+        else:
+            if decided.events:
+                committed(decided)
+            return decided.outcomes
+    if in_doubt is None:
+        raise failure
+    # Only the intents whose events hang in the balance are in doubt; refusals are certain.
+    return [
+        OutcomeUnknown(intent.lines[0].event_id)
+        if isinstance(outcome, list) and not all(each.replayed for each in outcome)
+        else outcome
+        for intent, outcome in zip(intents, in_doubt.outcomes, strict=True)
+    ]
+
+
+async def _decide_under_locks(
+    transaction: Transaction,
+    intents: Sequence[Intent],
+    account_ids: Sequence[str],
+    around: Surroundings,
+) -> Decided:
+    """Look up, decide and append, in statements that come after the one that locks."""
+    accounts = await transaction.read_accounts(account_ids)
+    keys: dict[tuple[str, bytes], None] = {}
+    reversals: list[tuple[str, UUID]] = []
+    for intent in intents:
+        for line in intent.lines:
+            if line.key_hash is not None:
+                keys[line.command.account_id, line.key_hash] = None
+            if isinstance(line.command, ReverseTransaction):
+                reversals.append((line.command.account_id, line.command.original_id))
+    repeated = []
+    if keys or reversals:
+        repeated = await transaction.find_repeated(list(keys), reversals)
+    decided = decide_batch(
+        intents, Ledger(accounts, repeated), around.now(), around.default_currency
+    )
+    if decided.events:
+        await transaction.append(
+            decided.events, list(decided.accounts.values()), decided.traceparents
+        )
+    return decided

@@ -1,0 +1,82 @@
+"""The CloudEvent of a recorded event, as a Kafka record in binary mode and over HTTP.
+
+Written by hand for speed; a test holds it equal to what the ``cloudevents`` package makes, apart
+from ``ce_partitionkey``, which the Kafka binding asks for and that package leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from saldo.record.intent import StoredEvent
+
+SOURCE = "/saldo/transactions"
+TYPE = "saldo.transaction.recorded"
+DATASCHEMA = "urn:saldo:schema:transaction-recorded:1"
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaRecord:
+    """What is produced: ``key`` is the account id, so that an account stays in one partition."""
+
+    account_id: str
+    position: int
+    value: bytes
+    headers: list[tuple[str, str | bytes | None]]
+
+
+def kafka_record(stored: StoredEvent, traceparent: str | None) -> KafkaRecord:
+    """The record of ``stored``."""
+    headers: list[tuple[str, str | bytes | None]] = [
+        ("content-type", "application/json"),
+        ("ce_specversion", "1.0"),
+        ("ce_id", str(stored.event_id)),
+        ("ce_source", SOURCE),
+        ("ce_type", TYPE),
+        ("ce_subject", stored.account_id),
+        ("ce_partitionkey", stored.account_id),
+        ("ce_time", recorded_at_of(stored.public_text)),
+        ("ce_sequence", str(stored.position)),
+        ("ce_dataschema", DATASCHEMA),
+    ]
+    if traceparent is not None:
+        headers.append(("ce_traceparent", traceparent))
+    return KafkaRecord(stored.account_id, stored.position, data_of(stored), headers)
+
+
+def data_of(stored: StoredEvent) -> bytes:
+    """The CloudEvent's data: the public text as a JSON string's content would lose its exact bytes
+    in a careless consumer, so both texts are embedded as the JSON values they are."""
+    return f'{{"event":{stored.public_text},"private":{stored.private_text or "null"}}}'.encode()
+
+
+def recorded_at_of(public_text: str) -> str:
+    """The recorded time as it stands in the public text."""
+    start = public_text.rindex('"recordedAt":"') + 14
+    return public_text[start : public_text.index('"', start)]
+
+
+def attributes_of(stored: StoredEvent, traceparent: str | None) -> dict[str, str]:
+    """The CloudEvent's attributes by name."""
+    attributes = {
+        "specversion": "1.0",
+        "id": str(stored.event_id),
+        "source": SOURCE,
+        "type": TYPE,
+        "subject": stored.account_id,
+        "partitionkey": stored.account_id,
+        "time": recorded_at_of(stored.public_text),
+        "sequence": str(stored.position),
+        "dataschema": DATASCHEMA,
+        "datacontenttype": "application/json",
+    }
+    if traceparent is not None:
+        attributes["traceparent"] = traceparent
+    return attributes
+
+
+def structured(stored: StoredEvent, traceparent: str | None) -> bytes:
+    """The CloudEvent in structured JSON mode."""
+    attributes = json.dumps(attributes_of(stored, traceparent))
+    return f'{attributes[:-1]},"data":'.encode() + data_of(stored) + b"}"

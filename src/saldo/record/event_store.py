@@ -1,0 +1,367 @@
+"""The event store in PostgreSQL: the statements of a recording batch, and reads by id.
+
+The order of the statements is what makes recording right; the comments at each say why. The
+batch's logic is in ``batch.py`` and sees only the Transaction protocol, which the deterministic
+simulation implements too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import asyncpg
+
+from saldo.domain.account import Account, new_account
+from saldo.record.intent import StoredEvent
+from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from asyncpg.pool import PoolConnectionProxy
+
+ACQUIRE_TIMEOUT_S = 5.0
+ROLLBACK_TIMEOUT_S = 2.0
+
+
+class StoreBusy(Exception):  # noqa: N818 - an ordinary outcome under contention
+    """Nothing was committed: a deadlock, a serialization failure or a timeout. Run it again."""
+
+
+class StoreUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an outage
+    """Nothing was committed: the event store cannot be reached."""
+
+
+class CommitUnknown(Exception):  # noqa: N818 - it is the outcome that has this name
+    """The connection was lost while COMMIT was under way: it may or may not have taken hold."""
+
+
+class Contradicted(Exception):  # noqa: N818 - it is the outcome that has this name
+    """A unique constraint contradicts what the batch read under its locks."""
+
+    def __init__(self, constraint: str) -> None:
+        super().__init__(constraint)
+        self.constraint = constraint
+
+
+class Transaction(Protocol):
+    """One database transaction of a recording batch. Its methods raise the four errors above."""
+
+    async def lock(self, account_ids: Sequence[str]) -> None:
+        """Create the missing streams and lock all, in the order of account ids."""
+
+    async def read_accounts(self, account_ids: Sequence[str]) -> dict[str, Account]:
+        """The locked accounts."""
+
+    async def find_repeated(
+        self,
+        keys: Sequence[tuple[str, bytes]],
+        reversals: Sequence[tuple[str, UUID]],
+    ) -> list[StoredEvent]:
+        """Events already recorded under the keys (account, key hash) or as the reversals
+        (account, original's id)."""
+
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        traceparents: Sequence[str | None],
+    ) -> None:
+        """Write events, their outbox rows and the accounts' new states."""
+
+    async def find_own(
+        self, event_ids: Sequence[UUID], account_ids: Sequence[str]
+    ) -> set[UUID]:
+        """Which of the batch's own events an earlier COMMIT of unknown outcome has written."""
+
+    async def commit(self) -> None:
+        """Commit; raises CommitUnknown when the connection is lost meanwhile."""
+
+    async def roll_back(self) -> None:
+        """Undo all and give the connection back; never raises."""
+
+
+class EventStore(Protocol):
+    """What recording needs of a store."""
+
+    async def begin(self) -> Transaction:
+        """Start a database transaction."""
+
+
+# (1) Creates the missing streams and locks every stream of the batch, in the order of account ids,
+# which is the same in every process: two batches cannot wait for each other in a circle. A conflict
+# locks the existing row even where the WHERE keeps it as it is. Nothing is read here: in this
+# statement's snapshot, taken before it waited, the key that the other process has just committed
+# would be missing.
+LOCK_STREAMS = """
+INSERT INTO event_store.stream AS s (account_id)
+SELECT id FROM unnest($1::text[]) AS id ORDER BY id COLLATE "C"
+ON CONFLICT (account_id) DO UPDATE SET account_id = excluded.account_id WHERE false
+"""
+
+# (2) A later statement: its snapshot is newer than the locks, so it sees all that the process it
+# waited for has committed.
+READ_ACCOUNTS = """
+SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at
+FROM event_store.stream WHERE account_id = ANY ($1::text[])
+"""
+
+# (2, where the batch has keys or reversals) The two look-ups are by the unique indexes that would
+# refuse a duplicate.
+FIND_REPEATED = """
+SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.hash, e.balance_minor,
+       e.key_hash, e.key_line, e.fingerprint, e.reverses
+FROM unnest($1::text[], $2::bytea[]) AS k (account_id, key_hash)
+JOIN event_store.event AS e ON e.account_id = k.account_id AND e.key_hash = k.key_hash
+UNION ALL
+SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.hash, e.balance_minor,
+       e.key_hash, e.key_line, e.fingerprint, e.reverses
+FROM unnest($3::text[], $4::uuid[]) AS r (account_id, reverses)
+JOIN event_store.event AS e ON e.account_id = r.account_id AND e.reverses = r.reverses
+"""
+
+# (3) One statement, set-based: an event and its outbox row are in one database transaction.
+APPEND = """
+WITH appended AS (
+    INSERT INTO event_store.event (account_id, position, event_id, public_text, private_text, hash,
+                                   balance_minor, key_hash, key_line, fingerprint, reverses)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::bytea[],
+                         $7::bigint[], $8::bytea[], $9::int[], $10::bytea[], $11::uuid[])
+), queued AS (
+    INSERT INTO event_store.outbox (account_id, position, traceparent)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $12::text[])
+)
+UPDATE event_store.stream AS s
+SET currency = n.currency, position = n.position, balance_minor = n.balance_minor,
+    overdraft_limit_minor = n.overdraft_limit_minor, hash = n.hash, recorded_at = n.recorded_at
+FROM unnest($13::text[], $14::text[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bytea[],
+            $19::timestamptz[])
+    AS n (account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at)
+WHERE s.account_id = n.account_id
+"""
+
+FIND_OWN = """
+SELECT event_id FROM event_store.event
+WHERE event_id = ANY ($1::uuid[]) AND account_id = ANY ($2::text[])
+"""
+
+_STORED = """
+SELECT account_id, position, event_id, public_text, private_text, hash, balance_minor,
+       key_hash, key_line, fingerprint, reverses
+FROM event_store.event
+"""
+FIND_BY_ID = _STORED + "WHERE event_id = $1"
+FIND_REVERSAL = _STORED + "WHERE account_id = $1 AND reverses = $2"
+EVENTS_AFTER = (
+    _STORED + "WHERE account_id = $1 AND position > $2 ORDER BY position LIMIT $3"
+)
+HASH_AT = "SELECT hash FROM event_store.event WHERE account_id = $1 AND position = $2"
+# The outbox row sends the record once more, now without its private part: the sign by which the
+# projector erases its copy.
+ERASE_PRIVATE = """
+WITH erased AS (
+    UPDATE event_store.event
+    SET private_text = NULL, erased_at = coalesce(erased_at, clock_timestamp())
+    WHERE account_id = $1 AND position = $2
+)
+INSERT INTO event_store.outbox (account_id, position) VALUES ($1, $2) ON CONFLICT DO NOTHING
+"""
+
+
+class PostgresTransaction:
+    """Transaction, on one connection of the pool."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool[asyncpg.Record],
+        connection: PoolConnectionProxy[asyncpg.Record],
+    ) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._released = False
+
+    async def lock(self, account_ids: Sequence[str]) -> None:
+        await self._run(LOCK_STREAMS, account_ids)
+
+    async def read_accounts(self, account_ids: Sequence[str]) -> dict[str, Account]:
+        rows = await self._run(READ_ACCOUNTS, account_ids)
+        return {row["account_id"]: _account(row) for row in rows}
+
+    async def find_repeated(
+        self,
+        keys: Sequence[tuple[str, bytes]],
+        reversals: Sequence[tuple[str, UUID]],
+    ) -> list[StoredEvent]:
+        rows = await self._run(
+            FIND_REPEATED,
+            [account_id for account_id, _ in keys],
+            [key_hash for _, key_hash in keys],
+            [account_id for account_id, _ in reversals],
+            [original_id for _, original_id in reversals],
+        )
+        return [stored_event(row) for row in rows]
+
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        traceparents: Sequence[str | None],
+    ) -> None:
+        await self._run(
+            APPEND,
+            [e.account_id for e in events],
+            [e.position for e in events],
+            [e.event_id for e in events],
+            [e.public_text for e in events],
+            [e.private_text for e in events],
+            [e.hash for e in events],
+            [e.balance_minor for e in events],
+            [e.key_hash for e in events],
+            [e.key_line for e in events],
+            [e.fingerprint for e in events],
+            [e.reverses for e in events],
+            traceparents,
+            [a.account_id for a in accounts],
+            [a.currency for a in accounts],
+            [a.position for a in accounts],
+            [a.balance_minor for a in accounts],
+            [a.overdraft_limit_minor for a in accounts],
+            [a.hash for a in accounts],
+            [a.recorded_at for a in accounts],
+        )
+
+    async def find_own(
+        self, event_ids: Sequence[UUID], account_ids: Sequence[str]
+    ) -> set[UUID]:
+        rows = await self._run(FIND_OWN, event_ids, account_ids)
+        return {row["event_id"] for row in rows}
+
+    async def commit(self) -> None:
+        try:
+            await self._connection.execute("COMMIT")
+        except DISCONNECTED as error:
+            # asyncpg also ends here when the server says that it shuts down: in doubt all the same.
+            raise CommitUnknown from error
+        except asyncpg.PostgresError as error:
+            # The server itself said that it did not commit.
+            raise StoreBusy from error
+        await self._release()
+
+    async def roll_back(self) -> None:
+        if self._released:
+            return
+        try:
+            await self._connection.execute("ROLLBACK", timeout=ROLLBACK_TIMEOUT_S)
+        except (*DISCONNECTED, asyncpg.PostgresError):
+            self._connection.terminate()  # which rolls back, too
+        await self._release()
+
+    async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        try:
+            return await self._connection.fetch(statement, *arguments)
+        except (*TRANSIENT, *TIMED_OUT) as error:
+            raise StoreBusy from error
+        except asyncpg.UniqueViolationError as error:
+            raise Contradicted(error.constraint_name or "") from error
+        except DISCONNECTED as error:
+            raise StoreUnavailable from error
+
+    async def _release(self) -> None:
+        self._released = True
+        await self._pool.release(self._connection)
+
+
+class PostgresEventStore:
+    """EventStore, on a pool of connections."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._pool = pool
+
+    async def begin(self) -> PostgresTransaction:
+        try:
+            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        except (*DISCONNECTED, *TIMED_OUT, asyncpg.PostgresError) as error:
+            raise StoreUnavailable from error
+        try:
+            await connection.execute("BEGIN")
+        except (*DISCONNECTED, asyncpg.PostgresError) as error:
+            connection.terminate()
+            await self._pool.release(connection)
+            raise StoreUnavailable from error
+        return PostgresTransaction(self._pool, connection)
+
+    async def find_event(self, event_id: UUID) -> StoredEvent | None:
+        """The event of that id, or None."""
+        row = await self._read_one(FIND_BY_ID, event_id)
+        return None if row is None else stored_event(row)
+
+    async def find_reversal(
+        self, account_id: str, original_id: UUID
+    ) -> StoredEvent | None:
+        """The event that reverses ``original_id``, or None."""
+        row = await self._read_one(FIND_REVERSAL, account_id, original_id)
+        return None if row is None else stored_event(row)
+
+    async def hash_at(self, account_id: str, position: int) -> bytes | None:
+        """The hash of one position, or None."""
+        row = await self._read_one(HASH_AT, account_id, position)
+        return None if row is None else row["hash"]
+
+    async def events_after(
+        self, account_id: str, position: int, limit: int
+    ) -> list[StoredEvent]:
+        """Up to ``limit`` events after ``position``, in order."""
+        try:
+            rows = await self._pool.fetch(EVENTS_AFTER, account_id, position, limit)
+        except (*DISCONNECTED, *TIMED_OUT) as error:
+            raise StoreUnavailable from error
+        return [stored_event(row) for row in rows]
+
+    async def erase_private(self, account_id: str, position: int) -> None:
+        """Null the private text of one event."""
+        try:
+            await self._pool.execute(ERASE_PRIVATE, account_id, position)
+        except (*DISCONNECTED, *TIMED_OUT) as error:
+            raise StoreUnavailable from error
+
+    async def _read_one(
+        self, statement: str, *arguments: object
+    ) -> asyncpg.Record | None:
+        try:
+            return await self._pool.fetchrow(statement, *arguments)
+        except (*DISCONNECTED, *TIMED_OUT) as error:
+            raise StoreUnavailable from error
+
+
+def _account(row: asyncpg.Record) -> Account:
+    if (
+        row["hash"] is None
+    ):  # created by this batch or an earlier one that recorded nothing
+        return new_account(row["account_id"])
+    return Account(
+        account_id=row["account_id"],
+        currency=row["currency"],
+        position=row["position"],
+        balance_minor=row["balance_minor"],
+        overdraft_limit_minor=row["overdraft_limit_minor"],
+        hash=row["hash"],
+        recorded_at=row["recorded_at"],
+    )
+
+
+def stored_event(row: asyncpg.Record) -> StoredEvent:
+    """The event of a row."""
+    return StoredEvent(
+        account_id=row["account_id"],
+        position=row["position"],
+        event_id=row["event_id"],
+        public_text=row["public_text"],
+        private_text=row["private_text"],
+        hash=row["hash"],
+        balance_minor=row["balance_minor"],
+        key_hash=row["key_hash"],
+        key_line=row["key_line"],
+        fingerprint=row["fingerprint"],
+        reverses=row["reverses"],
+    )

@@ -1,0 +1,504 @@
+"""The recorder: what record_transaction holds between requests, and its request handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+from zlib import crc32
+
+from cloudevents.exceptions import GenericException
+from cloudevents.http import from_http
+from starlette.responses import Response
+
+from saldo.domain.commands import Command, ReverseTransaction
+from saldo.domain.events import TransactionRecorded, genesis_hash, read_event
+from saldo.record.answers import bulk_json, events_json, found_json, transaction_json
+from saldo.record.batch import Decided, Outcome, Surroundings, record_batch
+from saldo.record.cloud_event import attributes_of, data_of, structured
+from saldo.record.event_store import PostgresEventStore
+from saldo.record.intent import (
+    Intent,
+    Recorded,
+    StoredEvent,
+    canonical,
+    keyed_hash,
+    prepare_line,
+)
+from saldo.record.kafka import KafkaSender
+from saldo.record.outbox import PostgresOutbox
+from saldo.record.parse import (
+    BULK_BYTES_MAX,
+    BULK_LINES_MAX,
+    checked_account_id,
+    parse_bulk,
+    parse_limit,
+    parse_reversal,
+    parse_transaction,
+    read_ndjson,
+)
+from saldo.record.relay import Relay
+from saldo.serve.app import Resident
+from saldo.serve.auth import (
+    ADMIN,
+    ANYONE,
+    READ,
+    WRITE,
+    Caller,
+    Unauthenticated,
+    authenticator_of,
+)
+from saldo.serve.database import close_pool, open_pool, rds_iam_password
+from saldo.serve.group_commit import GroupCommit, QueueFull
+from saldo.serve.http import (
+    BODY_BYTES_MAX,
+    body_too_large,
+    idempotency_key_of,
+    if_match_of,
+    media_type,
+    read_body,
+    traceparent_of,
+    whole_number,
+)
+from saldo.serve.json_body import Malformed, read_json
+from saldo.serve.problems import (
+    NOT_FOUND,
+    UNSUPPORTED_MEDIA_TYPE,
+    FieldError,
+    Invalid,
+    Problem,
+)
+from saldo.serve.settings import read_settings
+from saldo.serve.sweeps import Sweeper
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+
+    from saldo.serve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Lines that wait: two of the largest bulk requests, and beside them so many single transactions.
+BULK_REQUESTS_MAX = 2
+SINGLES_WAITING_MAX = 2_000
+QUEUE_LINES_MAX = BULK_REQUESTS_MAX * BULK_LINES_MAX + SINGLES_WAITING_MAX
+BATCH_LINES_MAX = 1_000
+BATCHES_IN_FLIGHT_MAX = 2
+# Lines that must wait before a second batch runs beside the first.
+FURTHER_BATCH_LINES_MIN = 48
+SWEEP_INTERVAL_S = 5.0
+CLOSE_POOL_S = 5.0
+EVENTS_PAGE_MAX = 1_000
+# How many of the database's shards there are: more than one only behind a distributed engine.
+SHARDS = 1
+
+PING = "dev.knative.sources.ping"
+REQUESTED = "saldo.transaction.requested"
+
+
+class TooBusy(Exception):  # noqa: N818 - it is what the process is
+    """The process holds as many requests as it can: try again in a moment."""
+
+
+class TransactionNotFound(Exception):  # noqa: N818 - it is what the transaction is
+    """There is no such transaction."""
+
+
+def shard_of(account_id: str) -> int:
+    """The shard that an account lives on; a batch never mixes shards."""
+    return crc32(account_id.encode()) % SHARDS if SHARDS > 1 else 0
+
+
+class Recorder:
+    """Store, group commit, relay and sweeps of one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.event_store_url is None or settings.kafka is None:
+            message = "the recorder's settings are incomplete"
+            raise ValueError(message)
+        url = settings.event_store_url
+        password = (
+            rds_iam_password(url) if settings.database_auth == "rds-iam" else None
+        )
+        self.settings = settings
+        self.pool = open_pool(
+            url,
+            size_max=settings.pool_size_max,
+            application="saldo-record-transaction",
+            password=password,
+        )
+        self.store = PostgresEventStore(self.pool)
+        self.outbox = PostgresOutbox(self.pool)
+        self.relay = Relay(self.outbox, asyncio.sleep)
+        self.sender = KafkaSender(settings.kafka, self.relay.delivered)
+        self.relay.use(self.sender)
+        self.sweeper = Sweeper("outbox", self.relay.sweep, SWEEP_INTERVAL_S)
+        self.authenticator = authenticator_of(settings.callers)
+        self.sources = authenticator_of(settings.sources, settings.source_subjects)
+        self.around = Surroundings(
+            store=self.store,
+            now=lambda: datetime.now(UTC),
+            monotonic=time.monotonic,
+            sleep=asyncio.sleep,
+            default_currency=settings.default_currency,
+        )
+        self.commits = [
+            GroupCommit[Intent, list[Recorded]](
+                self._record,
+                queue_weight_max=QUEUE_LINES_MAX,
+                batch_weight_max=BATCH_LINES_MAX,
+                batches_max=BATCHES_IN_FLIGHT_MAX,
+                further_weight_min=FURTHER_BATCH_LINES_MIN,
+            )
+            for _ in range(SHARDS)
+        ]
+        self.singles = 0
+        self.bulks = 0
+
+    async def _record(
+        self, intents: Sequence[Intent]
+    ) -> Sequence[list[Recorded] | Exception]:
+        outcomes: list[Outcome] = await record_batch(
+            intents, self.around, self._committed
+        )
+        return outcomes
+
+    def _committed(self, decided: Decided) -> None:
+        self.relay.send_committed(decided.events, decided.traceparents)
+
+    async def record_single(self, intent: Intent) -> Recorded:
+        """Record an intent of one line; raises TooBusy, a Refused or a store's error."""
+        if self.singles >= SINGLES_WAITING_MAX:
+            raise TooBusy
+        account_id = intent.lines[0].command.account_id
+        self.singles += 1
+        try:
+            commit = self.commits[shard_of(account_id)]
+            recorded = await commit.submit(intent, (account_id,))
+        except QueueFull as full:
+            raise TooBusy from full
+        finally:
+            self.singles -= 1
+        return recorded[0]
+
+    async def record_bulk(self, intent: Intent) -> list[Recorded]:
+        """Record an intent of many lines; raises as record_single."""
+        account_ids = intent.account_ids()
+        shards = {shard_of(account_id) for account_id in account_ids}
+        if len(shards) > 1:
+            raise Invalid(
+                [FieldError("accountId", "must be of one shard within a bulk request")]
+            )
+        try:
+            commit = self.commits[shards.pop()]
+            return await commit.submit(intent, account_ids, len(intent.lines))
+        except QueueFull as full:
+            raise TooBusy from full
+
+    async def caller(self, request: Request) -> Caller:
+        """Who sends ``request``; raises Unauthenticated."""
+        if self.authenticator is None:
+            return ANYONE
+        return await self.authenticator.authenticate(
+            request.headers.get("authorization")
+        )
+
+    async def close(self) -> None:
+        """Record what waits, send what was recorded, and let go."""
+        for commit in self.commits:
+            await commit.drain()
+        await self.sweeper.stop()
+        await self.relay.drain()
+        await self.sender.close()
+        await close_pool(self.pool, CLOSE_POOL_S)
+
+
+async def open_recorder() -> Recorder:
+    """The recorder of this process, its sweeps started."""
+    recorder = Recorder(read_settings("record_transaction"))
+    await recorder.pool
+    recorder.sweeper.start()
+    return recorder
+
+
+RECORDER: Resident[Recorder] = Resident(open_recorder)
+
+
+async def post_transactions(request: Request, prefix: str) -> Response:
+    """``POST /transactions``: one transaction, many, or a CloudEvent."""
+    recorder = await RECORDER.get()
+    kind = media_type(request)
+    if "ce-specversion" in request.headers or kind == "application/cloudevents+json":
+        return await _post_cloud_event(recorder, request, kind)
+    caller = await recorder.caller(request)
+    if kind == "application/json":
+        body = await read_body(request, BULK_BYTES_MAX)
+        content = read_json(body)
+        if isinstance(content, list):
+            return await _post_bulk(recorder, request, caller, content)
+        if len(body) > BODY_BYTES_MAX:
+            raise body_too_large(BODY_BYTES_MAX)
+        command = parse_transaction(content)
+    elif kind == "application/x-ndjson":
+        items = read_ndjson(await read_body(request, BULK_BYTES_MAX))
+        return await _post_bulk(recorder, request, caller, items)
+    else:
+        raise Problem(
+            UNSUPPORTED_MEDIA_TYPE,
+            "Content-Type must be application/json, application/x-ndjson or a CloudEvent's.",
+        )
+    caller.require(WRITE, command.account_id)
+    recorded = await _record_one(recorder, request, caller, command)
+    return _created(recorded, prefix)
+
+
+async def post_reversal(request: Request, prefix: str, transaction_id: str) -> Response:
+    """``POST /transactions/{id}/reversal``: record the transaction that undoes it, once."""
+    recorder = await RECORDER.get()
+    caller = await recorder.caller(request)
+    description = parse_reversal(await read_body(request))
+    original = await _find(recorder, transaction_id, caller, WRITE)
+    event = read_event(original.public_text)
+    if not isinstance(event, TransactionRecorded):
+        raise TransactionNotFound
+    command = ReverseTransaction(
+        account_id=event.account_id,
+        original_id=event.event_id,
+        original_kind=event.kind,
+        original_amount_minor=event.amount_minor,
+        original_reverses=event.reverses,
+        description=description,
+    )
+    return _created(await _record_one(recorder, request, caller, command), prefix)
+
+
+async def put_limit(request: Request, _prefix: str, account_id: str) -> Response:
+    """``PUT /accounts/{id}/limit``: set or lift the overdraft limit."""
+    recorder = await RECORDER.get()
+    caller = await recorder.caller(request)
+    checked_account_id(account_id)
+    caller.require(ADMIN, account_id)
+    command = parse_limit(_json_of(request, await read_body(request)), account_id)
+    recorded = await _record_one(recorder, request, caller, command)
+    return _json(transaction_json(recorded.stored), 200, _headers(recorded))
+
+
+async def get_transaction(
+    request: Request, _prefix: str, transaction_id: str
+) -> Response:
+    """``GET /transactions/{id}``: the event, from the store itself, with what proves it."""
+    recorder = await RECORDER.get()
+    caller = await recorder.caller(request)
+    stored = await _find(recorder, transaction_id, caller, READ)
+    reversal = await recorder.store.find_reversal(stored.account_id, stored.event_id)
+    previous = await _hash_before(recorder, stored.account_id, stored.position)
+    reversed_by = None if reversal is None else str(reversal.event_id)
+    body = found_json(stored, previous, reversed_by)
+    return _json(body, 200, {"ETag": f'"{stored.position}"'})
+
+
+async def get_events(request: Request, _prefix: str, account_id: str) -> Response:
+    """``GET /accounts/{id}/events``: the exact texts and hashes after a position."""
+    recorder = await RECORDER.get()
+    caller = await recorder.caller(request)
+    checked_account_id(account_id)
+    caller.require(READ, account_id)
+    after = whole_number(request, "after", 0, 0, 2**62)
+    limit = whole_number(request, "limit", 100, 1, EVENTS_PAGE_MAX)
+    events = await recorder.store.events_after(account_id, after, limit)
+    if not events and after == 0:
+        raise Problem(NOT_FOUND, "There is no such account.")
+    return _json(
+        events_json(events, await _hash_before(recorder, account_id, after + 1)), 200
+    )
+
+
+async def delete_private(
+    request: Request, _prefix: str, transaction_id: str
+) -> Response:
+    """``DELETE /transactions/{id}/private``: forget the private text; the chain still verifies.
+
+    The projector learns of it as of an event, and its sweep finds it too, should that be lost.
+    """
+    recorder = await RECORDER.get()
+    caller = await recorder.caller(request)
+    stored = await _find(recorder, transaction_id, caller, ADMIN)
+    await recorder.store.erase_private(stored.account_id, stored.position)
+    return Response(status_code=204)
+
+
+async def _record_one(
+    recorder: Recorder, request: Request, caller: Caller, command: Command
+) -> Recorded:
+    line = prepare_line(
+        command,
+        secret=recorder.settings.hash_secret,
+        issuer=caller.issuer,
+        subject=caller.subject,
+        idempotency_key=idempotency_key_of(request),
+    )
+    return await recorder.record_single(
+        Intent(
+            lines=(line,),
+            expected_position=if_match_of(request),
+            traceparent=traceparent_of(request),
+        )
+    )
+
+
+async def _post_bulk(
+    recorder: Recorder, request: Request, caller: Caller, items: list[object]
+) -> Response:
+    if recorder.bulks >= BULK_REQUESTS_MAX:
+        raise TooBusy
+    recorder.bulks += 1
+    try:
+        if request.headers.get("if-match") is not None:
+            raise Invalid(
+                [FieldError("If-Match", "is for single transactions: leave it out")]
+            )
+        parsed = parse_bulk(items)
+        for account_id in {command.account_id for command, _ in parsed}:
+            caller.require(WRITE, account_id)
+        key = idempotency_key_of(request)
+        secret = recorder.settings.hash_secret
+        fingerprint = None
+        if key is not None:
+            if any(own is not None for _, own in parsed):
+                raise Invalid(
+                    [
+                        FieldError(
+                            "idempotencyKey",
+                            "cannot stand beside an Idempotency-Key header",
+                        )
+                    ]
+                )
+            fingerprint = keyed_hash(
+                secret, *(canonical(command) for command, _ in parsed)
+            )
+        lines = tuple(
+            prepare_line(
+                command,
+                secret=secret,
+                issuer=caller.issuer,
+                subject=caller.subject,
+                idempotency_key=key or own,
+                key_line=0 if key is None else number,
+                fingerprint=fingerprint,
+            )
+            for number, (command, own) in enumerate(parsed, start=1)
+        )
+        intent = Intent(lines=lines, traceparent=traceparent_of(request))
+        recorded = await recorder.record_bulk(intent)
+    finally:
+        recorder.bulks -= 1
+    headers = {}
+    if all(each.replayed for each in recorded):
+        headers["Idempotency-Replayed"] = "true"
+    return _json(bulk_json(recorded), 201, headers)
+
+
+async def _post_cloud_event(
+    recorder: Recorder, request: Request, kind: str
+) -> Response:
+    """A CloudEvent asks: record what its data says, once per source and id; answered in its mode.
+
+    A PingSource's event asks for a sweep of the outbox.
+    """
+    body = await read_body(request)
+    is_structured = kind == "application/cloudevents+json"
+    content = read_json(body) if is_structured else None
+    try:
+        event = from_http(
+            dict(request.headers), body, data_unmarshaller=lambda data: data
+        )
+    except (GenericException, ValueError) as error:
+        message = f"the CloudEvent cannot be read: {type(error).__name__}"
+        raise Malformed(message) from error
+    if event["type"] == PING:
+        if recorder.sources is not None:
+            await recorder.sources.authenticate(request.headers.get("authorization"))
+        elif recorder.authenticator is not None:
+            raise Unauthenticated
+        await recorder.relay.sweep()
+        return Response(status_code=204)
+    caller = await recorder.caller(request)
+    if event["type"] != REQUESTED:
+        raise Invalid([FieldError("type", f"of the CloudEvent must be {REQUESTED}")])
+    if not event["id"]:
+        raise Invalid([FieldError("id", "of the CloudEvent must not be empty")])
+    # The package parses structured data itself, and a number becomes a float: ours is taken instead.
+    data = content.get("data") if content is not None else read_json(event.data or b"")
+    command = parse_transaction(data)
+    caller.require(WRITE, command.account_id)
+    line = prepare_line(
+        command,
+        secret=recorder.settings.hash_secret,
+        issuer=caller.issuer,
+        subject=caller.subject,
+        idempotency_key=idempotency_key_of(request)
+        or f"{event['source']} {event['id']}",
+    )
+    traceparent = traceparent_of(request) or event.get("traceparent")
+    recorded = await recorder.record_single(
+        Intent(lines=(line,), traceparent=traceparent)
+    )
+    headers = _headers(recorded)
+    if is_structured:
+        content = structured(recorded.stored, traceparent)
+        return Response(content, 201, headers, "application/cloudevents+json")
+    for name, text in attributes_of(recorded.stored, traceparent).items():
+        headers["content-type" if name == "datacontenttype" else f"ce-{name}"] = text
+    return Response(data_of(recorded.stored), 201, headers)
+
+
+async def _find(
+    recorder: Recorder, transaction_id: str, caller: Caller, scope: str
+) -> StoredEvent:
+    """The event of that id. One of another's account is not found, as one that never was."""
+    caller.require(scope)
+    try:
+        event_id = UUID(transaction_id)
+    except ValueError as error:
+        raise TransactionNotFound from error
+    stored = await recorder.store.find_event(event_id)
+    if stored is None or (
+        caller.accounts is not None and stored.account_id not in caller.accounts
+    ):
+        raise TransactionNotFound
+    return stored
+
+
+async def _hash_before(recorder: Recorder, account_id: str, position: int) -> str:
+    if position <= 1:
+        return genesis_hash(account_id).hex()
+    found = await recorder.store.hash_at(account_id, position - 1)
+    return "" if found is None else found.hex()
+
+
+def _json_of(request: Request, body: bytes) -> object:
+    if media_type(request) != "application/json":
+        raise Problem(UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json.")
+    return read_json(body)
+
+
+def _headers(recorded: Recorded) -> dict[str, str]:
+    headers = {"ETag": f'"{recorded.stored.position}"'}
+    if recorded.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return headers
+
+
+def _created(recorded: Recorded, prefix: str) -> Response:
+    headers = _headers(recorded)
+    headers["Location"] = f"{prefix}/transactions/{recorded.stored.event_id}"
+    return _json(transaction_json(recorded.stored), 201, headers)
+
+
+def _json(body: bytes, status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, "application/json")

@@ -1,0 +1,171 @@
+"""What waits to be recorded: a request's commands, prepared outside of any lock.
+
+An Intent is all or nothing. Its lines carry everything that can be computed before the account is
+locked: the event's id, its private text and that text's hash, the keyed hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+
+from uuid import UUID
+
+from saldo.domain.commands import Command, RecordTransaction, ReverseTransaction
+from saldo.domain.errors import Refused
+from saldo.domain.events import private_hash
+
+# A salt makes the private hash of a short, guessable text unguessable.
+SALT_BYTES = 16
+KEYED_HASH_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One command with all that is computed before the lock."""
+
+    command: Command
+    event_id: UUID
+    private_text: str
+    private_hash: str
+    key_hash: bytes | None
+    key_line: int
+    fingerprint: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """The lines of one request: recorded together or not at all."""
+
+    lines: tuple[Line, ...]
+    expected_position: int | None = None
+    traceparent: str | None = None
+
+    def account_ids(self) -> frozenset[str]:
+        """The accounts that it touches."""
+        return frozenset(line.command.account_id for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """A row of the event table: what is written for a line, and what a repeated one finds."""
+
+    account_id: str
+    position: int
+    event_id: UUID
+    public_text: str
+    private_text: str | None
+    hash: bytes
+    balance_minor: int
+    key_hash: bytes | None
+    key_line: int | None
+    fingerprint: bytes | None
+    reverses: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The answer to a line: its stored event, and whether an earlier request had recorded it."""
+
+    stored: StoredEvent
+    replayed: bool
+
+
+class LinesRefused(Refused):
+    """Nothing was recorded: at least one line of the request was refused."""
+
+    def __init__(self, refusals: list[tuple[int, Refused]]) -> None:
+        super().__init__(refusals)
+        self.refusals = refusals
+
+
+def new_event_id() -> UUID:
+    """A UUIDv7: 48 bits of milliseconds, then random bits; ids of one process sort roughly by time."""
+    # bit twiddling after RFC 9562, section 5.7; Python has no uuid7 before 3.14
+    number = int.from_bytes(os.urandom(10), "big")
+    number |= (time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80
+    number = number & ~(0xF << 76) | 0x7 << 76
+    return UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
+
+
+def keyed_hash(secret: bytes, *parts: str) -> bytes:
+    """BLAKE2b keyed with ``secret`` over the parts, which may not contain U+0000."""
+    return hashlib.blake2b(
+        "\0".join(parts).encode(), key=secret[:64], digest_size=KEYED_HASH_BYTES
+    ).digest()
+
+
+def canonical(command: Command) -> str:
+    """A text that is equal for equal commands however they were written (1 and 1.00)."""
+    if isinstance(command, RecordTransaction):
+        occurred_at = command.occurred_at and command.occurred_at.timestamp()
+        members: list[object] = [
+            "record",
+            command.account_id,
+            command.kind.value,
+            command.value.text(),
+            command.currency,
+            command.description,
+            dict(sorted(command.metadata.items())),
+            occurred_at,
+        ]
+    elif isinstance(command, ReverseTransaction):
+        members = [
+            "reverse",
+            command.account_id,
+            str(command.original_id),
+            command.description,
+        ]
+    else:
+        limit = command.limit and command.limit.text()
+        members = ["limit", command.account_id, limit, command.currency]
+    return json.dumps(members)
+
+
+def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private text
+    command: Command,
+    *,
+    secret: bytes,
+    issuer: str,
+    subject: str,
+    idempotency_key: str | None = None,
+    key_line: int = 0,
+    fingerprint: bytes | None = None,
+    event_id: UUID | None = None,
+) -> Line:
+    """A line for ``command``; ``fingerprint`` is the whole request's where one key covers many."""
+    salt = os.urandom(SALT_BYTES)
+    description = None if not hasattr(command, "description") else command.description
+    metadata = command.metadata if isinstance(command, RecordTransaction) else None
+    key_hash = None
+    if idempotency_key is not None:
+        key_hash = keyed_hash(secret, command.account_id, idempotency_key)
+        if fingerprint is None:
+            fingerprint = keyed_hash(secret, canonical(command))
+    else:
+        fingerprint = None
+    private_text = json.dumps(
+        {
+            "description": description,
+            "metadata": metadata or {},
+            "issuer": issuer,
+            "subject": subject,
+            "idempotencyKey": idempotency_key,
+            "fingerprint": fingerprint and fingerprint.hex(),
+            "salt": salt.hex(),
+        },
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+    return Line(
+        command=command,
+        event_id=event_id or new_event_id(),
+        private_text=private_text,
+        private_hash=private_hash(salt, private_text),
+        key_hash=key_hash,
+        key_line=key_line,
+        fingerprint=fingerprint,
+    )

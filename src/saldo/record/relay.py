@@ -1,0 +1,162 @@
+"""The relay: sends what was just committed to Kafka, and sweeps up what that left behind.
+
+A 201 never waits for it. Whatever does not fit, what Kafka refuses and what a crash leaves stays in
+the outbox and is sent by the sweep; rows leave the outbox only once Kafka has acknowledged them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from saldo.record.cloud_event import KafkaRecord, kafka_record
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from saldo.record.intent import StoredEvent
+    from saldo.record.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+# Sent and not acknowledged, at the most; beyond it rows are left to the sweep.
+IN_FLIGHT_MAX = 20_000
+ACKNOWLEDGE_ROWS_MAX = 5_000
+# Acknowledged rows gather this long before they are deleted: one statement for many. A crash in
+# between sends them again, which every consumer must bear anyway.
+ACKNOWLEDGE_INTERVAL_S = 0.05
+SWEEP_ROUNDS_MAX = 1_000
+SWEEP_WAIT_S = 12.0
+DRAIN_S = 6.0
+
+
+class Sender(Protocol):
+    """What carries records to Kafka."""
+
+    def send(self, record: KafkaRecord) -> bool:
+        """Hand ``record`` over; False when it does not fit. The outcome comes to the relay."""
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait for the outcome of what was handed over, up to ``timeout_s``."""
+
+
+class Relay:
+    """Sends, remembers what is in flight, and deletes what was acknowledged."""
+
+    def __init__(
+        self, outbox: Outbox, sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self._outbox = outbox
+        self._sleep = sleep
+        self._sender: Sender | None = None
+        self._in_flight: set[tuple[str, int]] = set()
+        self._acknowledged: list[tuple[str, int]] = []
+        self._deleting: asyncio.Task[None] | None = None
+        self._sweeping = asyncio.Lock()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.sent = 0
+        self.acknowledged = 0
+        self.failed = 0
+        self.swept = 0
+
+    def use(self, sender: Sender) -> None:
+        """Send through ``sender``, which reports to :meth:`delivered`."""
+        self._sender = sender
+
+    @property
+    def in_flight(self) -> int:
+        """How many records await Kafka's acknowledgement."""
+        return len(self._in_flight)
+
+    def send_committed(
+        self, events: Sequence[StoredEvent], traceparents: Sequence[str | None]
+    ) -> None:
+        """Send what was just committed, in order. Returns at once and never raises."""
+        for stored, traceparent in zip(events, traceparents, strict=True):
+            if not self._send(stored, traceparent):
+                return  # Kafka is behind: the rest is the sweep's, and cannot overtake by much
+
+    def delivered(self, outcomes: Sequence[tuple[str, int, bool]]) -> None:
+        """Kafka's word on records: (account id, position, acknowledged). On the loop's thread."""
+        for account_id, position, acknowledged in outcomes:
+            key = (account_id, position)
+            self._in_flight.discard(key)
+            if acknowledged:
+                self._acknowledged.append(key)
+                self.acknowledged += 1
+            else:
+                self.failed += 1
+        if not self._in_flight:
+            self._idle.set()
+        if self._acknowledged and self._deleting is None:
+            self._deleting = asyncio.create_task(self._delete_acknowledged())
+
+    async def sweep(self) -> int:
+        """Send what the outbox still holds beyond its first seconds; how many rows were sent.
+
+        One sweep at a time a process; several processes share the rows by their claims.
+        """
+        if self._sweeping.locked():
+            return 0
+        async with self._sweeping:
+            found = 0
+            for _ in range(SWEEP_ROUNDS_MAX):
+                failed_before = self.failed
+                rows = await self._outbox.claim()
+                for row in rows:
+                    if (row.stored.account_id, row.stored.position) in self._in_flight:
+                        continue  # handed over already, its outcome is still to come
+                    if not self._send(row.stored, row.traceparent):
+                        break
+                    found += 1
+                if not rows:
+                    break
+                await self._settle(SWEEP_WAIT_S)
+                if self._in_flight or self.failed > failed_before:
+                    break  # Kafka does not take them now; the next sweep tries again
+            self.swept += found
+            await self._outbox.note_sweep(found)
+            return found
+
+    async def drain(self) -> None:
+        """Before the process stops: wait for what is in flight, and delete what was acknowledged."""
+        if self._sender is not None:
+            await self._sender.flush(DRAIN_S)
+        await self._settle(1.0)
+        if self._deleting is not None:
+            await asyncio.wait([self._deleting], timeout=DRAIN_S)
+
+    def _send(self, stored: StoredEvent, traceparent: str | None) -> bool:
+        if self._sender is None or len(self._in_flight) >= IN_FLIGHT_MAX:
+            return False
+        if not self._sender.send(kafka_record(stored, traceparent)):
+            return False
+        self._in_flight.add((stored.account_id, stored.position))
+        self._idle.clear()
+        self.sent += 1
+        return True
+
+    async def _settle(self, timeout_s: float) -> None:
+        """Wait until nothing is in flight, up to ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return
+
+    async def _delete_acknowledged(self) -> None:
+        try:
+            while self._acknowledged:
+                await self._sleep(ACKNOWLEDGE_INTERVAL_S)
+                keys = self._acknowledged[:ACKNOWLEDGE_ROWS_MAX]
+                del self._acknowledged[: len(keys)]
+                # In the order of the primary key, as every other writer of these rows, so that two
+                # processes that delete the same rows cannot wait for each other in a circle.
+                await self._outbox.acknowledge(sorted(keys))
+        except Exception:
+            # The rows stay: the sweep sends them again, and they are deleted then.
+            log.exception("acknowledged rows could not be deleted from the outbox")
+        finally:
+            self._deleting = None

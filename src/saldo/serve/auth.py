@@ -1,0 +1,212 @@
+"""Who is asking: bearer JWTs of one issuer, verified once and remembered until they end.
+
+AUTH=none is a Caller that may do everything, said outright in the settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+import urllib.request
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jwt
+
+if TYPE_CHECKING:
+    from saldo.serve.settings import OidcSettings
+
+log = logging.getLogger(__name__)
+
+ALGORITHMS = ("RS256", "ES256")
+CLOCK_SKEW_S = 30
+TOKEN_BYTES_MAX = 8_192
+TOKENS_REMEMBERED_MAX = 10_000
+ACCOUNTS_MAX = 1_000
+# Keys are fetched when a token names one that is not known, but not more often than this, so that
+# forged key ids cannot turn the function into a load on the issuer; and anew after an hour, so that
+# a withdrawn key is forgotten.
+JWKS_REFETCH_MIN_S = 10.0
+JWKS_AGE_MAX_S = 3_600.0
+JWKS_TIMEOUT_S = 5.0
+JWKS_BYTES_MAX = 262_144
+
+WRITE = "transactions:write"
+READ = "balances:read"
+ADMIN = "accounts:admin"
+SYSTEM = "system:read"
+
+
+class Unauthenticated(Exception):  # noqa: N818 - it is what the caller is
+    """A valid bearer token is needed."""
+
+
+class Forbidden(Exception):  # noqa: N818 - it is what the request is
+    """The token does not allow this."""
+
+
+class IssuerUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an outage
+    """The issuer's keys cannot be fetched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Whom a token speaks for. ``accounts`` None means every account."""
+
+    issuer: str
+    subject: str
+    scopes: frozenset[str]
+    accounts: frozenset[str] | None
+
+    def require(self, scope: str, account_id: str | None = None) -> None:
+        """Raise Forbidden unless ``scope`` is granted, and on that account where one is named.
+
+        The message is the same whatever is missing, and whether the account exists or not.
+        """
+        if scope not in self.scopes:
+            raise Forbidden
+        if (
+            account_id is not None
+            and self.accounts is not None
+            and account_id not in self.accounts
+        ):
+            raise Forbidden
+
+
+ANYONE = Caller(
+    issuer="none",
+    subject="anonymous",
+    scopes=frozenset({WRITE, READ, ADMIN, SYSTEM}),
+    accounts=None,
+)
+
+
+class Keys:
+    """The issuer's public keys (JWKS), fetched when needed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched_at = -JWKS_AGE_MAX_S
+        self._tried_at = -JWKS_REFETCH_MIN_S
+        self._fetching = asyncio.Lock()
+
+    async def get(self, key_id: str) -> jwt.PyJWK:
+        """The key of that id; raises Unauthenticated or IssuerUnavailable."""
+        now = time.monotonic()
+        if key_id not in self._keys or now - self._fetched_at > JWKS_AGE_MAX_S:
+            async with self._fetching:
+                await self._refresh(key_id)
+        key = self._keys.get(key_id)
+        if key is None:
+            raise Unauthenticated
+        return key
+
+    async def _refresh(self, key_id: str) -> None:
+        now = time.monotonic()
+        fresh = key_id in self._keys and now - self._fetched_at <= JWKS_AGE_MAX_S
+        if fresh or now - self._tried_at < JWKS_REFETCH_MIN_S:
+            return
+        self._tried_at = now
+        try:
+            document = await asyncio.to_thread(_fetch, self._url)
+            keys = jwt.PyJWKSet.from_dict(document).keys
+        except (OSError, ValueError, jwt.PyJWTError) as error:
+            log.warning("the issuer's keys could not be fetched: %s", error)
+            if key_id in self._keys:
+                return  # better an old key than an outage; the next try comes soon
+            raise IssuerUnavailable from error
+        self._keys = {key.key_id: key for key in keys if key.key_id is not None}
+        self._fetched_at = now
+
+
+def _fetch(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=JWKS_TIMEOUT_S) as answer:  # noqa: S310 - https or http, checked in the settings
+        document: dict[str, Any] = json.loads(answer.read(JWKS_BYTES_MAX))
+        return document
+
+
+def authenticator_of(
+    settings: OidcSettings | None, subjects: frozenset[str] = frozenset()
+) -> Authenticator | None:
+    """An Authenticator, or None where AUTH=none was said."""
+    return None if settings is None else Authenticator(settings, subjects)
+
+
+class Authenticator:
+    """Turns an Authorization header into a Caller."""
+
+    def __init__(
+        self, settings: OidcSettings, subjects: frozenset[str] = frozenset()
+    ) -> None:
+        self._settings = settings
+        self._subjects = subjects
+        self._keys = Keys(settings.jwks_url)
+        self._remembered: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+
+    async def authenticate(self, authorization: str | None) -> Caller:
+        """The caller of ``Authorization: Bearer TOKEN``; raises Unauthenticated."""
+        if authorization is None or not authorization[:7].lower() == "bearer ":
+            raise Unauthenticated
+        token = authorization[7:].strip()
+        if len(token) > TOKEN_BYTES_MAX:
+            raise Unauthenticated
+        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+        remembered = self._remembered.get(digest)
+        if remembered is not None:
+            if remembered[0] > time.time():
+                return remembered[1]
+            del self._remembered[digest]
+        expires_at, caller = await self._verify(token)
+        self._remembered[digest] = (expires_at, caller)
+        if len(self._remembered) > TOKENS_REMEMBERED_MAX:
+            self._remembered.popitem(last=False)
+        return caller
+
+    async def _verify(self, token: str) -> tuple[float, Caller]:
+        try:
+            header = jwt.get_unverified_header(token)
+            key_id = header.get("kid")
+            if header.get("alg") not in ALGORITHMS or not isinstance(key_id, str):
+                raise Unauthenticated
+            key = await self._keys.get(key_id)
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=list(ALGORITHMS),
+                audience=self._settings.audience,
+                issuer=self._settings.issuer,
+                leeway=CLOCK_SKEW_S,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except jwt.PyJWTError as error:
+            raise Unauthenticated from error
+        subject = claims["sub"]
+        if self._subjects and subject not in self._subjects:
+            raise Forbidden
+        return float(claims["exp"]) + CLOCK_SKEW_S, _caller(
+            claims, self._settings.issuer
+        )
+
+
+def _caller(claims: dict[str, Any], issuer: str) -> Caller:
+    subject = claims["sub"]
+    scope = claims.get("scope", claims.get("scp", ""))
+    scopes = scope.split() if isinstance(scope, str) else scope
+    named = claims.get("saldo_accounts", [subject])
+    if named == "*":
+        accounts = None
+    elif isinstance(named, list) and len(named) <= ACCOUNTS_MAX:
+        accounts = frozenset(name for name in named if isinstance(name, str))
+    else:
+        raise Unauthenticated
+    return Caller(
+        issuer=issuer,
+        subject=subject,
+        scopes=frozenset(s for s in scopes if isinstance(s, str)),
+        accounts=accounts,
+    )

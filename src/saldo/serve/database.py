@@ -1,0 +1,104 @@
+"""Pools of connections to PostgreSQL, and what its errors mean to a caller.
+
+A pool is small (connections to the database = max-scale x pool size) and opens nothing until it is
+used. Its ``reset`` does nothing: asyncpg's own runs statements that pin a session of RDS Proxy, and
+this code leaves nothing on a session that would need it (no session locks, no LISTEN, no SET).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONNECT_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 12.0
+IDLE_CONNECTION_S = 240.0
+
+# The database refused for a moment, or the outcome is plain: nothing was committed. Run it again.
+TRANSIENT = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+)
+# The connection is gone, or never came: whether a COMMIT in flight took hold is not known.
+DISCONNECTED = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,
+    ConnectionError,
+    OSError,
+    TimeoutError,
+)
+# Timeouts that the server enforces: nothing was committed.
+TIMED_OUT = (asyncpg.QueryCanceledError,)
+
+
+async def _leave_as_it_is(_connection: Any) -> None:  # noqa: ANN401 - asyncpg's proxy type
+    """See the module's docstring."""
+
+
+def open_pool(
+    url: str,
+    *,
+    size_max: int,
+    application: str,
+    password: Callable[[], str] | None = None,
+) -> asyncpg.Pool[asyncpg.Record]:
+    """A pool that is ready to be awaited (``await pool``) and connects when first used."""
+    extra: dict[str, Any] = (
+        {} if password is None else {"password": password, "ssl": "require"}
+    )
+    return asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=size_max,
+        max_inactive_connection_lifetime=IDLE_CONNECTION_S,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        reset=_leave_as_it_is,
+        server_settings={"application_name": application},
+        **extra,
+    )
+
+
+def rds_iam_password(url: str) -> Callable[[], str]:
+    """A maker of RDS IAM tokens for the user, host and port of ``url``.
+
+    A token is good for 15 minutes to connect with; a connection outlives it. botocore is imported
+    here, when it is used: it costs 31 MB.
+    """
+    parts = urlsplit(url)
+
+    def token() -> str:
+        import botocore.session  # noqa: PLC0415 - see above
+
+        client = botocore.session.get_session().create_client("rds")
+        made: str = client.generate_db_auth_token(
+            DBHostname=parts.hostname,
+            Port=parts.port or 5432,
+            DBUsername=parts.username,
+        )
+        return made
+
+    return token
+
+
+async def close_pool(pool: asyncpg.Pool[asyncpg.Record], timeout_s: float) -> None:
+    """Close ``pool``, by force after ``timeout_s``."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()

@@ -1,0 +1,163 @@
+"""Group commit: what waits at the same moment in one process is done in one piece of work.
+
+One primitive for the recorder's commands, the projector's accounts and the readers' balances. There
+is no artificial delay: a lone item starts at once; while its batch is under way, the next gathers.
+A batch runs in a task of its own, so a waiter that goes away cancels nobody. An item whose keys are
+in flight waits, so a key (an account) is in at most one batch at a time, and items of one key are
+done in the order of their arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# How far into the queue a batch looks for items whose keys are free. Bounds the work of a scan when
+# one hot key fills the queue.
+SCAN_ITEMS_MAX = 2_000
+
+
+class QueueFull(Exception):  # noqa: N818 - an ordinary outcome under load
+    """More is waiting than the process promised to hold."""
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    keys: Collection[str]
+    weight: int
+    outcome: asyncio.Future[Result]
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Gathers items into batches and runs them.
+
+    ``run`` gets the items of a batch and answers for each, in order, with a result or an exception;
+    what it raises itself goes to every item of the batch. ``batches_max`` batches are in flight at
+    the most; a further one beside the first starts only when at least ``further_weight_min`` waits,
+    since a fuller batch costs each of its items less.
+    """
+
+    def __init__(  # noqa: PLR0913 - each bound has a name
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        queue_weight_max: int,
+        batch_weight_max: int,
+        batches_max: int,
+        further_weight_min: int = 1,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> None:
+        self._run = run
+        self._queue: deque[_Waiting[Item, Result]] = deque()
+        self._queue_weight = 0
+        self._queue_weight_max = queue_weight_max
+        self._batch_weight_max = batch_weight_max
+        self._batches_max = batches_max
+        self._further_weight_min = further_weight_min
+        self._on_batch = on_batch
+        self._busy_keys: set[str] = set()
+        self._batches: set[asyncio.Task[None]] = set()
+        self._start_scheduled = False
+
+    @property
+    def depth(self) -> int:
+        """The weight that waits, batches in flight not counted."""
+        return self._queue_weight
+
+    async def submit(
+        self, item: Item, keys: Collection[str], weight: int = 1
+    ) -> Result:
+        """The result of ``item``; raises what its batch answered, or QueueFull at once."""
+        if self._queue_weight + weight > self._queue_weight_max:
+            raise QueueFull
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(item, keys, weight, loop.create_future())
+        self._queue.append(waiting)
+        self._queue_weight += weight
+        if not self._start_scheduled:
+            # After the callbacks of this turn of the loop, so that requests which arrived together
+            # are in one batch. It is not a delay: the loop does not sleep in between.
+            self._start_scheduled = True
+            loop.call_soon(self._start_batches)
+        result: Result = await waiting.outcome
+        return result
+
+    async def drain(self) -> None:
+        """Wait until nothing waits and nothing is in flight."""
+        while self._batches or self._queue:
+            if self._batches:
+                await asyncio.wait(self._batches)
+            else:
+                await asyncio.sleep(0)
+
+    def _start_batches(self) -> None:
+        self._start_scheduled = False
+        while self._queue and len(self._batches) < self._batches_max:
+            if self._batches and self._queue_weight < self._further_weight_min:
+                return
+            batch = self._take_batch()
+            if not batch:
+                return
+            task = asyncio.create_task(self._run_batch(batch))
+            self._batches.add(task)
+            task.add_done_callback(self._batch_done)
+
+    def _take_batch(self) -> list[_Waiting[Item, Result]]:
+        """The next items in order of arrival, passing over those whose keys are not free."""
+        batch: list[_Waiting[Item, Result]] = []
+        passed_over: list[_Waiting[Item, Result]] = []
+        not_free = set(self._busy_keys)
+        weight = 0
+        for _ in range(min(len(self._queue), SCAN_ITEMS_MAX)):
+            waiting = self._queue[0]
+            if batch and weight + waiting.weight > self._batch_weight_max:
+                break
+            self._queue.popleft()
+            if waiting.outcome.done():  # its waiter went away before it was begun
+                self._queue_weight -= waiting.weight
+            elif not_free.isdisjoint(waiting.keys):
+                batch.append(waiting)
+                weight += waiting.weight
+            else:
+                passed_over.append(waiting)
+                not_free.update(waiting.keys)
+        self._queue.extendleft(reversed(passed_over))
+        self._queue_weight -= weight
+        for waiting in batch:
+            self._busy_keys.update(waiting.keys)
+        return batch
+
+    async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+        if self._on_batch is not None:
+            self._on_batch(sum(waiting.weight for waiting in batch))
+        try:
+            results = await self._run([waiting.item for waiting in batch])
+        except Exception as error:  # noqa: BLE001 - it is handed to every waiter
+            results = [error] * len(batch)
+        except BaseException:
+            for waiting in batch:
+                waiting.outcome.cancel()
+            raise
+        finally:
+            for waiting in batch:
+                self._busy_keys.difference_update(waiting.keys)
+        for waiting, result in zip(batch, results, strict=True):
+            if waiting.outcome.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.outcome.set_exception(result)
+            else:
+                waiting.outcome.set_result(result)
+
+    def _batch_done(self, task: asyncio.Task[None]) -> None:
+        self._batches.discard(task)
+        self._start_batches()

@@ -1,0 +1,164 @@
+"""Errors on the wire: RFC 9457 problem details, with a stable ``type`` and every field named.
+
+What status an error becomes is not said here but in each function's ``main.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.responses import Response
+
+from saldo.domain.money import format_minor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TYPE_PREFIX = "urn:saldo:problem:"
+MEDIA_TYPE = "application/problem+json"
+# A request with thousands of wrong lines is told of so many, and of their number.
+FIELD_ERRORS_MAX = 100
+FIELDS_IN_DETAIL_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One wrong field: its name as the client wrote it, and what to write instead."""
+
+    field: str
+    message: str
+    line: int | None = None
+
+
+class Invalid(Exception):  # noqa: N818 - it is what the request is
+    """The request is not valid."""
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What an error becomes on the wire."""
+
+    status: int
+    name: str
+    title: str
+    retry_after_s: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's word
+    """An error that is of HTTP itself (a path, a method, a header) and so carries its rule."""
+
+    def __init__(self, rule: Rule, detail: str, **members: Any) -> None:  # noqa: ANN401 - JSON
+        super().__init__(detail)
+        self.rule = rule
+        self.members = members
+
+
+NOT_FOUND = Rule(status=404, name="not-found", title="Nothing is here")
+METHOD_NOT_ALLOWED = Rule(
+    status=405, name="method-not-allowed", title="The method is not allowed"
+)
+UNSUPPORTED_MEDIA_TYPE = Rule(
+    status=415,
+    name="unsupported-media-type",
+    title="The content type or encoding is not supported",
+)
+BODY_TOO_LARGE = Rule(status=413, name="body-too-large", title="The body is too large")
+INTERNAL = Rule(status=500, name="internal", title="Something went wrong on our side")
+
+
+def problem_response(
+    error: Exception, rules: Mapping[type[Exception], Rule]
+) -> Response | None:
+    """The response to ``error`` by the rule of its class or the nearest base; None without one."""
+    if isinstance(error, Problem):
+        return _respond(error.rule, str(error), error.members)
+    for kind in type(error).__mro__:
+        rule = rules.get(kind)
+        if rule is not None:
+            break
+    else:
+        return None
+    return _respond(rule, detail_of(error), members_of(error, rules))
+
+
+def detail_of(error: Exception) -> str:
+    """What a person reads: the wrong fields where there are some, else what the error says of itself,
+    which is the first line of its docstring."""
+    if isinstance(error, Invalid):
+        shown = "; ".join(
+            f"{e.field} {e.message}" for e in error.errors[:FIELDS_IN_DETAIL_MAX]
+        )
+        left = len(error.errors) - FIELDS_IN_DETAIL_MAX
+        return shown + (f"; and {left} more" if left > 0 else "")
+    said = str(error) if isinstance(error.args[0] if error.args else None, str) else ""
+    return said or (type(error).__doc__ or "").partition("\n")[0]
+
+
+def members_of(
+    error: Exception, rules: Mapping[type[Exception], Rule]
+) -> dict[str, Any]:
+    """The facts that an error carries, as members of the problem."""
+    if isinstance(error, Invalid):
+        return {
+            "errors": [
+                {"field": e.field, "message": e.message}
+                | ({} if e.line is None else {"line": e.line})
+                for e in error.errors[:FIELD_ERRORS_MAX]
+            ],
+            "errorCount": len(error.errors),
+        }
+    refusals = getattr(error, "refusals", None)
+    if refusals is not None:
+        return {
+            "errors": [
+                {
+                    "line": number,
+                    "type": TYPE_PREFIX + rules[type(each)].name,
+                    "message": detail_of(each),
+                }
+                | members_of(each, rules)
+                for number, each in refusals[:FIELD_ERRORS_MAX]
+            ],
+            "errorCount": len(refusals),
+        }
+    members: dict[str, Any] = {}
+    field_name = getattr(error, "field", None)
+    if field_name is not None:
+        members["errors"] = [{"field": field_name, "message": detail_of(error)}]
+    currency = getattr(error, "currency", None)
+    for name, fact in vars(error).items():
+        if name.endswith("_minor") and currency is not None:
+            members[_camel(name.removesuffix("_minor"))] = msgspec.Raw(
+                format_minor(fact, currency).encode()
+            )
+        elif fact is not None:
+            members[_camel(name)] = fact if isinstance(fact, (int, str)) else str(fact)
+    return members
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def _respond(rule: Rule, detail: str, members: Mapping[str, Any]) -> Response:
+    body = {
+        "type": TYPE_PREFIX + rule.name,
+        "title": rule.title,
+        "status": rule.status,
+        "detail": detail,
+        **members,
+    }
+    headers = dict(rule.headers)
+    if rule.retry_after_s is not None:
+        headers["Retry-After"] = str(rule.retry_after_s)
+    if rule.status >= 500:  # noqa: PLR2004 - server errors must not be kept by a cache
+        headers["Cache-Control"] = "no-store"
+    return Response(msgspec.json.encode(body), rule.status, headers, MEDIA_TYPE)

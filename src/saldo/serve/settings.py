@@ -1,0 +1,214 @@
+"""Settings: environment variables, read once into a frozen value; a bad one stops the start.
+
+Each reader below raises BadSetting with the variable's name, so that the first line of a failed
+start says what to change.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from saldo.domain.money import CURRENCY_DIGITS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Word = TypeVar("Word", bound=str)
+
+KafkaSecurity = Literal["plaintext", "msk-iam", "scram"]
+
+HASH_SECRET_BYTES_MIN = 32
+POOL_SIZE_DEFAULT = 4
+POOL_SIZE_MAX = 50
+
+
+class BadSetting(Exception):  # noqa: N818 - it names the thing, and stops the start
+    """A setting is missing or malformed."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} {reason}")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OidcSettings:
+    """Whose tokens are accepted: issuer, audience and where its keys are published."""
+
+    issuer: str
+    audience: str
+    jwks_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaSettings:
+    """How the relay reaches Kafka."""
+
+    bootstrap_servers: str
+    topic: str
+    security: KafkaSecurity
+    username: str | None
+    password: str | None
+    region: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of one process. What a function does not need is None."""
+
+    function: str
+    event_store_url: str | None
+    read_model_url: str | None
+    database_auth: Literal["url", "rds-iam"]
+    pool_size_max: int
+    kafka: KafkaSettings | None
+    hash_secret: bytes
+    callers: OidcSettings | None
+    sources: OidcSettings | None
+    source_subjects: frozenset[str]
+    default_currency: str
+    cors_origins: frozenset[str]
+    log_level: str
+    otlp_endpoint: str | None
+
+
+# Which databases and whose identities each function needs.
+_NEEDS: dict[str, frozenset[str]] = {
+    "record_transaction": frozenset({"event_store", "kafka", "callers"}),
+    "project_balance": frozenset({"event_store", "read_model", "sources"}),
+    "get_balance": frozenset({"event_store", "read_model", "callers"}),
+}
+
+
+def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings of ``function`` from the environment; raises BadSetting."""
+    env = os.environ if environ is None else environ
+    needs = _NEEDS.get(function)
+    if needs is None:
+        raise BadSetting("--function", f"must be one of {', '.join(sorted(_NEEDS))}")
+    auth = _choice(env, "AUTH", ("none", "oidc"))
+    secured = auth == "oidc"
+    # The recorder takes a PingSource's sweeps too, where its identity is configured.
+    takes_sources = "sources" in needs or (
+        function == "record_transaction" and bool(env.get("SINK_ISSUER"))
+    )
+    return Settings(
+        function=function,
+        event_store_url=_database(env, "EVENT_STORE_URL")
+        if "event_store" in needs
+        else None,
+        read_model_url=_database(env, "READ_MODEL_URL")
+        if "read_model" in needs
+        else None,
+        database_auth=_choice(env, "DATABASE_AUTH", ("url", "rds-iam"), default="url"),
+        pool_size_max=_integer(
+            env, "POOL_SIZE_MAX", POOL_SIZE_DEFAULT, 2, POOL_SIZE_MAX
+        ),
+        kafka=read_kafka(env) if "kafka" in needs else None,
+        hash_secret=read_hash_secret(env),
+        callers=_oidc(env, "OIDC") if secured and "callers" in needs else None,
+        sources=_oidc(env, "SINK") if secured and takes_sources else None,
+        source_subjects=(
+            frozenset(_text(env, "SINK_SUBJECTS").split(","))
+            if secured and takes_sources
+            else frozenset()
+        ),
+        default_currency=_currency(env),
+        cors_origins=frozenset(o for o in env.get("CORS_ORIGINS", "").split(",") if o),
+        log_level=_choice(
+            env, "LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO"
+        ),
+        otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
+    )
+
+
+def read_kafka(env: Mapping[str, str]) -> KafkaSettings:
+    """Kafka's settings; raises BadSetting."""
+    security: KafkaSecurity = _choice(
+        env, "KAFKA_SECURITY", ("plaintext", "msk-iam", "scram")
+    )
+    scram = security == "scram"
+    return KafkaSettings(
+        bootstrap_servers=_text(env, "KAFKA_BOOTSTRAP_SERVERS"),
+        topic=env.get("KAFKA_TOPIC") or "transactions",
+        security=security,
+        username=_text(env, "KAFKA_USERNAME") if scram else None,
+        password=_text(env, "KAFKA_PASSWORD") if scram else None,
+        region=_text(env, "AWS_REGION") if security == "msk-iam" else None,
+    )
+
+
+def read_hash_secret(env: Mapping[str, str]) -> bytes:
+    """The key of the keyed hashes; raises BadSetting."""
+    text = _text(env, "HASH_SECRET")
+    try:
+        secret = bytes.fromhex(text)
+    except ValueError:
+        secret = b""
+    if len(secret) < HASH_SECRET_BYTES_MIN:
+        raise BadSetting(
+            "HASH_SECRET", f"must be at least {HASH_SECRET_BYTES_MIN} bytes in hex"
+        )
+    return secret
+
+
+def _text(env: Mapping[str, str], name: str) -> str:
+    text = env.get(name, "").strip()
+    if not text:
+        raise BadSetting(name, "is missing")
+    return text
+
+
+def _choice(
+    env: Mapping[str, str],
+    name: str,
+    choices: tuple[Word, ...],
+    *,
+    default: Word | None = None,
+) -> Word:
+    text = env.get(name, "").strip() or default
+    for choice in choices:
+        if text == choice:
+            return choice
+    state = "is missing; it" if not text else f"is {text!r}; it"
+    raise BadSetting(name, f"{state} must be one of {', '.join(choices)}")
+
+
+def _integer(
+    env: Mapping[str, str], name: str, default: int, low: int, high: int
+) -> int:
+    text = env.get(name, "").strip() or str(default)
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise BadSetting(
+            name, f"is {text!r}; it must be a whole number from {low} to {high}"
+        )
+    return int(text)
+
+
+def _database(env: Mapping[str, str], name: str) -> str:
+    url = _text(env, name)
+    if urlsplit(url).scheme not in {"postgresql", "postgres"}:
+        raise BadSetting(name, "must start with postgresql://")
+    return url
+
+
+def _oidc(env: Mapping[str, str], prefix: str) -> OidcSettings:
+    jwks_url = _text(env, f"{prefix}_JWKS_URL")
+    if urlsplit(jwks_url).scheme not in {"https", "http"}:
+        raise BadSetting(f"{prefix}_JWKS_URL", "must be an http or https URL")
+    return OidcSettings(
+        issuer=_text(env, f"{prefix}_ISSUER"),
+        audience=_text(env, f"{prefix}_AUDIENCE"),
+        jwks_url=jwks_url,
+    )
+
+
+def _currency(env: Mapping[str, str]) -> str:
+    code = env.get("DEFAULT_CURRENCY", "").strip() or "BRL"
+    if code not in CURRENCY_DIGITS:
+        raise BadSetting(
+            "DEFAULT_CURRENCY", f"is {code!r}; it must be an ISO 4217 code"
+        )
+    return code

@@ -1,0 +1,57 @@
+"""A sweep on the process's own timer: at start, at every interval, and once more before it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+
+LAST_SWEEP_S = 5.0
+
+
+class Sweeper:
+    """Runs ``sweep`` in the background; a sweep that fails is logged and tried at the next tick."""
+
+    def __init__(
+        self, name: str, sweep: Callable[[], Awaitable[int]], interval_s: float
+    ) -> None:
+        self._name = name
+        self._sweep = sweep
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, with a first sweep at once."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End the timer and sweep a last time, within LAST_SWEEP_S."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        try:
+            async with asyncio.timeout(LAST_SWEEP_S):
+                await self._once()
+        except TimeoutError:
+            log.warning("the last %s sweep was not finished", self._name)
+
+    async def _run(self) -> None:
+        while True:
+            await self._once()
+            await asyncio.sleep(self._interval_s)
+
+    async def _once(self) -> None:
+        try:
+            found = await self._sweep()
+        except Exception as error:  # noqa: BLE001 - the timer must go on, whatever failed
+            log.warning(
+                "the %s sweep failed: %s: %s", self._name, type(error).__name__, error
+            )
+        else:
+            if found:
+                log.info("the %s sweep found %d", self._name, found)
