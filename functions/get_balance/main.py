@@ -66,13 +66,15 @@ RULES = {
     ),
 }
 EDGE = Edge(
+    function="get_balance",
+    package="saldo.query",
     root_path="/balance-service",
     routes=(
-        route("GET", "/balances", handler.get_balances),
-        route("GET", "/balance", handler.get_balances),
-        route("GET", "/transactions", handler.get_statement),
-        route("GET", "/accounts", handler.get_accounts),
-        route("GET", "/balances/stream", handler.get_stream),
+        route("GET", "/balances", handler.get_balances, handler.BALANCES_QUERY),
+        route("GET", "/balance", handler.get_balances, handler.BALANCES_QUERY),
+        route("GET", "/transactions", handler.get_statement, handler.STATEMENT_QUERY),
+        route("GET", "/accounts", handler.get_accounts, handler.ACCOUNTS_QUERY),
+        route("GET", "/balances/stream", handler.get_stream, handler.STREAM_QUERY),
         route("POST", "/", handler.post_cloud_event),
     ),
     rules=RULES,

@@ -30,6 +30,9 @@ RULES = {
     auth.Forbidden: Rule(
         status=403, name="forbidden", title="The token does not allow this"
     ),
+    handler.AccountNotFound: Rule(
+        status=404, name="account-not-found", title="There is no such account"
+    ),
     handler.TransactionNotFound: Rule(
         status=404, name="transaction-not-found", title="There is no such transaction"
     ),
@@ -94,6 +97,8 @@ RULES = {
     ),
 }
 EDGE = Edge(
+    function="record_transaction",
+    package="saldo.record",
     root_path="/transaction-service",
     routes=(
         route("POST", "/transactions", handler.post_transactions),
@@ -101,7 +106,8 @@ EDGE = Edge(
         route("POST", "/transactions/{}/reversal", handler.post_reversal),
         route("DELETE", "/transactions/{}/private", handler.delete_private),
         route("PUT", "/accounts/{}/limit", handler.put_limit),
-        route("GET", "/accounts/{}/events", handler.get_events),
+        route("GET", "/accounts/{}/limit", handler.get_limit),
+        route("GET", "/accounts/{}/events", handler.get_events, handler.EVENTS_QUERY),
         # A PingSource, a Broker and a Sequence post to the root.
         route("POST", "/", handler.post_transactions),
     ),

@@ -67,6 +67,7 @@ def decide(  # noqa: PLR0913 - the caller's clock, ids and settings are argument
     event_id: UUID,
     default_currency: str,
     private_hash: str,
+    request_hash: str | None = None,
 ) -> Event:
     """The event that ``command`` becomes on ``account``; raises a Refused.
 
@@ -86,6 +87,7 @@ def decide(  # noqa: PLR0913 - the caller's clock, ids and settings are argument
             currency=currency,
             recorded_at=recorded_at,
             private_hash=private_hash,
+            request_hash=request_hash,
         )
     if isinstance(command, ReverseTransaction):
         if command.original_reverses is not None:
@@ -127,6 +129,7 @@ def decide(  # noqa: PLR0913 - the caller's clock, ids and settings are argument
         recorded_at=recorded_at,
         reverses=reverses,
         private_hash=private_hash,
+        request_hash=request_hash,
     )
 
 

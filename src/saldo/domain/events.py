@@ -15,17 +15,28 @@ from uuid import UUID
 
 from saldo.domain.commands import Kind
 from saldo.domain.errors import Unreadable
+from saldo.domain.money import CURRENCY_DIGITS, MINOR_UNITS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SCHEMA_NEWEST = 1
-UPCASTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+SCHEMA_NEWEST = 2
+
+
+def _from_1(members: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 said nothing of the request: what is stored of its idempotency key is unproven."""
+    return {**members, "requestHash": None}
+
+
+UPCASTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransactionRecorded:
-    """Money came in or went out; ``reverses`` names the transaction that this one undoes."""
+    """Money came in or went out; ``reverses`` names the transaction that this one undoes.
+
+    ``request_hash`` proves what is stored of the request's idempotency key; None without a key.
+    """
 
     account_id: str
     position: int
@@ -37,6 +48,7 @@ class TransactionRecorded:
     recorded_at: datetime
     reverses: UUID | None
     private_hash: str
+    request_hash: str | None = None
 
     @property
     def signed_minor(self) -> int:
@@ -55,6 +67,7 @@ class OverdraftLimitSet:
     currency: str
     recorded_at: datetime
     private_hash: str
+    request_hash: str | None = None
 
 
 Event = TransactionRecorded | OverdraftLimitSet
@@ -80,6 +93,15 @@ def private_hash(salt: bytes, private_text: str) -> str:
     return hashlib.sha256(salt + private_text.encode()).hexdigest()
 
 
+def request_hash(key_hash: bytes, key_line: int, fingerprint: bytes) -> str:
+    """What the public text says of the idempotency columns, in hex.
+
+    They outlive the private part, so its hash could not prove them once it was erased.
+    """
+    line = key_line.to_bytes(4, "big")
+    return hashlib.sha256(key_hash + line + fingerprint).hexdigest()
+
+
 def public_text(event: Event, *, occurred_at: str, recorded_at: str) -> str:
     """The exact JSON text of an event.
 
@@ -87,13 +109,15 @@ def public_text(event: Event, *, occurred_at: str, recorded_at: str) -> str:
     (account ids by their pattern), and the order of members must never change. The two times come
     in as text since a batch shares them.
     """
+    request = "null" if event.request_hash is None else f'"{event.request_hash}"'
     if isinstance(event, OverdraftLimitSet):
         limit = "null" if event.limit_minor is None else event.limit_minor
         return (
             f'{{"schema":{SCHEMA_NEWEST},"account":"{event.account_id}",'
             f'"position":{event.position},"id":"{event.event_id}","type":"limit-set",'
             f'"limitMinor":{limit},"currency":"{event.currency}",'
-            f'"recordedAt":"{recorded_at}","privateHash":"{event.private_hash}"}}'
+            f'"recordedAt":"{recorded_at}","privateHash":"{event.private_hash}",'
+            f'"requestHash":{request}}}'
         )
     reverses = "null" if event.reverses is None else f'"{event.reverses}"'
     return (
@@ -102,7 +126,7 @@ def public_text(event: Event, *, occurred_at: str, recorded_at: str) -> str:
         f'"kind":"{event.kind.value}","amountMinor":{event.amount_minor},'
         f'"currency":"{event.currency}","occurredAt":"{occurred_at}",'
         f'"recordedAt":"{recorded_at}","reverses":{reverses},'
-        f'"privateHash":"{event.private_hash}"}}'
+        f'"privateHash":"{event.private_hash}","requestHash":{request}}}'
     )
 
 
@@ -127,33 +151,48 @@ def read_event(text: str) -> Event:
 
 
 def _event_of(members: dict[str, Any]) -> Event:
-    # Only what fromisoformat and UUID check by themselves is left unchecked: the text is our own,
-    # and its hash is verified before it is read.
+    # What is not checked here, fromisoformat, UUID and Kind check by themselves. One account's
+    # malformed text must not pass for an event: the sums and statements behind it serve others too.
     recorded_at = datetime.fromisoformat(members["recordedAt"])
     match members["type"]:
         case "transaction-recorded":
             reverses = members["reverses"]
             return TransactionRecorded(
                 account_id=members["account"],
-                position=members["position"],
+                position=_whole(members["position"]),
                 event_id=UUID(members["id"]),
                 kind=Kind(members["kind"]),
-                amount_minor=members["amountMinor"],
-                currency=members["currency"],
+                amount_minor=_whole(members["amountMinor"]),
+                currency=_currency(members["currency"]),
                 occurred_at=datetime.fromisoformat(members["occurredAt"]),
                 recorded_at=recorded_at,
                 reverses=None if reverses is None else UUID(reverses),
                 private_hash=members["privateHash"],
+                request_hash=members["requestHash"],
             )
         case "limit-set":
+            limit_minor = members["limitMinor"]
             return OverdraftLimitSet(
                 account_id=members["account"],
-                position=members["position"],
+                position=_whole(members["position"]),
                 event_id=UUID(members["id"]),
-                limit_minor=members["limitMinor"],
-                currency=members["currency"],
+                limit_minor=None if limit_minor is None else _whole(limit_minor),
+                currency=_currency(members["currency"]),
                 recorded_at=recorded_at,
                 private_hash=members["privateHash"],
+                request_hash=members["requestHash"],
             )
         case unknown:
             raise Unreadable(f"the event type {unknown!r} is not known")
+
+
+def _whole(number: object) -> int:
+    if not isinstance(number, int) or not 0 <= number <= MINOR_UNITS_MAX:
+        raise ValueError(f"{number!r} is not a whole number that the ledger holds")
+    return number
+
+
+def _currency(code: object) -> str:
+    if not isinstance(code, str) or code not in CURRENCY_DIGITS:
+        raise ValueError(f"{code!r} is not a currency")
+    return code

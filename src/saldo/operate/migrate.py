@@ -75,22 +75,17 @@ async def migrate(side: str, url: str, *, iam: bool = False) -> list[str]:
     try:
         for migration in (None, *migrations(side)):
             async with connection.transaction():
-                await connection.execute(
-                    "SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK
-                )
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK)
                 if migration is None:
                     await _prepare(connection, iam=iam)
                     continue
                 applied = {
-                    row["version"]: row["sha256"]
-                    for row in await connection.fetch(APPLIED, side)
+                    row["version"]: row["sha256"] for row in await connection.fetch(APPLIED, side)
                 }
                 known = applied.get(migration.version)
                 if known is None:
                     await connection.execute(migration.text)
-                    await connection.execute(
-                        NOTE, side, migration.version, migration.sha256
-                    )
+                    await connection.execute(NOTE, side, migration.version, migration.sha256)
                     applied_now.append(migration.version)
                 elif known != migration.sha256:
                     raise ChangedMigration(migration.version)
@@ -99,14 +94,10 @@ async def migrate(side: str, url: str, *, iam: bool = False) -> list[str]:
     return applied_now
 
 
-async def _prepare(
-    connection: asyncpg.Connection[asyncpg.Record], *, iam: bool
-) -> None:
+async def _prepare(connection: asyncpg.Connection[asyncpg.Record], *, iam: bool) -> None:
     roles = (resources.files("saldo") / "sql" / "roles.sql").read_text()
     await connection.execute(roles)
     if iam:
         for role in ("saldo_record", "saldo_project", "saldo_query"):
-            await connection.execute(
-                f"ALTER ROLE {role} LOGIN; GRANT rds_iam TO {role}"
-            )
+            await connection.execute(f"ALTER ROLE {role} LOGIN; GRANT rds_iam TO {role}")
     await connection.execute(MIGRATIONS_TABLE)

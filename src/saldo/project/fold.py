@@ -16,6 +16,7 @@ from saldo.domain.events import (
     genesis_hash,
     read_event,
 )
+from saldo.domain.money import MINOR_UNITS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,6 +192,9 @@ def _fold_event(balance: Balance, event: StreamEvent) -> tuple[StatementLine, Ba
         kind, amount_minor = fact.kind.value, fact.amount_minor
         signed_minor = fact.signed_minor
         occurred_at, reverses = fact.occurred_at, fact.reverses
+    balance_minor = balance.balance_minor + signed_minor
+    if not -MINOR_UNITS_MAX <= balance_minor <= MINOR_UNITS_MAX:
+        raise Unreadable("the balance passes the ledger's integer")
     line = StatementLine(
         account_id=event.account_id,
         position=event.position,
@@ -198,7 +202,7 @@ def _fold_event(balance: Balance, event: StreamEvent) -> tuple[StatementLine, Ba
         kind=kind,
         amount_minor=amount_minor,
         currency=fact.currency,
-        balance_minor=balance.balance_minor + signed_minor,
+        balance_minor=balance_minor,
         description=description,
         metadata=metadata,
         occurred_at=occurred_at,
@@ -221,9 +225,14 @@ def _private(text: str | None) -> tuple[str | None, str | None]:
     """Description and metadata (as JSON text) of a private part; nothing once it was erased."""
     if text is None:
         return None, None
-    members = json.loads(text)
-    metadata = members.get("metadata")
-    return members.get("description"), json.dumps(metadata) if metadata else None
+    try:
+        members = json.loads(text)
+        description, metadata = members.get("description"), members.get("metadata")
+    except (ValueError, AttributeError) as error:
+        raise Unreadable("the private part is not a JSON object") from error
+    if not isinstance(description, str | None) or not isinstance(metadata, dict | None):
+        raise Unreadable("the private part has a member of another type")
+    return description, json.dumps(metadata) if metadata else None
 
 
 def _add_to_day(folded: Folded, line: StatementLine, amount_minor: int) -> None:

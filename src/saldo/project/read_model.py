@@ -252,6 +252,11 @@ class PostgresReadModel:
         self._pool = pool
 
     async def begin(self) -> PostgresReadModelTransaction:
+        return await self._begin(PostgresReadModelTransaction)
+
+    async def _begin(
+        self, transaction: type[PostgresReadModelTransaction]
+    ) -> PostgresReadModelTransaction:
         try:
             connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
         except (*DISCONNECTED, *TIMED_OUT, asyncpg.PostgresError) as error:
@@ -262,7 +267,7 @@ class PostgresReadModel:
             connection.terminate()
             await self._pool.release(connection)
             raise ReadModelUnavailable from error
-        return PostgresReadModelTransaction(self._pool, connection)
+        return transaction(self._pool, connection)
 
 
 class PostgresStreamReader:

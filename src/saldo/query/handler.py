@@ -6,8 +6,8 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
-from cloudevents.exceptions import GenericException
-from cloudevents.http import CloudEvent, from_http, to_binary, to_structured
+from cloudevents.conversion import to_binary, to_structured
+from cloudevents.http import CloudEvent
 from starlette.responses import Response, StreamingResponse
 
 from saldo.domain.commands import ACCOUNT_ID, Kind
@@ -17,6 +17,7 @@ from saldo.query.balances import (
     Balances,
     PositionNotFound,
     ProjectionBehind,
+    ReadModelUnavailable,
     Standing,
     balance_id,
     wire_time,
@@ -32,15 +33,16 @@ from saldo.query.stream import STREAMS_MAX, balance_events
 from saldo.query.watch import TooManyWaiters, Watch
 from saldo.serve.app import Resident
 from saldo.serve.auth import ANYONE, READ, Caller, authenticator_of
+from saldo.serve.cloud_event import read_cloud_event
 from saldo.serve.database import close_pool, open_pool, rds_iam_password
 from saldo.serve.group_commit import GroupCommit, QueueFull
-from saldo.serve.http import TIME_FAULT, media_type, parse_time, read_body, whole_number
-from saldo.serve.json_body import Malformed, read_json
+from saldo.serve.http import TIME_FAULT, is_held, parse_time, whole_number
+from saldo.serve.json_body import Number
 from saldo.serve.problems import FieldError, Invalid
 from saldo.serve.settings import read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
     import asyncpg
@@ -57,9 +59,10 @@ WAIT_MAX_S = 30.0
 CLOSE_POOL_S = 5.0
 TEXT_FILTER_CHARACTERS_MAX = 100
 _WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,3})(?:$|[,;\s])")
-_ETAG = re.compile(r'(?:W/)?("[^"]*")')
 
 REQUESTED = "saldo.balance.requested"
+# A PingSource cannot name a type of its own: its event asks for the balance of the account in its data.
+PING = "dev.knative.sources.ping"
 ANSWERED = "saldo.balance"
 SOURCE = "/saldo/balances"
 
@@ -140,6 +143,20 @@ async def open_reader() -> Reader:
 
 READER: Resident[Reader] = Resident(open_reader)
 
+# The query parameters of each route, and how often each may stand.
+BALANCES_QUERY = {
+    "accountId": ACCOUNTS_A_REQUEST_MAX,
+    "asOf": 1,
+    "position": 1,
+    "effectiveAt": 1,
+    "minPosition": 1,
+}
+STATEMENT_QUERY = dict.fromkeys(
+    ("accountId", "limit", "cursor", "type", "from", "before", "text"), 1
+)
+ACCOUNTS_QUERY = {"limit": 1, "cursor": 1}
+STREAM_QUERY = {"accountId": 1}
+
 
 async def get_balances(request: Request, _prefix: str) -> Response:
     """``GET /balances``: one account, as it stands or stood, or several as they stand."""
@@ -147,8 +164,6 @@ async def get_balances(request: Request, _prefix: str) -> Response:
     caller = await reader.caller(request)
     query = request.query_params
     account_ids = query.getlist("accountId")
-    known = {"accountId", "asOf", "position", "effectiveAt", "minPosition"}
-    _refuse_unknown(query.keys(), known)
     if not 1 <= len(account_ids) <= ACCOUNTS_A_REQUEST_MAX:
         raise Invalid(
             [
@@ -182,8 +197,8 @@ async def get_balances(request: Request, _prefix: str) -> Response:
     if past and past[0] != "minPosition":
         body = await _past(reader, standing, past[0], query[past[0]])
         return Response(body, 200, headers, "application/json")
-    headers["ETag"] = etag = standing.etag()
-    if etag in _ETAG.findall(request.headers.get("if-none-match", "")):
+    headers |= {"ETag": standing.etag(), "Cache-Control": "private, no-cache"}
+    if is_held(request, standing.etag()):
         return Response(status_code=304, headers=headers)
     return Response(standing.json(), 200, headers, "application/json")
 
@@ -212,7 +227,7 @@ async def _await_position(reader: Reader, request: Request, account_id: str) -> 
         return
     if standing.stream_position == 0:
         raise AccountNotFound
-    match = _WAIT.search(request.headers.get("prefer", ""))
+    match = _WAIT.search(", ".join(request.headers.getlist("prefer")))
     wait_s = min(float(match.group(1)), WAIT_MAX_S) if match else 0.0
     reached = None
     if wait_s > 0:
@@ -236,8 +251,9 @@ async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
     moment = _moment(how, text)
     if how == "effectiveAt":
         balance_minor = await reader.balances.effective_at(account_id, moment)
+        value = format_minor(balance_minor, currency) if standing.currency else "0"
         return (
-            f'{head},"value":{format_minor(balance_minor, currency)},"currency":"{currency}",'
+            f'{head},"value":{value},"currency":"{currency}",'
             f'"position":{standing.position},"effectiveAt":"{wire_time(moment)}"}}'
         )
     row = await reader.balances.as_of(account_id, moment)
@@ -265,9 +281,6 @@ async def get_statement(request: Request, _prefix: str) -> Response:
     reader = await READER.get()
     caller = await reader.caller(request)
     query = request.query_params
-    _refuse_unknown(
-        query.keys(), {"accountId", "limit", "cursor", "type", "from", "before", "text"}
-    )
     account_id = query.get("accountId", "")
     _check_account_id(account_id)
     caller.require(READ, account_id)
@@ -290,7 +303,6 @@ async def get_accounts(request: Request, _prefix: str) -> Response:
     reader = await READER.get()
     caller = await reader.caller(request)
     caller.require(READ)
-    _refuse_unknown(request.query_params.keys(), {"limit", "cursor"})
     limit = whole_number(
         request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX
     )
@@ -314,9 +326,9 @@ async def get_stream(request: Request, _prefix: str) -> Response:
         raise AccountNotFound
     if reader.streams >= STREAMS_MAX:
         raise TooManyWaiters
-    reader.streams += 1
 
-    async def counted() -> Any:  # noqa: ANN401 - an async generator
+    async def counted() -> AsyncIterator[bytes]:
+        reader.streams += 1
         try:
             async for text in balance_events(
                 account_id,
@@ -326,6 +338,8 @@ async def get_stream(request: Request, _prefix: str) -> Response:
                 lambda: reader.stopping,
             ):
                 yield text
+        except (ReadModelUnavailable, TooBusy, TooManyWaiters):
+            return  # the stream ends, and the client comes back by itself
         finally:
             reader.streams -= 1
 
@@ -338,20 +352,11 @@ async def post_cloud_event(request: Request, _prefix: str) -> Response:
     """A CloudEvent ``saldo.balance.requested`` is answered by ``saldo.balance``, in its mode."""
     reader = await READER.get()
     caller = await reader.caller(request)
-    body = await read_body(request)
-    is_structured = media_type(request) == "application/cloudevents+json"
-    content = read_json(body)
-    try:
-        event = from_http(dict(request.headers), body)
-    except (GenericException, ValueError) as error:
-        message = f"the CloudEvent cannot be read: {type(error).__name__}"
-        raise Malformed(message) from error
-    if event["type"] != REQUESTED:
-        raise Invalid([FieldError("type", f"of the CloudEvent must be {REQUESTED}")])
-    data = content.get("data") if is_structured else content
-    account_id = data.get("accountId") if isinstance(data, dict) else None
-    if not isinstance(account_id, str):
-        raise Invalid([FieldError("accountId", "is missing")])
+    caller.require(READ)
+    asked = await read_cloud_event(request)
+    if asked.type not in {REQUESTED, PING}:
+        raise Invalid([FieldError("type", f"of the CloudEvent must be {REQUESTED} or {PING}")])
+    account_id = _asked_account_id(asked.data)
     _check_account_id(account_id)
     caller.require(READ, account_id)
     standing = await reader.read(account_id)
@@ -364,16 +369,33 @@ async def post_cloud_event(request: Request, _prefix: str) -> Response:
             "subject": account_id,
             "sequence": str(standing.position),
             "datacontenttype": "application/json",
-        },
+        }
+        | ({} if asked.traceparent is None else {"traceparent": asked.traceparent}),
         standing.json(),
     )
-    if is_structured:
+    if asked.is_structured:
         # The data is a JSON text already; the package would quote it as a string.
         headers, text = to_structured(answer, data_marshaller=lambda _: "\0")
         text = text.replace(b'"\\u0000"', standing.json().encode())
     else:
         headers, text = to_binary(answer, data_marshaller=lambda data: data)
     return Response(text, 200, {**headers, "Saldo-Behind": str(standing.behind)})
+
+
+def _asked_account_id(data: object) -> str:
+    """The account that a CloudEvent's data name; raises Invalid."""
+    if not isinstance(data, dict):
+        raise Invalid([FieldError("data", 'must be a JSON object such as {"accountId": "wesley"}')])
+    unknown = [
+        FieldError(name.encode("utf-8", "replace").decode()[:80], "is not known; give accountId")
+        for name in sorted(data.keys() - {"accountId"})
+    ]
+    account_id = data.get("accountId")
+    if not isinstance(account_id, str) or isinstance(account_id, Number):
+        unknown.append(FieldError("accountId", "must be a string"))
+    if unknown:
+        raise Invalid(unknown)
+    return str(account_id)
 
 
 def _filters(query: Any) -> Filters:  # noqa: ANN401 - Starlette's query parameters
@@ -415,18 +437,6 @@ def _moment(name: str, text: str) -> datetime:
     if moment is None:
         raise Invalid([FieldError(name, TIME_FAULT)])
     return moment
-
-
-def _refuse_unknown(given: Any, known: set[str]) -> None:  # noqa: ANN401 - a view of names
-    unknown = sorted(set(given) - known)
-    if unknown:
-        names = ", ".join(sorted(known))
-        raise Invalid(
-            [
-                FieldError(name[:80], f"is not known; the parameters are {names}")
-                for name in unknown
-            ]
-        )
 
 
 def _check_account_id(text: str) -> None:

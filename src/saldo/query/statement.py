@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from saldo.domain.commands import ACCOUNT_ID
 from saldo.domain.money import format_minor
 from saldo.query.balances import Balances, wire_time
 from saldo.serve.problems import FieldError, Invalid
@@ -89,6 +90,8 @@ def read_cursor(text: str, kind: str, bound_to: str) -> str | int:
     if isinstance(after, bool) or not isinstance(after, (str, int)):
         raise fault
     if isinstance(after, int) and not 0 <= after <= NEWEST:
+        raise fault
+    if isinstance(after, str) and not ACCOUNT_ID.fullmatch(after):
         raise fault
     return after
 

@@ -14,6 +14,7 @@ from saldo.domain.money import format_minor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from saldo.domain.account import Account
     from saldo.record.intent import Recorded, StoredEvent
 
 
@@ -81,7 +82,7 @@ REPLAYED = ',"replayed":true'
 
 
 def found_json(
-    stored: StoredEvent, previous_hash: str, reversed_by: str | None
+    stored: StoredEvent, previous_hash: str | None, reversed_by: str | None
 ) -> bytes:
     """An event read by its id: what it was answered with, and what proves it."""
     text = msgspec.json.encode(stored.public_text).decode()
@@ -93,11 +94,26 @@ def found_json(
     ).encode()
 
 
-def events_json(events: Sequence[StoredEvent], previous_hash: str) -> bytes:
-    """A page of an account's chain: the exact texts, and the hash that each must come to."""
+def limit_json(account: Account, currency: str) -> bytes:
+    """The overdraft limit of an account as it stands."""
+    limit_minor = account.overdraft_limit_minor
+    shown = "null" if limit_minor is None else format_minor(limit_minor, currency)
+    return (
+        f'{{"accountId":"{account.account_id}","overdraftLimit":{shown},'
+        f'"currency":"{currency}","position":{account.position},'
+        f'"balance":{format_minor(account.balance_minor, currency)}}}'
+    ).encode()
+
+
+def events_json(events: Sequence[StoredEvent], previous_hash: str | None) -> bytes:
+    """A page of an account's chain: the exact texts, and the hash that each must come to.
+
+    No ``previous_hash``: the position asked for is beyond the end of the chain.
+    """
+    previous = "null" if previous_hash is None else f'"{previous_hash}"'
     lines = ",".join(
         f'{{"position":{e.position},"id":"{e.event_id}","hash":"{e.hash.hex()}",'
         f'"event":{msgspec.json.encode(e.public_text).decode()}}}'
         for e in events
     )
-    return f'{{"previousHash":"{previous_hash}","events":[{lines}]}}'.encode()
+    return f'{{"previousHash":{previous},"events":[{lines}]}}'.encode()

@@ -54,9 +54,9 @@ Outcome = list[Recorded] | Exception
 class OutcomeUnknown(Exception):  # noqa: N818 - it is the outcome that has this name
     """Whether the transaction was recorded could not be found out in time."""
 
-    def __init__(self, event_id: UUID) -> None:
-        super().__init__(event_id)
-        self.event_id = event_id
+    def __init__(self, *, transaction_id: UUID) -> None:
+        super().__init__(transaction_id)
+        self.transaction_id = transaction_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +245,7 @@ def _decide_line(  # noqa: PLR0913 - the parts of one decision
         event_id=line.event_id,
         default_currency=default_currency,
         private_hash=line.private_hash,
+        request_hash=line.request_hash,
     )
     recorded_at = times.text(event.recorded_at)
     if isinstance(event, OverdraftLimitSet):
@@ -357,7 +358,7 @@ async def _record_until_decided(
         raise failure
     # Only the intents whose events hang in the balance are in doubt; refusals are certain.
     return [
-        OutcomeUnknown(intent.lines[0].event_id)
+        OutcomeUnknown(transaction_id=intent.lines[0].event_id)
         if isinstance(outcome, list) and not all(each.replayed for each in outcome)
         else outcome
         for intent, outcome in zip(intents, in_doubt.outcomes, strict=True)

@@ -13,7 +13,7 @@ from saldo.record.intent import StoredEvent
 
 SOURCE = "/saldo/transactions"
 TYPE = "saldo.transaction.recorded"
-DATASCHEMA = "urn:saldo:schema:transaction-recorded:1"
+DATASCHEMA_PREFIX = "urn:saldo:schema:transaction-recorded:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def kafka_record(stored: StoredEvent, traceparent: str | None) -> KafkaRecord:
         ("ce_partitionkey", stored.account_id),
         ("ce_time", recorded_at_of(stored.public_text)),
         ("ce_sequence", str(stored.position)),
-        ("ce_dataschema", DATASCHEMA),
+        ("ce_dataschema", dataschema_of(stored.public_text)),
     ]
     if traceparent is not None:
         headers.append(("ce_traceparent", traceparent))
@@ -57,6 +57,12 @@ def recorded_at_of(public_text: str) -> str:
     return public_text[start : public_text.index('"', start)]
 
 
+def dataschema_of(public_text: str) -> str:
+    """The data's schema with the version of this very text: an old event is sent as it is."""
+    start = public_text.index('"schema":') + 9
+    return DATASCHEMA_PREFIX + public_text[start : public_text.index(",", start)]
+
+
 def attributes_of(stored: StoredEvent, traceparent: str | None) -> dict[str, str]:
     """The CloudEvent's attributes by name."""
     attributes = {
@@ -68,7 +74,7 @@ def attributes_of(stored: StoredEvent, traceparent: str | None) -> dict[str, str
         "partitionkey": stored.account_id,
         "time": recorded_at_of(stored.public_text),
         "sequence": str(stored.position),
-        "dataschema": DATASCHEMA,
+        "dataschema": dataschema_of(stored.public_text),
         "datacontenttype": "application/json",
     }
     if traceparent is not None:

@@ -107,6 +107,11 @@ SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, has
 FROM event_store.stream WHERE account_id = ANY ($1::text[])
 """
 
+FIND_ACCOUNT = """
+SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at
+FROM event_store.stream WHERE account_id = $1 AND position > 0
+"""
+
 # (2, where the batch has keys or reversals) The two look-ups are by the unique indexes that would
 # refuse a duplicate.
 FIND_REPEATED = """
@@ -295,6 +300,11 @@ class PostgresEventStore:
         """The event of that id, or None."""
         row = await self._read_one(FIND_BY_ID, event_id)
         return None if row is None else stored_event(row)
+
+    async def find_account(self, account_id: str) -> Account | None:
+        """The account as it stands, or None."""
+        row = await self._read_one(FIND_ACCOUNT, account_id)
+        return None if row is None else _account(row)
 
     async def find_reversal(
         self, account_id: str, original_id: UUID

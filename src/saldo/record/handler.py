@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 from zlib import crc32
 
-from cloudevents.exceptions import GenericException
-from cloudevents.http import from_http
 from starlette.responses import Response
 
 from saldo.domain.commands import Command, ReverseTransaction
+from saldo.domain.errors import IdempotencyKeyReused, Refused
 from saldo.domain.events import TransactionRecorded, genesis_hash, read_event
-from saldo.record.answers import bulk_json, events_json, found_json, transaction_json
+from saldo.record.answers import (
+    bulk_json,
+    events_json,
+    found_json,
+    limit_json,
+    transaction_json,
+)
 from saldo.record.batch import Decided, Outcome, Surroundings, record_batch
 from saldo.record.cloud_event import attributes_of, data_of, structured
-from saldo.record.event_store import PostgresEventStore
+from saldo.record.event_store import PostgresEventStore, StoreUnavailable
 from saldo.record.intent import (
     Intent,
+    LinesRefused,
     Recorded,
     StoredEvent,
     canonical,
@@ -51,21 +58,30 @@ from saldo.serve.auth import (
     Unauthenticated,
     authenticator_of,
 )
-from saldo.serve.database import close_pool, open_pool, rds_iam_password
+from saldo.serve.cloud_event import is_cloud_event, read_cloud_event
+from saldo.serve.database import (
+    DISCONNECTED,
+    TIMED_OUT,
+    TRANSIENT,
+    close_pool,
+    open_pool,
+    rds_iam_password,
+)
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.http import (
     BODY_BYTES_MAX,
     body_too_large,
     idempotency_key_of,
     if_match_of,
+    is_held,
     media_type,
     read_body,
+    refuse_if_match,
     traceparent_of,
     whole_number,
 )
-from saldo.serve.json_body import Malformed, read_json
+from saldo.serve.json_body import read_json
 from saldo.serve.problems import (
-    NOT_FOUND,
     UNSUPPORTED_MEDIA_TYPE,
     FieldError,
     Invalid,
@@ -97,6 +113,7 @@ EVENTS_PAGE_MAX = 1_000
 # How many of the database's shards there are: more than one only behind a distributed engine.
 SHARDS = 1
 
+_TRANSACTION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 PING = "dev.knative.sources.ping"
 REQUESTED = "saldo.transaction.requested"
 
@@ -107,6 +124,10 @@ class TooBusy(Exception):  # noqa: N818 - it is what the process is
 
 class TransactionNotFound(Exception):  # noqa: N818 - it is what the transaction is
     """There is no such transaction."""
+
+
+class AccountNotFound(Exception):  # noqa: N818 - it is what the account is
+    """There is no such account."""
 
 
 def shard_of(account_id: str) -> int:
@@ -218,6 +239,30 @@ class Recorder:
         await close_pool(self.pool, CLOSE_POOL_S)
 
 
+class BulkPlace:
+    """One of the few places for requests that hold a large body or many lines, while it is needed."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._taken = False
+
+    def take(self) -> None:
+        """Take the place, unless it is taken already; raises TooBusy."""
+        if self._taken:
+            return
+        if self._recorder.bulks >= BULK_REQUESTS_MAX:
+            raise TooBusy
+        self._taken = True
+        self._recorder.bulks += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._taken:
+            self._recorder.bulks -= 1
+
+
 async def open_recorder() -> Recorder:
     """The recorder of this process, its sweeps started."""
     recorder = Recorder(read_settings("record_transaction"))
@@ -228,30 +273,35 @@ async def open_recorder() -> Recorder:
 
 RECORDER: Resident[Recorder] = Resident(open_recorder)
 
+# The query parameters of GET /accounts/{id}/events, and how often each may stand.
+EVENTS_QUERY = {"after": 1, "limit": 1}
+
 
 async def post_transactions(request: Request, prefix: str) -> Response:
     """``POST /transactions``: one transaction, many, or a CloudEvent."""
     recorder = await RECORDER.get()
-    kind = media_type(request)
-    if "ce-specversion" in request.headers or kind == "application/cloudevents+json":
-        return await _post_cloud_event(recorder, request, kind)
+    if is_cloud_event(request):
+        return await _post_cloud_event(recorder, request, prefix)
     caller = await recorder.caller(request)
-    if kind == "application/json":
-        body = await read_body(request, BULK_BYTES_MAX)
-        content = read_json(body)
-        if isinstance(content, list):
-            return await _post_bulk(recorder, request, caller, content)
-        if len(body) > BODY_BYTES_MAX:
-            raise body_too_large(BODY_BYTES_MAX)
-        command = parse_transaction(content)
-    elif kind == "application/x-ndjson":
-        items = read_ndjson(await read_body(request, BULK_BYTES_MAX))
-        return await _post_bulk(recorder, request, caller, items)
-    else:
+    caller.require(WRITE)
+    kind = media_type(request)
+    if kind not in {"application/json", "application/x-ndjson"}:
         raise Problem(
             UNSUPPORTED_MEDIA_TYPE,
             "Content-Type must be application/json, application/x-ndjson or a CloudEvent's.",
         )
+    with BulkPlace(recorder) as place:
+        body = await read_body(request, BULK_BYTES_MAX, on_large=place.take)
+        if kind == "application/x-ndjson":
+            place.take()
+            return await _post_bulk(recorder, request, caller, read_ndjson(body))
+        content = read_json(body)
+        if isinstance(content, list):
+            place.take()
+            return await _post_bulk(recorder, request, caller, content)
+        if len(body) > BODY_BYTES_MAX:
+            raise body_too_large(BODY_BYTES_MAX)
+    command = parse_transaction(content)
     caller.require(WRITE, command.account_id)
     recorded = await _record_one(recorder, request, caller, command)
     return _created(recorded, prefix)
@@ -261,7 +311,8 @@ async def post_reversal(request: Request, prefix: str, transaction_id: str) -> R
     """``POST /transactions/{id}/reversal``: record the transaction that undoes it, once."""
     recorder = await RECORDER.get()
     caller = await recorder.caller(request)
-    description = parse_reversal(await read_body(request))
+    caller.require(WRITE)
+    description = parse_reversal(_optional_json_of(request, await read_body(request)))
     original = await _find(recorder, transaction_id, caller, WRITE)
     event = read_event(original.public_text)
     if not isinstance(event, TransactionRecorded):
@@ -288,6 +339,21 @@ async def put_limit(request: Request, _prefix: str, account_id: str) -> Response
     return _json(transaction_json(recorded.stored), 200, _headers(recorded))
 
 
+async def get_limit(request: Request, _prefix: str, account_id: str) -> Response:
+    """``GET /accounts/{id}/limit``: the overdraft limit in force, from the event store."""
+    recorder = await RECORDER.get()
+    caller = await recorder.caller(request)
+    checked_account_id(account_id)
+    caller.require(READ, account_id)
+    account = await recorder.store.find_account(account_id)
+    if account is None or account.currency is None:
+        raise AccountNotFound
+    headers = {"ETag": f'"{account.position}"', "Cache-Control": "private, no-cache"}
+    if is_held(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return _json(limit_json(account, account.currency), 200, headers)
+
+
 async def get_transaction(
     request: Request, _prefix: str, transaction_id: str
 ) -> Response:
@@ -298,8 +364,12 @@ async def get_transaction(
     reversal = await recorder.store.find_reversal(stored.account_id, stored.event_id)
     previous = await _hash_before(recorder, stored.account_id, stored.position)
     reversed_by = None if reversal is None else str(reversal.event_id)
-    body = found_json(stored, previous, reversed_by)
-    return _json(body, 200, {"ETag": f'"{stored.position}"'})
+    # All of an event that can change: that it was reversed, and that its text was erased.
+    changes = ("-reversed" if reversal else "") + ("-erased" if stored.private_text is None else "")
+    headers = {"ETag": f'"{stored.position}{changes}"', "Cache-Control": "private, no-cache"}
+    if is_held(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return _json(found_json(stored, previous, reversed_by), 200, headers)
 
 
 async def get_events(request: Request, _prefix: str, account_id: str) -> Response:
@@ -311,11 +381,12 @@ async def get_events(request: Request, _prefix: str, account_id: str) -> Respons
     after = whole_number(request, "after", 0, 0, 2**62)
     limit = whole_number(request, "limit", 100, 1, EVENTS_PAGE_MAX)
     events = await recorder.store.events_after(account_id, after, limit)
-    if not events and after == 0:
-        raise Problem(NOT_FOUND, "There is no such account.")
-    return _json(
-        events_json(events, await _hash_before(recorder, account_id, after + 1)), 200
-    )
+    previous = await _hash_before(recorder, account_id, after + 1)
+    if not events and (after == 0 or previous is None):
+        # Nothing is there, or nothing yet: which of the two, its first event tells.
+        if after == 0 or await recorder.store.hash_at(account_id, 1) is None:
+            raise AccountNotFound
+    return _json(events_json(events, previous), 200)
 
 
 async def delete_private(
@@ -328,6 +399,7 @@ async def delete_private(
     recorder = await RECORDER.get()
     caller = await recorder.caller(request)
     stored = await _find(recorder, transaction_id, caller, ADMIN)
+    refuse_if_match(request, "is not known here: an event never changes but by this")
     await recorder.store.erase_private(stored.account_id, stored.position)
     return Response(status_code=204)
 
@@ -354,107 +426,103 @@ async def _record_one(
 async def _post_bulk(
     recorder: Recorder, request: Request, caller: Caller, items: list[object]
 ) -> Response:
-    if recorder.bulks >= BULK_REQUESTS_MAX:
-        raise TooBusy
-    recorder.bulks += 1
-    try:
-        if request.headers.get("if-match") is not None:
+    """All of ``items`` or none. The whole request's key, or each line's own, makes it safe to repeat."""
+    refuse_if_match(request, "is for single transactions: leave it out")
+    parsed = parse_bulk(items)
+    for account_id in {command.account_id for command, _ in parsed}:
+        caller.require(WRITE, account_id)
+    key = idempotency_key_of(request)
+    secret = recorder.settings.hash_secret
+    fingerprint = None
+    if key is not None:
+        if any(own is not None for _, own in parsed):
             raise Invalid(
-                [FieldError("If-Match", "is for single transactions: leave it out")]
+                [FieldError("idempotencyKey", "cannot stand beside an Idempotency-Key header")]
             )
-        parsed = parse_bulk(items)
-        for account_id in {command.account_id for command, _ in parsed}:
-            caller.require(WRITE, account_id)
-        key = idempotency_key_of(request)
-        secret = recorder.settings.hash_secret
-        fingerprint = None
-        if key is not None:
-            if any(own is not None for _, own in parsed):
-                raise Invalid(
-                    [
-                        FieldError(
-                            "idempotencyKey",
-                            "cannot stand beside an Idempotency-Key header",
-                        )
-                    ]
-                )
-            fingerprint = keyed_hash(
-                secret, *(canonical(command) for command, _ in parsed)
-            )
-        lines = tuple(
-            prepare_line(
-                command,
-                secret=secret,
-                issuer=caller.issuer,
-                subject=caller.subject,
-                idempotency_key=key or own,
-                key_line=0 if key is None else number,
-                fingerprint=fingerprint,
-            )
-            for number, (command, own) in enumerate(parsed, start=1)
+        fingerprint = keyed_hash(secret, *(canonical(command) for command, _ in parsed))
+    lines = tuple(
+        prepare_line(
+            command,
+            secret=secret,
+            issuer=caller.issuer,
+            subject=caller.subject,
+            idempotency_key=key or own,
+            key_line=0 if key is None else number,
+            fingerprint=fingerprint,
         )
-        intent = Intent(lines=lines, traceparent=traceparent_of(request))
-        recorded = await recorder.record_bulk(intent)
-    finally:
-        recorder.bulks -= 1
+        for number, (command, own) in enumerate(parsed, start=1)
+    )
+    try:
+        recorded = await recorder.record_bulk(
+            Intent(lines=lines, traceparent=traceparent_of(request))
+        )
+    except LinesRefused as refused:
+        # A key of the whole request that was used for another one says it of every line.
+        if key is not None and any(isinstance(e, IdempotencyKeyReused) for _, e in refused.refusals):
+            raise IdempotencyKeyReused from refused
+        raise
+    except IdempotencyKeyReused as refusal:
+        if key is not None:
+            raise
+        raise LinesRefused([(1, refusal)]) from refusal
+    except Refused as refusal:  # a request of one line is decided as a single transaction is
+        raise LinesRefused([(1, refusal)]) from refusal
     headers = {}
     if all(each.replayed for each in recorded):
         headers["Idempotency-Replayed"] = "true"
     return _json(bulk_json(recorded), 201, headers)
 
 
-async def _post_cloud_event(
-    recorder: Recorder, request: Request, kind: str
-) -> Response:
+async def _post_cloud_event(recorder: Recorder, request: Request, prefix: str) -> Response:
     """A CloudEvent asks: record what its data says, once per source and id; answered in its mode.
 
     A PingSource's event asks for a sweep of the outbox.
     """
-    body = await read_body(request)
-    is_structured = kind == "application/cloudevents+json"
-    content = read_json(body) if is_structured else None
-    try:
-        event = from_http(
-            dict(request.headers), body, data_unmarshaller=lambda data: data
-        )
-    except (GenericException, ValueError) as error:
-        message = f"the CloudEvent cannot be read: {type(error).__name__}"
-        raise Malformed(message) from error
-    if event["type"] == PING:
-        if recorder.sources is not None:
-            await recorder.sources.authenticate(request.headers.get("authorization"))
-        elif recorder.authenticator is not None:
-            raise Unauthenticated
-        await recorder.relay.sweep()
-        return Response(status_code=204)
+    if request.headers.get("ce-type") == PING:
+        return await _ping(recorder, request)
     caller = await recorder.caller(request)
-    if event["type"] != REQUESTED:
+    caller.require(WRITE)
+    asked = await read_cloud_event(request)
+    if asked.type == PING:
+        return await _ping(recorder, request)
+    if asked.type != REQUESTED:
         raise Invalid([FieldError("type", f"of the CloudEvent must be {REQUESTED}")])
-    if not event["id"]:
-        raise Invalid([FieldError("id", "of the CloudEvent must not be empty")])
-    # The package parses structured data itself, and a number becomes a float: ours is taken instead.
-    data = content.get("data") if content is not None else read_json(event.data or b"")
-    command = parse_transaction(data)
+    command = parse_transaction(asked.data)
     caller.require(WRITE, command.account_id)
     line = prepare_line(
         command,
         secret=recorder.settings.hash_secret,
         issuer=caller.issuer,
         subject=caller.subject,
-        idempotency_key=idempotency_key_of(request)
-        or f"{event['source']} {event['id']}",
+        idempotency_key=idempotency_key_of(request) or f"{asked.source} {asked.id}",
     )
-    traceparent = traceparent_of(request) or event.get("traceparent")
     recorded = await recorder.record_single(
-        Intent(lines=(line,), traceparent=traceparent)
+        Intent(
+            lines=(line,),
+            expected_position=if_match_of(request),
+            traceparent=asked.traceparent,
+        )
     )
-    headers = _headers(recorded)
-    if is_structured:
-        content = structured(recorded.stored, traceparent)
+    headers = _headers(recorded) | {"Location": _location(recorded, prefix)}
+    if asked.is_structured:
+        content = structured(recorded.stored, asked.traceparent)
         return Response(content, 201, headers, "application/cloudevents+json")
-    for name, text in attributes_of(recorded.stored, traceparent).items():
+    for name, text in attributes_of(recorded.stored, asked.traceparent).items():
         headers["content-type" if name == "datacontenttype" else f"ce-{name}"] = text
     return Response(data_of(recorded.stored), 201, headers)
+
+
+async def _ping(recorder: Recorder, request: Request) -> Response:
+    """A PingSource asks for a sweep of the outbox."""
+    if recorder.sources is not None:
+        await recorder.sources.authenticate(request.headers.get("authorization"))
+    elif recorder.authenticator is not None:
+        raise Unauthenticated
+    try:
+        await recorder.relay.sweep()
+    except (*DISCONNECTED, *TIMED_OUT, *TRANSIENT) as error:
+        raise StoreUnavailable from error
+    return Response(status_code=204)
 
 
 async def _find(
@@ -462,11 +530,9 @@ async def _find(
 ) -> StoredEvent:
     """The event of that id. One of another's account is not found, as one that never was."""
     caller.require(scope)
-    try:
-        event_id = UUID(transaction_id)
-    except ValueError as error:
-        raise TransactionNotFound from error
-    stored = await recorder.store.find_event(event_id)
+    if not _TRANSACTION_ID.fullmatch(transaction_id):
+        raise TransactionNotFound
+    stored = await recorder.store.find_event(UUID(transaction_id))
     if stored is None or (
         caller.accounts is not None and stored.account_id not in caller.accounts
     ):
@@ -474,17 +540,26 @@ async def _find(
     return stored
 
 
-async def _hash_before(recorder: Recorder, account_id: str, position: int) -> str:
+async def _hash_before(recorder: Recorder, account_id: str, position: int) -> str | None:
     if position <= 1:
         return genesis_hash(account_id).hex()
     found = await recorder.store.hash_at(account_id, position - 1)
-    return "" if found is None else found.hex()
+    return None if found is None else found.hex()
 
 
 def _json_of(request: Request, body: bytes) -> object:
     if media_type(request) != "application/json":
         raise Problem(UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json.")
     return read_json(body)
+
+
+def _optional_json_of(request: Request, body: bytes) -> object:
+    """The body's JSON, or an empty object where there is no body."""
+    return _json_of(request, body) if body.strip() else {}
+
+
+def _location(recorded: Recorded, prefix: str) -> str:
+    return f"{prefix}/transactions/{recorded.stored.event_id}"
 
 
 def _headers(recorded: Recorded) -> dict[str, str]:
@@ -496,7 +571,7 @@ def _headers(recorded: Recorded) -> dict[str, str]:
 
 def _created(recorded: Recorded, prefix: str) -> Response:
     headers = _headers(recorded)
-    headers["Location"] = f"{prefix}/transactions/{recorded.stored.event_id}"
+    headers["Location"] = _location(recorded, prefix)
     return _json(transaction_json(recorded.stored), 201, headers)
 
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from saldo.domain.commands import Command, RecordTransaction, ReverseTransaction
 from saldo.domain.errors import Refused
-from saldo.domain.events import private_hash
+from saldo.domain.events import private_hash, request_hash
 
 # A salt makes the private hash of a short, guessable text unguessable.
 SALT_BYTES = 16
@@ -34,6 +34,7 @@ class Line:
     key_hash: bytes | None
     key_line: int
     fingerprint: bytes | None
+    request_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +148,9 @@ def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private te
             fingerprint = keyed_hash(secret, canonical(command))
     else:
         fingerprint = None
+    proof = None
+    if key_hash is not None and fingerprint is not None:
+        proof = request_hash(key_hash, key_line, fingerprint)
     private_text = json.dumps(
         {
             "description": description,
@@ -168,4 +172,5 @@ def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private te
         key_hash=key_hash,
         key_line=key_line,
         fingerprint=fingerprint,
+        request_hash=proof,
     )

@@ -53,16 +53,13 @@ def parse_transaction(
     value = _value(members, "value", errors)
     currency = description = occurred_at = None
     metadata: dict[str, str] = {}
-    if len(members) > 3:  # noqa: PLR2004 - the three fields above; most requests have few more
+    if len(members) > 3 or errors:  # noqa: PLR2004 - most requests have the three fields above alone
         currency = _currency(members, errors)
-        description = text_field(
-            members, "description", DESCRIPTION_CHARACTERS_MAX, errors
-        )
+        description = text_field(members, "description", DESCRIPTION_CHARACTERS_MAX, errors)
         metadata = _metadata(members, errors)
         occurred_at = _time(members, "occurredAt", errors)
         _unknown(members, fields, errors)
     if errors or account_id is None or kind is None or value is None:
-        _unknown(members, fields, errors) if len(members) <= 3 else None  # noqa: PLR2004
         raise Invalid(errors)
     return RecordTransaction(
         account_id=account_id,
@@ -88,33 +85,47 @@ def parse_bulk(items: list[Any]) -> list[tuple[RecordTransaction, str | None]]:
     errors: list[FieldError] = []
     for number, members in enumerate(items, start=1):
         try:
-            command = parse_transaction(members, _BULK_LINE_FIELDS)
-            key = members.get("idempotencyKey")
-            if key is not None:
-                if not isinstance(key, str) or isinstance(key, Number):
-                    raise Invalid([FieldError("idempotencyKey", "must be a string")])
-                key = read_idempotency_key(key, "idempotencyKey")
-            parsed.append((command, key))
+            key = _line_key(members, errors, number)
+            parsed.append((parse_transaction(members, _BULK_LINE_FIELDS), key))
         except Invalid as invalid:
-            errors += [
-                FieldError(e.field, e.message, line=number) for e in invalid.errors
-            ]
+            errors += [FieldError(e.field, e.message, line=number) for e in invalid.errors]
     if errors:
         raise Invalid(errors)
     return parsed
 
 
+def _line_key(members: object, errors: list[FieldError], number: int) -> str | None:
+    key = members.get("idempotencyKey") if isinstance(members, dict) else None
+    if key is None:
+        return None
+    if not isinstance(key, str) or isinstance(key, Number):
+        errors.append(FieldError("idempotencyKey", "must be a string", line=number))
+        return None
+    try:
+        return read_idempotency_key(key, "idempotencyKey")
+    except Invalid as invalid:
+        errors += [FieldError(e.field, e.message, line=number) for e in invalid.errors]
+        return None
+
+
 def read_ndjson(body: bytes) -> list[Any]:
-    """The values of a newline-delimited body, blank lines left out; raises Invalid by line."""
+    """The values of a newline-delimited body; raises Invalid by line.
+
+    Blank lines are left out, of the counting too: a line's number is its transaction's place in the
+    answer, in whichever form it was sent.
+    """
     items: list[Any] = []
     errors: list[FieldError] = []
-    for number, line in enumerate(body.split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    lines = [line for line in body.split(b"\n") if line.strip()]
+    if len(lines) > BULK_LINES_MAX:
+        # Before they are read: each malformed one would become an error that is kept.
+        raise Invalid([FieldError("body", f"must hold 1 to {BULK_LINES_MAX} transactions")])
+    for number, line in enumerate(lines, start=1):
         try:
             items.append(read_json(line))
         except Malformed as malformed:
-            errors.append(FieldError("body", str(malformed), line=number))
+            fault = str(malformed).replace(" at line 1, column", " at column")
+            errors.append(FieldError("body", fault, line=number))
     if errors:
         raise Invalid(errors)
     return items
@@ -145,9 +156,8 @@ def parse_limit(members: object, account_id: str) -> SetOverdraftLimit:
     return SetOverdraftLimit(account_id=account_id, limit=limit, currency=currency)
 
 
-def parse_reversal(body: bytes) -> str | None:
-    """The description of a reversal, whose body may be empty; raises Invalid or Malformed."""
-    members = read_json(body) if body.strip() else {}
+def parse_reversal(members: object) -> str | None:
+    """The description of a reversal; raises Invalid."""
     if not isinstance(members, dict):
         raise Invalid([FieldError("body", "must be empty or a JSON object")])
     errors: list[FieldError] = []

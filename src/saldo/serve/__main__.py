@@ -22,7 +22,9 @@ BACKLOG = 2_048
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM; 2 when a setting is missing or malformed."""
     parser = argparse.ArgumentParser(prog="python -m saldo.serve")
-    parser.add_argument("--function", required=True)
+    # FUNCTION_TARGET is the framework's own name for it; an image says it once and for all.
+    target = os.environ.get("FUNCTION_TARGET")
+    parser.add_argument("--function", default=target, required=target is None)
     parser.add_argument(
         "--source", help="its main.py (default: functions/FUNCTION/main.py)"
     )

@@ -10,7 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from saldo.serve.problems import METHOD_NOT_ALLOWED, Problem, problem_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
+
+# What the framework hands to a function.
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 class Closes(Protocol):
@@ -98,12 +104,24 @@ class Gate:
                 # is to be ready. The database is not asked, or its outage would stop every pod.
                 await _plain(send, 200, b"ok\n")
                 return
+            if scope["method"] not in METHODS:
+                # The framework would answer in words of its own.
+                await _refuse_method(scope, receive, send)
+                return
             if self._guard is not None:
                 answer = await self._guard(scope)
                 if answer is not None:
                     await answer(scope, receive, send)
                     return
         await self._app(scope, receive, send)
+
+
+async def _refuse_method(scope: Scope, receive: Receive, send: Send) -> None:
+    allowed = ", ".join(METHODS)
+    rule = replace(METHOD_NOT_ALLOWED, headers={"Allow": allowed, "Cache-Control": "no-store"})
+    refused = problem_response(Problem(rule, f"Nothing here takes it: use {allowed}."), {})
+    assert refused is not None  # noqa: S101 - a Problem carries its own rule
+    await refused(scope, receive, send)
 
 
 async def _plain(send: Send, status: int, body: bytes) -> None:

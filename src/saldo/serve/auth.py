@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import http.client
 import json
 import logging
 import time
@@ -93,41 +94,55 @@ class Keys:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = -JWKS_AGE_MAX_S
         self._tried_at = -JWKS_REFETCH_MIN_S
+        self._out_of_reach = False
         self._fetching = asyncio.Lock()
 
     async def get(self, key_id: str) -> jwt.PyJWK:
         """The key of that id; raises Unauthenticated or IssuerUnavailable."""
-        now = time.monotonic()
-        if key_id not in self._keys or now - self._fetched_at > JWKS_AGE_MAX_S:
+        if not self._is_fresh(key_id):
             async with self._fetching:
-                await self._refresh(key_id)
+                if not self._is_fresh(key_id):
+                    await self._refresh()
         key = self._keys.get(key_id)
-        if key is None:
-            raise Unauthenticated
-        return key
+        if key is not None:
+            return key  # better an old key than an outage; the next try comes soon
+        if self._out_of_reach:
+            # The key may well be a new one: the client's token is not to be called bad for that.
+            raise IssuerUnavailable
+        raise Unauthenticated
 
-    async def _refresh(self, key_id: str) -> None:
+    def _is_fresh(self, key_id: str) -> bool:
+        return key_id in self._keys and time.monotonic() - self._fetched_at <= JWKS_AGE_MAX_S
+
+    async def _refresh(self) -> None:
         now = time.monotonic()
-        fresh = key_id in self._keys and now - self._fetched_at <= JWKS_AGE_MAX_S
-        if fresh or now - self._tried_at < JWKS_REFETCH_MIN_S:
+        if now - self._tried_at < JWKS_REFETCH_MIN_S:
             return
         self._tried_at = now
         try:
-            document = await asyncio.to_thread(_fetch, self._url)
-            keys = jwt.PyJWKSet.from_dict(document).keys
-        except (OSError, ValueError, jwt.PyJWTError) as error:
-            log.warning("the issuer's keys could not be fetched: %s", error)
-            if key_id in self._keys:
-                return  # better an old key than an outage; the next try comes soon
-            raise IssuerUnavailable from error
-        self._keys = {key.key_id: key for key in keys if key.key_id is not None}
-        self._fetched_at = now
+            # The thread's own timeout is one for each read; a slow answer is not waited for longer.
+            async with asyncio.timeout(JWKS_TIMEOUT_S):
+                self._keys = await asyncio.to_thread(_fetch, self._url)
+        except (OSError, http.client.HTTPException, ValueError, jwt.PyJWTError) as error:
+            log.warning("the issuer's keys could not be fetched: %s", error or type(error).__name__)
+            self._out_of_reach = True
+        else:
+            self._fetched_at, self._out_of_reach = now, False
 
 
-def _fetch(url: str) -> dict[str, Any]:
+def _fetch(url: str) -> dict[str, jwt.PyJWK]:
+    """The issuer's signing keys by id; keys of other kinds and uses are passed over."""
     with urllib.request.urlopen(url, timeout=JWKS_TIMEOUT_S) as answer:  # noqa: S310 - https or http, checked in the settings
-        document: dict[str, Any] = json.loads(answer.read(JWKS_BYTES_MAX))
-        return document
+        document = json.loads(answer.read(JWKS_BYTES_MAX))
+    if not isinstance(document, dict):
+        raise ValueError("the key set is not a JSON object")  # noqa: TRY004 - it came from outside
+    return {
+        key.key_id: key
+        for key in jwt.PyJWKSet.from_dict(document).keys
+        if isinstance(key.key_id, str)
+        and key.algorithm_name in ALGORITHMS
+        and key.public_key_use in {None, "sig"}
+    }
 
 
 def authenticator_of(
@@ -146,7 +161,7 @@ class Authenticator:
         self._settings = settings
         self._subjects = subjects
         self._keys = Keys(settings.jwks_url)
-        self._remembered: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self._remembered: OrderedDict[bytes, tuple[int, Caller]] = OrderedDict()
 
     async def authenticate(self, authorization: str | None) -> Caller:
         """The caller of ``Authorization: Bearer TOKEN``; raises Unauthenticated."""
@@ -167,13 +182,15 @@ class Authenticator:
             self._remembered.popitem(last=False)
         return caller
 
-    async def _verify(self, token: str) -> tuple[float, Caller]:
+    async def _verify(self, token: str) -> tuple[int, Caller]:
         try:
             header = jwt.get_unverified_header(token)
             key_id = header.get("kid")
             if header.get("alg") not in ALGORITHMS or not isinstance(key_id, str):
                 raise Unauthenticated
             key = await self._keys.get(key_id)
+            if key.algorithm_name != header["alg"]:
+                raise Unauthenticated
             claims = jwt.decode(
                 token,
                 key,
@@ -188,14 +205,12 @@ class Authenticator:
         subject = claims["sub"]
         if self._subjects and subject not in self._subjects:
             raise Forbidden
-        return float(claims["exp"]) + CLOCK_SKEW_S, _caller(
-            claims, self._settings.issuer
-        )
+        return int(claims["exp"]) + CLOCK_SKEW_S, _caller(claims, self._settings.issuer)
 
 
 def _caller(claims: dict[str, Any], issuer: str) -> Caller:
     subject = claims["sub"]
-    scope = claims.get("scope", claims.get("scp", ""))
+    scope = claims.get("scope", claims.get("scp"))
     scopes = scope.split() if isinstance(scope, str) else scope
     named = claims.get("saldo_accounts", [subject])
     if named == "*":
@@ -207,6 +222,8 @@ def _caller(claims: dict[str, Any], issuer: str) -> Caller:
     return Caller(
         issuer=issuer,
         subject=subject,
-        scopes=frozenset(s for s in scopes if isinstance(s, str)),
+        scopes=frozenset(s for s in scopes if isinstance(s, str))
+        if isinstance(scopes, list)
+        else frozenset(),
         accounts=accounts,
     )

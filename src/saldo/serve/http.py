@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
+from saldo.serve import cors, openapi
 from saldo.serve.problems import (
     BODY_TOO_LARGE,
     INTERNAL,
@@ -37,6 +38,11 @@ _RFC_3339 = re.compile(
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})",
     re.ASCII,
 )
+# As many digits as a bigint: int() of thousands would take its time, or fail.
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
+# An RFC 8941 string: printable ASCII in quotes, in which a quote and a backslash are escaped.
+_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"', re.ASCII)
+_ETAG = re.compile(r'(?:W/)?("[^"]*")')
 _QUOTED_POSITION = re.compile(r'"([0-9]{1,18})"', re.ASCII)
 
 
@@ -45,29 +51,57 @@ class Route:
     """A method and a path; ``{}`` in the path is one segment.
 
     The handler gets the request, the root path by which it came (or nothing), and the segments.
+    ``query`` says which query parameters there are, and how often each may stand.
     """
 
     method: str
-    path: re.Pattern[str]
+    path: str
     handler: Callable[..., Awaitable[Response]]
+    query: Mapping[str, int]
+    pattern: re.Pattern[str]
 
 
-def route(method: str, path: str, handler: Callable[..., Awaitable[Response]]) -> Route:
+def route(
+    method: str,
+    path: str,
+    handler: Callable[..., Awaitable[Response]],
+    query: Mapping[str, int] | None = None,
+) -> Route:
     """A route for a path such as ``/transactions/{}``."""
     pattern = re.escape(path).replace(r"\{\}", "([^/]+)")
-    return Route(method, re.compile(pattern + "/?"), handler)
+    return Route(method, path, handler, query or {}, re.compile(pattern + "/?"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edge:
-    """What one function answers: its routes, the root path it also hangs under, its error table."""
+    """What one function answers: its routes, the root path it also hangs under, its error table.
 
+    ``package`` is the one that holds the function's part of the OpenAPI document.
+    """
+
+    function: str
+    package: str
     root_path: str
     routes: Sequence[Route]
     rules: Mapping[type[Exception], Rule]
 
     async def answer(self, request: Request) -> Response:
         """The response to ``request``; every error becomes a problem."""
+        origins = cors.origins_of(self.function)
+        if origins and cors.is_preflight(request):
+            allowed = self._methods_at(self._split(request.scope["path"])[1])
+            response = cors.preflight_response(request, origins, allowed)
+        else:
+            response = await self._respond(request)
+            if origins:
+                cors.mark(request, response, origins)
+        headers = response.raw_headers
+        headers.append((b"x-content-type-options", b"nosniff"))
+        if not any(name == b"cache-control" for name, _ in headers):
+            headers.append((b"cache-control", b"no-store"))
+        return response
+
+    async def _respond(self, request: Request) -> Response:
         try:
             return await self._dispatch(request)
         except Exception as error:  # noqa: BLE001 - the last place that can turn it into an answer
@@ -78,35 +112,78 @@ class Edge:
             made = problem_response(Problem(INTERNAL, "The error was logged."), {})
             return made or Response(status_code=500)
 
+    def _split(self, path: str) -> tuple[str, str]:
+        """The root path by which a request came, or nothing, and the rest of its path."""
+        if path == self.root_path or path.startswith(self.root_path + "/"):
+            return self.root_path, path[len(self.root_path) :] or "/"
+        return "", path
+
     async def _dispatch(self, request: Request) -> Response:
-        scope = request.scope
-        path: str = scope["path"]
-        prefix = ""
-        if path.startswith(self.root_path):
-            prefix = self.root_path
-            path = path[len(prefix) :] or "/"
-        method: str = scope["method"]
-        allowed: set[str] = set()
+        prefix, path = self._split(request.scope["path"])
+        asked: str = request.scope["method"]
+        method = "GET" if asked == "HEAD" else asked
         for each in self.routes:
-            match = each.path.fullmatch(path)
-            if match is None:
+            if each.method != method:
                 continue
-            if method == each.method or (method == "HEAD" and each.method == "GET"):
-                return await each.handler(request, prefix, *match.groups())
-            allowed.add(each.method)
+            match = each.pattern.fullmatch(path)
+            if match is not None:
+                if request.scope["query_string"]:
+                    _check_query(request, each.query)
+                response = await each.handler(request, prefix, *match.groups())
+                return _without_body(response) if asked == "HEAD" else response
+        if method == "GET" and path in {"/openapi.json", "/docs"}:
+            return self._described(path)
+        allowed = self._methods_at(path)
         if allowed:
-            rule = Rule(
-                status=METHOD_NOT_ALLOWED.status,
-                name=METHOD_NOT_ALLOWED.name,
-                title=METHOD_NOT_ALLOWED.title,
-                headers={"Allow": ", ".join(sorted(allowed))},
-            )
+            listed = ", ".join(allowed)
             raise Problem(
-                rule, f"{method} is not allowed here: use {', '.join(sorted(allowed))}."
+                replace(METHOD_NOT_ALLOWED, headers={"Allow": listed}),
+                f"{asked} is not allowed here: use {listed}.",
             )
-        raise Problem(
-            NOT_FOUND, f"There is no {path} here; /openapi.json lists what there is."
-        )
+        raise Problem(NOT_FOUND, f"There is no {path} here; /openapi.json lists what there is.")
+
+    def _methods_at(self, path: str) -> list[str]:
+        """The methods that ``path`` takes, in order; none where there is nothing."""
+        methods = {each.method for each in self.routes if each.pattern.fullmatch(path)}
+        if path in {"/openapi.json", "/docs"}:
+            methods.add("GET")
+        if "GET" in methods:
+            methods.add("HEAD")
+        if methods and cors.origins_of(self.function):
+            methods.add("OPTIONS")
+        return sorted(methods)
+
+    def _described(self, path: str) -> Response:
+        headers = {"Cache-Control": "no-cache"}
+        if path == "/openapi.json":
+            text = openapi.document_text(self.package, tuple(self.rules.values()))
+            return Response(text, 200, headers, "application/json")
+        page = openapi.page(self.package, tuple(self.rules.values()))
+        headers |= {"Content-Security-Policy": page.policy, "Referrer-Policy": "no-referrer"}
+        return Response(page.html, 200, headers, "text/html")
+
+
+def _check_query(request: Request, known: Mapping[str, int]) -> None:
+    """Refuse a parameter that is not known, or stands too often: it would be ignored."""
+    errors: list[FieldError] = []
+    given = request.query_params
+    for name in dict.fromkeys(given.keys()):
+        times_max = known.get(name)
+        if times_max is None:
+            listed = f"the parameters are {', '.join(known)}" if known else "there are none here"
+            errors.append(FieldError(name[:80], f"is not known; {listed}"))
+        elif len(given.getlist(name)) > times_max:
+            times = "once" if times_max == 1 else f"{times_max} times"
+            errors.append(FieldError(name, f"may be given {times}"))
+    if errors:
+        raise Invalid(errors)
+
+
+def _without_body(response: Response) -> Response:
+    """What HEAD gets of a stream: its headers. (The server leaves out any other body itself.)"""
+    if not isinstance(response, StreamingResponse):
+        return response
+    return Response(None, response.status_code, response.headers)
 
 
 def body_too_large(bytes_max: int) -> Problem:
@@ -118,8 +195,15 @@ def body_too_large(bytes_max: int) -> Problem:
     )
 
 
-async def read_body(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
-    """The request's body; raises a Problem when it is larger than ``bytes_max`` or encoded."""
+async def read_body(
+    request: Request,
+    bytes_max: int = BODY_BYTES_MAX,
+    on_large: Callable[[], None] | None = None,
+) -> bytes:
+    """The request's body; raises a Problem when it is larger than ``bytes_max`` or encoded.
+
+    ``on_large`` is called before more than BODY_BYTES_MAX is taken, and may raise.
+    """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
         raise Problem(
@@ -135,6 +219,9 @@ async def read_body(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
         received += len(chunk)
         if received > bytes_max:
             raise body_too_large(bytes_max)
+        if received > BODY_BYTES_MAX and on_large is not None:
+            on_large()
+            on_large = None
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -146,14 +233,18 @@ def media_type(request: Request) -> str:
 
 def traceparent_of(request: Request) -> str | None:
     """The W3C trace context that came with the request, when it is well formed."""
-    text = request.headers.get("traceparent")
-    return text if text is not None and _TRACEPARENT.fullmatch(text) else None
+    return read_traceparent(request.headers.get("traceparent"))
+
+
+def read_traceparent(text: object) -> str | None:
+    """``text`` when it is a well-formed W3C trace context; anything else is as none at all."""
+    return text if isinstance(text, str) and _TRACEPARENT.fullmatch(text) else None
 
 
 def whole_number(request: Request, name: str, default: int, low: int, high: int) -> int:
     """A query parameter that is a whole number within bounds; raises Invalid."""
     text = request.query_params.get(name, str(default))
-    if not text.isascii() or not text.isdecimal() or not low <= int(text[:20]) <= high:
+    if not _WHOLE_NUMBER.fullmatch(text) or not low <= int(text) <= high:
         raise Invalid(
             [FieldError(name, f"must be a whole number from {low} to {high}")]
         )
@@ -179,22 +270,40 @@ def parse_time(text: str) -> datetime | None:
     return moment if TIME_YEAR_MIN <= moment.year <= TIME_YEAR_MAX else None
 
 
+def _only_header(request: Request, name: str) -> str | None:
+    """The value of a header that may stand once; raises Invalid."""
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise Invalid([FieldError(name, "may be given once")])
+    return values[0] if values else None
+
+
 def if_match_of(request: Request) -> int | None:
     """The expected position of ``If-Match: "5"``; raises Invalid on any other form."""
-    text = request.headers.get("if-match")
+    text = _only_header(request, "If-Match")
     if text is None:
         return None
     match = _QUOTED_POSITION.fullmatch(text.strip())
     if match is None:
-        raise Invalid(
-            [FieldError("If-Match", 'must be one position in quotes, such as "5"')]
-        )
+        raise Invalid([FieldError("If-Match", 'must be one position in quotes, such as "5"')])
     return int(match.group(1))
+
+
+def refuse_if_match(request: Request, why: str) -> None:
+    """Raise Invalid where If-Match would be ignored."""
+    if "if-match" in request.headers:
+        raise Invalid([FieldError("If-Match", why)])
+
+
+def is_held(request: Request, etag: str) -> bool:
+    """Whether ``If-None-Match`` says that the client holds the representation of ``etag``."""
+    text = ", ".join(request.headers.getlist("if-none-match"))
+    return text.strip() == "*" or etag in _ETAG.findall(text)
 
 
 def idempotency_key_of(request: Request) -> str | None:
     """The Idempotency-Key: an RFC 8941 string, or the bare value; raises Invalid."""
-    text = request.headers.get("idempotency-key")
+    text = _only_header(request, "Idempotency-Key")
     return None if text is None else read_idempotency_key(text, "Idempotency-Key")
 
 
@@ -202,16 +311,10 @@ def read_idempotency_key(text: str, field: str) -> str:
     """The key that ``text`` says, 1 to 255 printable ASCII characters; raises Invalid."""
     key = text.strip(" \t")
     if key.startswith('"'):
-        inner = key[1:-1]
-        if (
-            len(key) < 2
-            or not key.endswith('"')
-            or re.search(r'(?<!\\)(?:\\\\)*"', inner)
-        ):  # noqa: PLR2004 - two quotes
-            raise Invalid(
-                [FieldError(field, 'has an opening quote without its end: write "key"')]
-            )
-        key = re.sub(r'\\(["\\])', r"\1", inner)
+        match = _STRING.fullmatch(key)
+        if match is None:
+            raise Invalid([FieldError(field, 'is not a well-formed string: write "key"')])
+        key = re.sub(r"\\(.)", r"\1", match.group(1))
     if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():  # noqa: PLR2004 - the bound above
         raise Invalid(
             [FieldError(field, "must be 1 to 255 printable ASCII characters")]

@@ -48,7 +48,7 @@ class Rule:
     name: str
     title: str
     retry_after_s: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's word
@@ -71,6 +71,8 @@ UNSUPPORTED_MEDIA_TYPE = Rule(
 )
 BODY_TOO_LARGE = Rule(status=413, name="body-too-large", title="The body is too large")
 INTERNAL = Rule(status=500, name="internal", title="Something went wrong on our side")
+# What any function may answer beside the rules of its own table.
+HTTP_RULES = (NOT_FOUND, METHOD_NOT_ALLOWED, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INTERNAL)
 
 
 def problem_response(
@@ -118,12 +120,8 @@ def members_of(
     if refusals is not None:
         return {
             "errors": [
-                {
-                    "line": number,
-                    "type": TYPE_PREFIX + rules[type(each)].name,
-                    "message": detail_of(each),
-                }
-                | members_of(each, rules)
+                {"line": number, "type": TYPE_PREFIX + rules[type(each)].name}
+                | _line_members(each, rules)
                 for number, each in refusals[:FIELD_ERRORS_MAX]
             ],
             "errorCount": len(refusals),
@@ -141,6 +139,16 @@ def members_of(
         elif fact is not None:
             members[_camel(name)] = fact if isinstance(fact, (int, str)) else str(fact)
     return members
+
+
+def _line_members(
+    error: Exception, rules: Mapping[type[Exception], Rule]
+) -> dict[str, Any]:
+    """A refused line's message and facts; the field that it is about stands beside its number."""
+    members = members_of(error, rules)
+    field_errors = members.pop("errors", None)
+    named = {} if field_errors is None else {"field": field_errors[0]["field"]}
+    return named | {"message": detail_of(error)} | members
 
 
 def _camel(name: str) -> str:

@@ -111,12 +111,12 @@ def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Se
         callers=_oidc(env, "OIDC") if secured and "callers" in needs else None,
         sources=_oidc(env, "SINK") if secured and takes_sources else None,
         source_subjects=(
-            frozenset(_text(env, "SINK_SUBJECTS").split(","))
+            _subjects(env)
             if secured and takes_sources
             else frozenset()
         ),
         default_currency=_currency(env),
-        cors_origins=frozenset(o for o in env.get("CORS_ORIGINS", "").split(",") if o),
+        cors_origins=_origins(env),
         log_level=_choice(
             env, "LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO"
         ),
@@ -203,6 +203,29 @@ def _oidc(env: Mapping[str, str], prefix: str) -> OidcSettings:
         audience=_text(env, f"{prefix}_AUDIENCE"),
         jwks_url=jwks_url,
     )
+
+
+def _subjects(env: Mapping[str, str]) -> frozenset[str]:
+    subjects = _listed(_text(env, "SINK_SUBJECTS"))
+    if not subjects:
+        raise BadSetting("SINK_SUBJECTS", "names nobody")
+    return subjects
+
+
+def _origins(env: Mapping[str, str]) -> frozenset[str]:
+    """Origins as a browser sends them: anything else would be compared with and never match."""
+    origins = _listed(env.get("CORS_ORIGINS", ""))
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in {"https", "http"} or origin != f"{parts.scheme}://{parts.netloc}":
+            raise BadSetting(
+                "CORS_ORIGINS", f"has {origin!r}; an origin is such as https://bank.example"
+            )
+    return origins
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in text.split(",") if part.strip())
 
 
 def _currency(env: Mapping[str, str]) -> str:

@@ -76,3 +76,12 @@ GRANT SELECT, INSERT, UPDATE, DELETE
 GRANT SELECT, INSERT, UPDATE ON read_model.dead_letter, read_model.sweep TO saldo_project;
 GRANT SELECT ON ALL TABLES IN SCHEMA read_model TO saldo_query;
 GRANT ALL ON ALL TABLES IN SCHEMA read_model TO saldo_operate;
+
+-- A rebuild fills tables of the same names here and then moves them over: so their indexes and
+-- constraints have the right names from the start. It must own both the old and the new ones, and
+-- nothing else: the dead letters and the sweep's notes stay as they are.
+CREATE SCHEMA read_model_next AUTHORIZATION saldo_operate;
+GRANT CREATE ON SCHEMA read_model TO saldo_operate;
+ALTER TABLE read_model.balance OWNER TO saldo_operate;
+ALTER TABLE read_model.statement OWNER TO saldo_operate;
+ALTER TABLE read_model.daily_total OWNER TO saldo_operate;

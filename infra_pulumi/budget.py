@@ -1,0 +1,35 @@
+"""How many connections the functions may open, against what the database admits.
+
+Pure arithmetic over the configuration, so that a stack that could run the database out of
+connections fails in the preview and not on the first busy day.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from infra_pulumi.parts import FUNCTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from infra_pulumi.config import Scaling
+
+# While a new revision takes over, the old one's pods still drain: both may be at podsMax.
+REVISIONS_AT_ONCE = 2
+# The migrations Job, a rebuild or verification, and an operator with psql.
+OPERATORS = 12
+# superuser_reserved_connections (3) and rds.rds_superuser_reserved_connections (2), plus RDS's own.
+RESERVED = 8
+
+
+def connections_needed(scaling: Mapping[str, Scaling]) -> int:
+    """The most connections that all functions can hold at one moment: pods x pools x pool size."""
+    return REVISIONS_AT_ONCE * sum(
+        scaling[f.name].pods_max * len(f.sides) * scaling[f.name].pool_size for f in FUNCTIONS
+    )
+
+
+def connections_usable(connections_max: int) -> int:
+    """What ``max_connections`` leaves for the functions."""
+    return connections_max - RESERVED - OPERATORS

@@ -1,0 +1,232 @@
+"""A run of the whole program without an engine: every resource it would make, as it asked for it.
+
+Pulumi's mocks answer where the cloud would. The tests judge what was asked, and render.py writes it
+down as manifests. Numbers come back as floats: Pulumi's wire knows no others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import runpy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+import yaml
+from pulumi.runtime import mocks, rpc, set_all_config
+from pulumi.runtime import stack as pulumi_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HERE = Path(__file__).parent
+ACCOUNT, REGION = "000000000000", "us-east-1"
+_PREFIX = "saldo:"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resource:
+    """One resource that the program asked for."""
+
+    urn: str
+    type: str
+    name: str
+    inputs: dict[str, Any]
+    # The paths of inputs that are secret: Pulumi encrypts them in its state.
+    secrets: frozenset[str]
+    provider: str
+    depends_on: tuple[str, ...]
+    protect: bool
+    custom: bool
+    parent: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of Kubernetes that this is; empty for anything else."""
+        return str(self.inputs.get("kind", "")) if self.type.startswith("kubernetes:") else ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Captured:
+    """What one run asked for, in the order in which it did, and what it exported."""
+
+    resources: tuple[Resource, ...]
+    outputs: dict[str, Any]
+
+
+def stack_values(stack: str) -> dict[str, Any]:
+    """The values below ``saldo:`` of a stack file."""
+    config = yaml.safe_load((HERE / f"Pulumi.{stack}.yaml").read_text())["config"]
+    return {
+        key.removeprefix(_PREFIX): value
+        for key, value in config.items()
+        if key.startswith(_PREFIX)
+    }
+
+
+def sample_images(values: Mapping[str, Any]) -> dict[str, str]:
+    """References that look as `make images` would write them for this stack."""
+    place = values.get("aws")
+    registry = (
+        "registry.example.com"
+        if place is None
+        else f"{place['account']}.dkr.ecr.{place['region']}.amazonaws.com"
+    )
+    names = ("record_transaction", "project_balance", "get_balance", "operate")
+    return {
+        name: f"{registry}/saldo/{name.replace('_', '-')}@sha256:{index:064x}"
+        for index, name in enumerate(names, start=1)
+    }
+
+
+def capture(stack: str, values: Mapping[str, Any]) -> Captured:
+    """Run the program for ``stack`` with ``values`` below ``saldo:``; raises what it raises."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    recorder = _Recorder(_Answers())
+    mocks.set_mocks(_Answers(), project="saldo", stack=stack, preview=False, monitor=recorder)
+    # The mocks' own root is there for tests that have no program of their own.
+    pulumi.runtime.settings.set_root_resource(None)
+    set_all_config({f"saldo:{key}": _text(value) for key, value in values.items()})
+    try:
+        loop.run_until_complete(pulumi_stack.run_in_stack(_run_program))
+    finally:
+        loop.close()
+        asyncio.set_event_loop(None)
+    return Captured(resources=tuple(recorder.asked), outputs=recorder.outputs)
+
+
+def _run_program() -> None:
+    runpy.run_path(str(HERE / "__main__.py"), run_name="__main__")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class _Recorder(mocks.MockMonitor):  # type: ignore[misc] - the SDK leaves it untyped
+    """The mocks' monitor, which also keeps what each request says besides its inputs."""
+
+    def __init__(self, answers: mocks.Mocks) -> None:
+        super().__init__(answers)
+        self.asked: list[Resource] = []
+        self.outputs: dict[str, Any] = {}
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: ANN401, N802 - the service's name
+        if request.type == "eks:index:Cluster":
+            self._register_eks_cluster(request)
+        response = super().RegisterResource(request)
+        if request.type != "pulumi:pulumi:Stack":
+            secrets: set[str] = set()
+            inputs = _plain(rpc.deserialize_properties(request.object), "", secrets)
+            self.asked.append(
+                Resource(
+                    urn=response.urn,
+                    type=request.type,
+                    name=request.name,
+                    inputs=inputs,
+                    secrets=frozenset(secrets),
+                    provider=request.provider or str(request.providers or ""),
+                    depends_on=tuple(request.dependencies),
+                    protect=request.protect,
+                    custom=request.custom,
+                    parent=request.parent,
+                )
+            )
+        return response
+
+    def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: ANN401, N802 - the service's name
+        if "pulumi:pulumi:Stack" in request.urn:
+            self.outputs |= _plain(rpc.deserialize_properties(request.outputs), "", set())
+        return super().RegisterResourceOutputs(request)
+
+    def _register_eks_cluster(self, request: Any) -> None:  # noqa: ANN401 - the service's type
+        """pulumi-eks runs elsewhere: what it would register is put there for it."""
+        urn = _eks_urn(request.name)
+        self.resources[urn] = mocks.MockMonitor.ResourceRegistration(
+            urn, request.name, _eks_cluster(rpc.deserialize_properties(request.object)["name"])
+        )
+
+
+def _eks_urn(name: str) -> str:
+    return f"urn:pulumi:{pulumi.get_stack()}::saldo::aws:eks/cluster:Cluster::{name}"
+
+
+def _eks_cluster(name: str) -> dict[str, Any]:
+    issuer = f"https://oidc.eks.{REGION}.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE"
+    return {
+        "name": name,
+        "arn": f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/{name}",
+        "identities": [{"oidcs": [{"issuer": issuer}]}],
+    }
+
+
+class _Answers(mocks.Mocks):
+    """What the cloud would add to the inputs: names of its own, addresses, secrets."""
+
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], None]:
+        raise AssertionError(f"the program asks the cloud for {args.token}; it should not need to")
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
+        state = dict(args.inputs)
+        # CloudFormation's and Terraform's type names agree on the last word only.
+        state.setdefault("arn", f"arn:aws:{_service(args.typ)}:{REGION}:{ACCOUNT}:{args.name}")
+        state.setdefault("name", args.name)
+        state |= _ADDED.get(args.typ, {})
+        if args.typ == "eks:index:Cluster":
+            state["eksCluster"] = _reference(_eks_urn(args.name), args.name)
+            state["kubeconfigJson"] = "{}"
+        return f"{args.name}-id", state
+
+
+def _service(token: str) -> str:
+    return token.split(":")[1].split("/")[0] if token.startswith("aws:") else "none"
+
+
+def _reference(urn: str, name: str) -> dict[str, Any]:
+    """A resource, as Pulumi's wire spells it."""
+    return {
+        rpc._special_sig_key: rpc._special_resource_sig,  # noqa: SLF001 - the wire's own constant
+        "urn": urn,
+        "id": name,
+        "packageVersion": "",
+    }
+
+
+_MSK = "{}-1.saldo.example.c1.kafka.us-east-1.amazonaws.com:{}"
+_ADDED: dict[str, dict[str, Any]] = {
+    "aws:msk/cluster:Cluster": {
+        "arn": f"arn:aws:kafka:{REGION}:{ACCOUNT}:cluster/saldo/00000000-0000-0000-0000-000000000000-1",
+        "bootstrapBrokersSaslIam": _MSK.format("b", 9098),
+        "bootstrapBrokersSaslScram": _MSK.format("b", 9096),
+    },
+    "aws:msk/configuration:Configuration": {"latestRevision": 1},
+    "aws:rds/instance:Instance": {
+        "address": "saldo.example.us-east-1.rds.amazonaws.com",
+        "resourceId": "db-EXAMPLE",
+        "masterUserSecrets": [
+            {"secretArn": f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:rds!db-example"}
+        ],
+    },
+    "aws:ec2/launchTemplate:LaunchTemplate": {"latestVersion": 1},
+    "aws:lb/loadBalancer:LoadBalancer": {
+        "dnsName": "saldo.elb.us-east-1.amazonaws.com",
+        "zoneId": "Z1",
+    },
+    "random:index/randomPassword:RandomPassword": {"result": "not-a-real-password"},
+    "random:index/randomBytes:RandomBytes": {"hex": "00" * 32},
+}
+
+
+def _plain(value: Any, path: str, secrets: set[str]) -> Any:  # noqa: ANN401 - any JSON
+    """``value`` without the marks of secrets, whose paths go to ``secrets``."""
+    if rpc.is_rpc_secret(value):
+        secrets.add(path)
+        value = value["value"]
+    if isinstance(value, dict):
+        return {key: _plain(item, f"{path}.{key}", secrets) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, f"{path}[{i}]", secrets) for i, item in enumerate(value)]
+    return value

@@ -1,0 +1,446 @@
+"""Kubernetes: EKS with its nodes and add-ons, or the cluster that a kubeconfig names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pulumi
+import pulumi_aws as aws
+import pulumi_eks as eks
+import pulumi_kubernetes as k8s
+
+from infra_pulumi import versions
+from infra_pulumi.helm import release
+from infra_pulumi.identity import attach, pod_role, service_role
+from infra_pulumi.keys import layer_key, log_group
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from infra_pulumi.config import Aws, Eks, Stack
+    from infra_pulumi.network import Network
+
+CONTROL_PLANE_LOGS = ("api", "audit", "authenticator", "controllerManager", "scheduler")
+ADMINISTRATOR = "arn:aws:eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy"
+SYSTEM = "kube-system"
+NODE_DISK_GIB = 50
+# The kubelet, and the ports above which operators serve their webhooks.
+KUBELET = 10250
+UNPRIVILEGED = (1025, 65535)
+
+
+def kubeconfig_cluster(context: str) -> k8s.Provider:
+    """The provider of the shape cluster: the cluster is there already."""
+    return k8s.Provider("cluster", context=context, enable_server_side_apply=True)
+
+
+class Cluster(pulumi.ComponentResource):
+    """EKS for one stack."""
+
+    name: pulumi.Output[str]
+    # The issuer of the cluster's service account tokens, an https URL.
+    issuer: pulumi.Output[str]
+    # What pods' traffic comes from.
+    nodes: aws.ec2.SecurityGroup
+    provider: k8s.Provider
+
+    def __init__(
+        self,
+        name: str,
+        stack: Stack,
+        place: Aws,
+        eks_config: Eks,
+        network: Network,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__("saldo:layer:Cluster", name, None, opts)
+        self._place, self._network, self._title = place, network, f"saldo-{pulumi.get_stack()}"
+        self._own = pulumi.ResourceOptions(parent=self)
+        key = layer_key("cluster", place, parent=self, protect=stack.protected, logs=True)
+        logs = log_group("control-plane", f"/aws/eks/{self._title}/cluster", key, parent=self)
+        control_plane = self._control_plane_group()
+        self.nodes = self._nodes_group(control_plane)
+        cluster = self._control_plane(stack, eks_config, key, control_plane, logs)
+        self.name = cluster.eks_cluster.apply(lambda made: made.name)
+        self.issuer = cluster.eks_cluster.apply(lambda made: made.identities).apply(
+            lambda identities: identities[0].oidcs[0].issuer
+        )
+        self.provider = k8s.Provider(
+            "cluster",
+            kubeconfig=cluster.kubeconfig_json,
+            enable_server_side_apply=True,
+            opts=self._own,
+        )
+        nodes = self._node_group(eks_config, cluster)
+        self._addons(nodes)
+        self._controllers(stack, nodes)
+        self.register_outputs({"name": self.name, "issuer": self.issuer})
+
+    def _control_plane(
+        self,
+        stack: Stack,
+        config: Eks,
+        key: aws.kms.Key,
+        group: aws.ec2.SecurityGroup,
+        logs: aws.cloudwatch.LogGroup,
+    ) -> eks.Cluster:
+        role = service_role(
+            "cluster", "eks.amazonaws.com", parent=self, managed=["AmazonEKSClusterPolicy"]
+        )
+        return eks.Cluster(
+            "cluster",
+            name=self._title,
+            version=versions.KUBERNETES,
+            vpc_id=self._network.vpc_id,
+            private_subnet_ids=self._network.subnet_ids["private"],
+            service_role=role,
+            # Access entries only: the aws-auth ConfigMap could lock everybody out.
+            authentication_mode=eks.AuthenticationMode.API,
+            access_entries={
+                f"administrator-{index}": eks.AccessEntryArgs(
+                    principal_arn=arn,
+                    access_policies={
+                        "cluster": eks.AccessPolicyAssociationArgs(
+                            policy_arn=ADMINISTRATOR,
+                            access_scope=aws.eks.AccessPolicyAssociationAccessScopeArgs(
+                                type="cluster"
+                            ),
+                        )
+                    },
+                )
+                for index, arn in enumerate(config.administrators)
+            },
+            # pulumi-eks would open the API to the internet and give its group all of it to call.
+            endpoint_private_access=True,
+            endpoint_public_access=bool(config.public_access_cidrs),
+            public_access_cidrs=list(config.public_access_cidrs) or None,
+            cluster_security_group=group,
+            skip_default_security_groups=True,
+            enabled_cluster_log_types=list(CONTROL_PLANE_LOGS),
+            encryption_config_key_arn=key.arn,
+            deletion_protection=stack.protected,
+            # Nodes are the group below, identities are Pod Identity's.
+            skip_default_node_group=True,
+            create_instance_role=False,
+            create_oidc_provider=False,
+            node_associate_public_ip_address=False,
+            vpc_cni_options=eks.VpcCniOptionsArgs(
+                addon_version=versions.VPC_CNI,
+                # Without it NetworkPolicies are accepted, and do nothing.
+                enable_network_policy=True,
+            ),
+            coredns_addon_options=eks.CoreDnsAddonOptionsArgs(version=versions.COREDNS),
+            kube_proxy_addon_options=eks.KubeProxyAddonOptionsArgs(version=versions.KUBE_PROXY),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                protect=stack.protected,
+                # The log group first, or EKS makes one that nobody encrypts or ever deletes.
+                depends_on=[logs],
+            ),
+        )
+
+    def _control_plane_group(self) -> aws.ec2.SecurityGroup:
+        return aws.ec2.SecurityGroup(
+            "control-plane",
+            vpc_id=self._network.vpc_id,
+            description="The API servers of EKS, to and from the nodes",
+            tags={"Name": f"{self._title}-control-plane"},
+            opts=self._own,
+        )
+
+    def _nodes_group(self, control_plane: aws.ec2.SecurityGroup) -> aws.ec2.SecurityGroup:
+        nodes = aws.ec2.SecurityGroup(
+            "nodes",
+            vpc_id=self._network.vpc_id,
+            description="Nodes and their pods",
+            tags={"Name": f"{self._title}-nodes"},
+            opts=self._own,
+        )
+        self.allow("pods-to-pods", nodes, nodes, None)
+        self.allow("nodes-to-api", nodes, control_plane, (443, 443))
+        self.allow("api-to-kubelets", control_plane, nodes, (KUBELET, KUBELET))
+        self.allow("api-to-webhooks", control_plane, nodes, UNPRIVILEGED)
+        self.allow("nodes-to-endpoints", nodes, self._network.endpoints, (443, 443))
+        # Identity providers, certificate authorities, the operators' images, S3's gateway. Which
+        # pod may call them is up to the NetworkPolicies.
+        aws.vpc.SecurityGroupEgressRule(
+            "nodes-to-https",
+            security_group_id=nodes.id,
+            description="HTTPS, through the NAT gateways",
+            ip_protocol="tcp",
+            from_port=443,
+            to_port=443,
+            cidr_ipv4="0.0.0.0/0",
+            opts=self._own,
+        )
+        return nodes
+
+    def allow(
+        self,
+        name: str,
+        source: aws.ec2.SecurityGroup,
+        target: aws.ec2.SecurityGroup,
+        ports: tuple[int, int] | None,
+    ) -> None:
+        """Let ``source`` call ``target``, group to group; ``ports`` None is everything."""
+        protocol = "-1" if ports is None else "tcp"
+        low, high = (None, None) if ports is None else ports
+        aws.vpc.SecurityGroupEgressRule(
+            name,
+            security_group_id=source.id,
+            referenced_security_group_id=target.id,
+            description=name,
+            ip_protocol=protocol,
+            from_port=low,
+            to_port=high,
+            opts=self._own,
+        )
+        aws.vpc.SecurityGroupIngressRule(
+            name,
+            security_group_id=target.id,
+            referenced_security_group_id=source.id,
+            description=name,
+            ip_protocol=protocol,
+            from_port=low,
+            to_port=high,
+            opts=self._own,
+        )
+
+    def _node_group(self, config: Eks, cluster: eks.Cluster) -> aws.eks.NodeGroup:
+        role = service_role("nodes", "ec2.amazonaws.com", parent=self)
+        attach(
+            "nodes",
+            role,
+            [
+                "AmazonEKSWorkerNodePolicy",
+                "AmazonEC2ContainerRegistryPullOnly",
+                # The network plugin starts before the agent that would give it an identity.
+                "AmazonEKS_CNI_Policy",
+            ],
+            parent=self,
+        )
+        template = aws.ec2.LaunchTemplate(
+            "nodes",
+            # Naming this group keeps EKS from giving nodes its own, which may call everywhere.
+            vpc_security_group_ids=[self.nodes.id],
+            metadata_options=aws.ec2.LaunchTemplateMetadataOptionsArgs(
+                http_endpoint="enabled",
+                http_tokens="required",
+                # One hop ends at the node: no pod reads the node's credentials.
+                http_put_response_hop_limit=1,
+            ),
+            # Bottlerocket: a read-only system disk, and this one for images and logs. AWS's own key:
+            # nothing of Saldo is kept here.
+            block_device_mappings=[
+                aws.ec2.LaunchTemplateBlockDeviceMappingArgs(
+                    device_name="/dev/xvdb",
+                    ebs=aws.ec2.LaunchTemplateBlockDeviceMappingEbsArgs(
+                        encrypted="true",
+                        volume_type="gp3",
+                        volume_size=NODE_DISK_GIB,
+                        delete_on_termination="true",
+                    ),
+                )
+            ],
+            monitoring=aws.ec2.LaunchTemplateMonitoringArgs(enabled=True),
+            tag_specifications=[
+                aws.ec2.LaunchTemplateTagSpecificationArgs(
+                    resource_type="instance", tags={"Name": f"{self._title}-node"}
+                )
+            ],
+            update_default_version=True,
+            opts=self._own,
+        )
+        return aws.eks.NodeGroup(
+            "nodes",
+            cluster_name=self.name,
+            node_role_arn=role.arn,
+            subnet_ids=self._network.subnet_ids["private"],
+            version=versions.KUBERNETES,
+            ami_type="BOTTLEROCKET_x86_64",
+            capacity_type="ON_DEMAND",
+            instance_types=list(config.instance_types),
+            launch_template=aws.eks.NodeGroupLaunchTemplateArgs(
+                id=template.id, version=template.latest_version.apply(str)
+            ),
+            scaling_config=aws.eks.NodeGroupScalingConfigArgs(
+                min_size=config.nodes_min,
+                max_size=config.nodes_max,
+                desired_size=config.nodes_min,
+            ),
+            update_config=aws.eks.NodeGroupUpdateConfigArgs(max_unavailable=1),
+            node_repair_config=aws.eks.NodeGroupNodeRepairConfigArgs(enabled=True),
+            tags={
+                "k8s.io/cluster-autoscaler/enabled": "true",
+                f"k8s.io/cluster-autoscaler/{self._title}": "owned",
+            },
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[cluster],
+                # The autoscaler moves it.
+                ignore_changes=["scalingConfig.desiredSize"],
+            ),
+        )
+
+    def _addons(self, nodes: aws.eks.NodeGroup) -> None:
+        aws.eks.Addon(
+            "pod-identity",
+            cluster_name=self.name,
+            addon_name="eks-pod-identity-agent",
+            addon_version=versions.POD_IDENTITY_AGENT,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[nodes]),
+        )
+        account = "ebs-csi-controller-sa"
+        role = pod_role(
+            "volumes",
+            cluster=self.name,
+            namespace=SYSTEM,
+            service_account=account,
+            associate=False,
+            parent=self,
+        )
+        attach("volumes", role, ["service-role/AmazonEBSCSIDriverPolicy"], parent=self)
+        driver = aws.eks.Addon(
+            "volumes",
+            cluster_name=self.name,
+            addon_name="aws-ebs-csi-driver",
+            addon_version=versions.EBS_CSI_DRIVER,
+            pod_identity_associations=[
+                aws.eks.AddonPodIdentityAssociationArgs(role_arn=role.arn, service_account=account)
+            ],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[nodes]),
+        )
+        k8s.storage.v1.StorageClass(
+            "volumes",
+            metadata={
+                "name": "gp3",
+                "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+            },
+            provisioner="ebs.csi.aws.com",
+            parameters={"type": "gp3", "encrypted": "true"},
+            # In the zone of the pod that asks, and not before.
+            volume_binding_mode="WaitForFirstConsumer",
+            allow_volume_expansion=True,
+            reclaim_policy="Delete",
+            opts=pulumi.ResourceOptions(
+                parent=self, provider=self.provider, depends_on=[driver]
+            ),
+        )
+
+    def _controllers(self, stack: Stack, nodes: aws.eks.NodeGroup) -> None:
+        """What registers pods with the load balancer, and what adds nodes."""
+        balancer = "aws-load-balancer-controller"
+        # The program makes the load balancer; the controller only keeps its targets.
+        pod_role(
+            balancer,
+            cluster=self.name,
+            namespace=SYSTEM,
+            service_account=balancer,
+            statements=[
+                {
+                    "Sid": "See",
+                    "Effect": "Allow",
+                    "Action": [
+                        "ec2:DescribeAvailabilityZones",
+                        "ec2:DescribeInstances",
+                        "ec2:DescribeNetworkInterfaces",
+                        "ec2:DescribeSecurityGroups",
+                        "ec2:DescribeSubnets",
+                        "ec2:DescribeVpcs",
+                        "elasticloadbalancing:DescribeTags",
+                        "elasticloadbalancing:DescribeTargetGroupAttributes",
+                        "elasticloadbalancing:DescribeTargetGroups",
+                        "elasticloadbalancing:DescribeTargetHealth",
+                    ],
+                    "Resource": "*",
+                },
+                {
+                    "Sid": "Register",
+                    "Effect": "Allow",
+                    "Action": [
+                        "elasticloadbalancing:DeregisterTargets",
+                        "elasticloadbalancing:RegisterTargets",
+                    ],
+                    "Resource": (
+                        f"arn:aws:elasticloadbalancing:{self._place.region}:{self._place.account}"
+                        f":targetgroup/{self._title}-*/*"
+                    ),
+                },
+            ],
+            parent=self,
+        )
+        release(
+            balancer,
+            versions.AWS_LOAD_BALANCER_CONTROLLER,
+            SYSTEM,
+            {
+                "clusterName": self._title,
+                "region": self._place.region,
+                "vpcId": self._network.vpc_id,
+                "replicaCount": stack.knative.replicas,
+                "serviceAccount": {"name": balancer},
+                # Services and Ingresses of the cluster get no load balancer from it.
+                "enableServiceMutatorWebhook": False,
+            },
+            parent=self,
+            provider=self.provider,
+            depends_on=[nodes],
+        )
+        scaler = "cluster-autoscaler"
+        pod_role(
+            scaler,
+            cluster=self.name,
+            namespace=SYSTEM,
+            service_account=scaler,
+            statements=_scaler_statements(self._title),
+            parent=self,
+        )
+        release(
+            scaler,
+            versions.CLUSTER_AUTOSCALER,
+            SYSTEM,
+            {
+                "awsRegion": self._place.region,
+                "autoDiscovery": {"clusterName": self._title},
+                "image": {"tag": versions.CLUSTER_AUTOSCALER_IMAGE},
+                "rbac": {"serviceAccount": {"name": scaler}},
+            },
+            parent=self,
+            provider=self.provider,
+            depends_on=[nodes],
+        )
+
+
+def _scaler_statements(cluster: str) -> Sequence[dict[str, object]]:
+    return [
+        {
+            "Sid": "See",
+            "Effect": "Allow",
+            "Action": [
+                "autoscaling:DescribeAutoScalingGroups",
+                "autoscaling:DescribeAutoScalingInstances",
+                "autoscaling:DescribeLaunchConfigurations",
+                "autoscaling:DescribeScalingActivities",
+                "ec2:DescribeImages",
+                "ec2:DescribeInstanceTypes",
+                "ec2:DescribeLaunchTemplateVersions",
+                "ec2:GetInstanceTypesFromInstanceRequirements",
+                "eks:DescribeNodegroup",
+            ],
+            "Resource": "*",
+        },
+        {
+            "Sid": "ScaleThisCluster",
+            "Effect": "Allow",
+            "Action": [
+                "autoscaling:SetDesiredCapacity",
+                "autoscaling:TerminateInstanceInAutoScalingGroup",
+            ],
+            "Resource": "*",
+            "Condition": {
+                "StringEquals": {
+                    f"aws:ResourceTag/k8s.io/cluster-autoscaler/{cluster}": "owned",
+                }
+            },
+        },
+    ]

@@ -1,0 +1,123 @@
+"""Knative: Serving behind Kourier, Eventing with the KafkaSource, both by the operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from infra_pulumi import versions
+from infra_pulumi.isolation import EVENTING, SERVING
+from infra_pulumi.operators import custom_resource
+
+if TYPE_CHECKING:
+    from infra_pulumi.config import Stack
+    from infra_pulumi.operators import Operators
+
+API = "operator.knative.dev/v1beta1"
+KOURIER = "kourier.ingress.networking.knative.dev"
+
+
+class Knative(pulumi.ComponentResource):
+    """Knative for one stack; whatever is of its kinds depends on ``ready``."""
+
+    ready: list[pulumi.Resource]
+
+    def __init__(
+        self,
+        name: str,
+        stack: Stack,
+        provider: k8s.Provider,
+        operators: Operators,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__("saldo:layer:Knative", name, None, opts)
+        self._stack, self._provider = stack, provider
+        keda = [] if operators.keda is None else [operators.keda]
+        self._needs = [operators.knative, operators.cert_manager, *keda]
+        self.ready = [self._serving(), self._eventing()]
+        self.register_outputs({})
+
+    def _inside(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(
+            parent=self, provider=self._provider, depends_on=[*self._needs, *after]
+        )
+
+    def _namespace(self, name: str) -> pulumi.Resource:
+        return k8s.core.v1.Namespace(name, metadata={"name": name}, opts=self._inside())
+
+    def _serving(self) -> pulumi.Resource:
+        stack = self._stack
+        return custom_resource(
+            SERVING,
+            API,
+            "KnativeServing",
+            {
+                "version": versions.KNATIVE_SERVING,
+                "high-availability": {"replicas": stack.knative.replicas},
+                # Reached by the stack's own load balancer, or by a port-forward: no Service of
+                # Kubernetes may order one from the cloud.
+                "ingress": {"kourier": {"enabled": True, "service-type": "ClusterIP"}},
+                "config": {
+                    "network": {
+                        "ingress-class": KOURIER,
+                        # The certificates of the DomainMappings are made by cert-manager, named.
+                        "external-domain-tls": "Disabled",
+                        "autocreate-cluster-domain-claims": "true",
+                    },
+                    # A Service is known outside by its DomainMapping only.
+                    "domain": {"svc.cluster.local": ""},
+                    "autoscaler": {
+                        "enable-scale-to-zero": "true",
+                        "stable-window": "60s",
+                        "scale-to-zero-grace-period": "30s",
+                        # A Service that forgets its own bound does not get the database's.
+                        "max-scale": "10",
+                        "max-scale-limit": "50",
+                    },
+                    "defaults": {
+                        "revision-timeout-seconds": "60",
+                        "max-revision-timeout-seconds": "120",
+                        "container-concurrency": "200",
+                        "enable-service-links": "false",
+                    },
+                    "features": {
+                        "secure-pod-defaults": "enabled",
+                        "kubernetes.podspec-topologyspreadconstraints": "enabled",
+                    },
+                    "gc": {"min-non-active-revisions": "5", "max-non-active-revisions": "20"},
+                    # Images are named by digest: nothing is left to resolve.
+                    "deployment": {
+                        "queue-sidecar-cpu-request": "25m",
+                        "queue-sidecar-memory-request": "50Mi",
+                        "queue-sidecar-memory-limit": "200Mi",
+                    },
+                },
+            },
+            namespace=SERVING,
+            opts=self._inside(self._namespace(SERVING)),
+        )
+
+    def _eventing(self) -> pulumi.Resource:
+        stack = self._stack
+        config = {
+            # Sources show the functions whose they are. Alpha: without it the projector refuses
+            # every delivery, so an upgrade that drops it is noticed.
+            "features": {"authentication-oidc": "enabled"},
+        }
+        if stack.knative.keda:
+            config["kafka-features"] = {"controller-autoscaler-keda": "enabled"}
+        return custom_resource(
+            EVENTING,
+            API,
+            "KnativeEventing",
+            {
+                "version": versions.KNATIVE_EVENTING,
+                "high-availability": {"replicas": stack.knative.replicas},
+                "source": {"kafka": {"enabled": True}},
+                "config": config,
+            },
+            namespace=EVENTING,
+            opts=self._inside(self._namespace(EVENTING)),
+        )

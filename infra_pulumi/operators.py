@@ -1,0 +1,155 @@
+"""The operators that the rest is made through, and the manifest of one custom resource."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from infra_pulumi import versions
+from infra_pulumi.helm import release
+from infra_pulumi.identity import pod_role
+from infra_pulumi.parts import NAMESPACE
+
+if TYPE_CHECKING:
+    from infra_pulumi.cluster import Cluster
+    from infra_pulumi.config import Stack
+
+CERT_MANAGER = "cert-manager"
+EXTERNAL_SECRETS = "external-secrets"
+KNATIVE_OPERATOR = "knative-operator"
+STRIMZI = "strimzi"
+KEDA = "keda"
+
+
+class Operators(pulumi.ComponentResource):
+    """The operators of one stack. Each waits until it runs."""
+
+    cert_manager: k8s.helm.v3.Release
+    external_secrets: k8s.helm.v3.Release
+    knative: k8s.helm.v3.Release
+    strimzi: k8s.helm.v3.Release | None
+    keda: k8s.helm.v3.Release | None
+
+    def __init__(
+        self,
+        name: str,
+        stack: Stack,
+        provider: k8s.Provider,
+        cluster: Cluster | None,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__("saldo:layer:Operators", name, None, opts)
+        replicas = stack.knative.replicas
+
+        def install(
+            name: str, chart: versions.Chart, values: dict[str, Any]
+        ) -> k8s.helm.v3.Release:
+            # EKS has no nodes to run them on, and no driver for their disks, before it is ready.
+            ready = [] if cluster is None else [cluster]
+            return release(
+                name, chart, name, values, parent=self, provider=provider, depends_on=ready
+            )
+
+        self.cert_manager = install(
+            CERT_MANAGER,
+            versions.CERT_MANAGER,
+            {
+                # Certificates outlive a chart that is taken away.
+                "crds": {"enabled": True, "keep": True},
+                "replicaCount": replicas,
+            },
+        )
+        self.external_secrets = install(
+            EXTERNAL_SECRETS,
+            versions.EXTERNAL_SECRETS,
+            {"installCRDs": True, "replicaCount": replicas, "leaderElect": replicas > 1},
+        )
+        self.knative = install(KNATIVE_OPERATOR, versions.KNATIVE_OPERATOR, {})
+        self.strimzi = None
+        if stack.kafka.kind == "strimzi":
+            self.strimzi = install(
+                STRIMZI,
+                versions.STRIMZI,
+                {
+                    "watchNamespaces": [NAMESPACE],
+                    "replicas": replicas,
+                    # Its pods then meet Pod Security's restricted level, which the namespace asks.
+                    "extraEnvs": [
+                        {"name": "STRIMZI_POD_SECURITY_PROVIDER_CLASS", "value": "restricted"}
+                    ],
+                },
+            )
+        self.keda = install(KEDA, versions.KEDA, {}) if stack.knative.keda else None
+        if cluster is not None and stack.edge.hosted_zone is not None:
+            self._certify_by_dns(stack.edge.hosted_zone, cluster)
+        self.register_outputs({})
+
+    def _certify_by_dns(self, hosted_zone: str, cluster: Cluster) -> None:
+        """Let cert-manager prove to the certificate authority that the domain is ours."""
+        pod_role(
+            CERT_MANAGER,
+            cluster=cluster.name,
+            namespace=CERT_MANAGER,
+            service_account=CERT_MANAGER,
+            statements=[
+                {
+                    "Effect": "Allow",
+                    "Action": "route53:GetChange",
+                    "Resource": "arn:aws:route53:::change/*",
+                },
+                {
+                    "Effect": "Allow",
+                    "Action": "route53:ListResourceRecordSets",
+                    "Resource": f"arn:aws:route53:::hostedzone/{hosted_zone}",
+                },
+                {
+                    "Effect": "Allow",
+                    "Action": "route53:ChangeResourceRecordSets",
+                    "Resource": f"arn:aws:route53:::hostedzone/{hosted_zone}",
+                    # Its challenges, and no other record.
+                    "Condition": {
+                        "ForAllValues:StringEquals": {
+                            "route53:ChangeResourceRecordSetsRecordTypes": ["TXT"]
+                        },
+                        "ForAllValues:StringLike": {
+                            "route53:ChangeResourceRecordSetsNormalizedRecordNames": [
+                                "_acme-challenge.*"
+                            ]
+                        },
+                    },
+                },
+            ],
+            parent=self,
+        )
+
+
+def custom_resource(
+    name: str,
+    api_version: str,
+    kind: str,
+    spec: dict[str, Any],
+    *,
+    opts: pulumi.ResourceOptions,
+    namespace: str | None = NAMESPACE,
+    object_name: str | None = None,
+    labels: dict[str, str] | None = None,
+    annotations: dict[str, str] | None = None,
+) -> k8s.apiextensions.CustomResource:
+    """An object of a kind that an operator defines. ``spec`` is as in its definition."""
+    metadata: dict[str, Any] = {"name": object_name or name}
+    if namespace is not None:
+        metadata["namespace"] = namespace
+    if labels:
+        metadata["labels"] = labels
+    if annotations:
+        metadata["annotations"] = annotations
+    return k8s.apiextensions.CustomResource(
+        name,
+        api_version=api_version,
+        kind=kind,
+        metadata=metadata,
+        spec=spec,
+        opts=opts,
+    )

@@ -1,0 +1,84 @@
+"""The parts of Saldo as the deployment sees them: functions, their roles, names and addresses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+NAMESPACE = "saldo"
+DATABASE = "saldo"
+TOPIC = "transactions"
+# Where a function listens; Knative hands it on as $PORT.
+PORT = 8080
+CONSUMER_GROUP = "saldo-project-balance"
+KAFKA_SOURCE = "transactions"
+# The role that the projector's source logs in to Kafka with, and the recorder's where IAM is absent.
+KAFKA_SOURCE_USER = "saldo-kafka-source"
+KAFKA_RECORDER_USER = "saldo-record-transaction"
+
+Side = Literal["event_store", "read_model"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Function:
+    """One function: its names, its role in PostgreSQL and who may reach it."""
+
+    name: str
+    role: str
+    # Each side is one pool of connections.
+    sides: tuple[Side, ...]
+    # The host label below the stack's domain; None keeps the function inside the cluster.
+    host: str | None
+
+    @property
+    def service(self) -> str:
+        """The name of everything that Kubernetes calls after the function."""
+        return self.name.replace("_", "-")
+
+    @property
+    def audience(self) -> str:
+        """What a source's token must be made out to before the function takes its delivery."""
+        return f"serving.knative.dev/service/{NAMESPACE}/{self.service}"
+
+
+RECORD = Function(
+    name="record_transaction", role="saldo_record", sides=("event_store",), host="transactions"
+)
+PROJECT = Function(
+    name="project_balance", role="saldo_project", sides=("event_store", "read_model"), host=None
+)
+QUERY = Function(
+    name="get_balance", role="saldo_query", sides=("event_store", "read_model"), host="balances"
+)
+FUNCTIONS = (RECORD, PROJECT, QUERY)
+
+# The image with the command line, which runs the migrations.
+OPERATE = "operate"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """A PingSource that wakes a function which nobody else may have called."""
+
+    name: str
+    function: Function
+    data: str
+
+
+SWEEPS = (
+    Sweep(name="sweep-outbox", function=RECORD, data='{"sweep":"outbox"}'),
+    Sweep(name="sweep-lagging", function=PROJECT, data='{"sweep":"lagging"}'),
+)
+
+
+def source_identity(name: str, kind: Literal["kafkasource", "pingsource"]) -> str:
+    """The subject of the tokens that Knative makes for a source.
+
+    The service account behind it is called name-oidc-sources.knative.dev-kind, at most 63
+    characters long; beyond that Knative shortens it by a hash, which this does not follow.
+    """
+    account = f"{name}-oidc-sources.knative.dev-{kind}"
+    if len(account) > 63:  # noqa: PLR2004 - see above
+        message = f"{name} is too long a name for a {kind}: {account}"
+        raise ValueError(message)
+    return f"system:serviceaccount:{NAMESPACE}:{account}"

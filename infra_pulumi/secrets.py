@@ -1,0 +1,226 @@
+"""Secrets: where they are made, and how they reach a pod. No value is ever written in a program.
+
+In AWS, Secrets Manager holds them and the External Secrets operator copies them into the namespace.
+Elsewhere the operator's generator makes them up in the cluster, once: neither Pulumi's state nor the
+rendered manifests have ever seen them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+import pulumi_aws as aws
+import pulumi_kubernetes as k8s
+
+from infra_pulumi.identity import pod_role
+from infra_pulumi.keys import layer_key
+from infra_pulumi.operators import EXTERNAL_SECRETS, custom_resource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from infra_pulumi.cluster import Cluster
+    from infra_pulumi.config import Aws, Stack
+    from infra_pulumi.isolation import Isolation
+    from infra_pulumi.operators import Operators
+
+API = "external-secrets.io/v1"
+GENERATORS_API = "generators.external-secrets.io/v1alpha1"
+STORE = "saldo"
+GENERATOR = "password"
+# 48 letters and digits are 285 bits; no symbols, since passwords travel in URLs and in SQL.
+GENERATED_LENGTH = 48
+# How long a rotated secret may go unnoticed.
+REFRESH = "5m"
+RECOVERY_DAYS = 30
+
+
+class Secrets(pulumi.ComponentResource):
+    """The way of secrets into the namespace of one stack."""
+
+    # Encrypts the secrets that the program itself makes. None outside AWS.
+    key: aws.kms.Key | None
+
+    def __init__(  # noqa: PLR0913 - one a layer it stands on
+        self,
+        name: str,
+        stack: Stack,
+        provider: k8s.Provider,
+        operators: Operators,
+        isolation: Isolation,
+        cluster: Cluster | None,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__("saldo:layer:Secrets", name, None, opts)
+        self._protected = stack.protected
+        self._provider = provider
+        self._needs = [operators.external_secrets, isolation.namespace]
+        self.key = None
+        if cluster is not None and stack.aws is not None:
+            self.key = layer_key("secrets", stack.aws, parent=self, protect=stack.protected)
+            self._source: pulumi.Resource = self._manager(stack.aws, cluster)
+        else:
+            self._source = custom_resource(
+                GENERATOR,
+                GENERATORS_API,
+                "Password",
+                {
+                    "length": GENERATED_LENGTH,
+                    "digits": GENERATED_LENGTH // 4,
+                    "symbols": 0,
+                    "allowRepeat": True,
+                },
+                opts=self._inside(),
+            )
+        self.register_outputs({})
+
+    def _inside(self, *depends_on: pulumi.Resource) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(
+            parent=self, provider=self._provider, depends_on=[*self._needs, *depends_on]
+        )
+
+    def _manager(self, place: Aws, cluster: Cluster) -> pulumi.Resource:
+        """The store behind Secrets Manager, and the operator's right to read this stack's secrets."""
+        stack = pulumi.get_stack()
+        here = f"{place.region}:{place.account}"
+        pod_role(
+            EXTERNAL_SECRETS,
+            cluster=cluster.name,
+            namespace=EXTERNAL_SECRETS,
+            service_account=EXTERNAL_SECRETS,
+            statements=[
+                {
+                    "Effect": "Allow",
+                    "Action": ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"],
+                    "Resource": [
+                        f"arn:aws:secretsmanager:{here}:secret:saldo-{stack}/*",
+                        f"arn:aws:secretsmanager:{here}:secret:AmazonMSK_saldo-{stack}/*",
+                    ],
+                },
+                {
+                    # RDS names the secret of its master user by itself, and tags it.
+                    "Effect": "Allow",
+                    "Action": ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"],
+                    "Resource": f"arn:aws:secretsmanager:{here}:secret:rds!db-*",
+                    "Condition": {
+                        "StringEquals": {"aws:ResourceTag/saldo-stack": f"saldo-{stack}"}
+                    },
+                },
+                {
+                    "Effect": "Allow",
+                    "Action": "kms:Decrypt",
+                    "Resource": f"arn:aws:kms:{here}:key/*",
+                    "Condition": {
+                        "StringEquals": {
+                            "kms:ViaService": f"secretsmanager.{place.region}.amazonaws.com"
+                        },
+                        "ForAnyValue:StringLike": {
+                            "kms:ResourceAliases": f"alias/saldo-{stack}-*"
+                        },
+                    },
+                },
+            ],
+            parent=self,
+        )
+        return custom_resource(
+            STORE,
+            API,
+            "SecretStore",
+            # No credentials: the operator has its pod's identity.
+            {"provider": {"aws": {"service": "SecretsManager", "region": place.region}}},
+            opts=self._inside(),
+        )
+
+    def store(
+        self, name: str, value: pulumi.Output[str], *, path: str
+    ) -> aws.secretsmanager.SecretVersion:
+        """Put ``value``, which must be a secret Output, into Secrets Manager under ``path``.
+
+        The version's ``arn`` is the secret's, for those who need it to hold something already.
+        """
+        if self.key is None:
+            message = "only the shape aws has a Secrets Manager"
+            raise AssertionError(message)
+        secret = aws.secretsmanager.Secret(
+            name,
+            name=path,
+            kms_key_id=self.key.arn,
+            recovery_window_in_days=RECOVERY_DAYS if self._protected else 0,
+            opts=pulumi.ResourceOptions(parent=self, protect=self._protected),
+        )
+        return aws.secretsmanager.SecretVersion(
+            name,
+            secret_id=secret.id,
+            secret_string=value,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+    def deliver(
+        self,
+        name: str,
+        secret: pulumi.Input[str],
+        template: Mapping[str, pulumi.Input[str]],
+        *,
+        properties: Sequence[str] = (),
+    ) -> pulumi.Resource:
+        """The Kubernetes Secret ``name`` from a secret of Secrets Manager, kept up to date.
+
+        ``template`` makes its keys; it sees each of ``properties`` of the secret's JSON by name, or
+        the whole of it as ``value``.
+        """
+        data = [
+            {"secretKey": field, "remoteRef": {"key": secret, "property": field}}
+            for field in properties
+        ] or [{"secretKey": "value", "remoteRef": {"key": secret}}]
+        return self._external(
+            name,
+            {
+                "secretStoreRef": {"kind": "SecretStore", "name": STORE},
+                "refreshInterval": REFRESH,
+                "data": data,
+            },
+            template,
+        )
+
+    def generate(
+        self, name: str, template: Mapping[str, pulumi.Input[str]], *, fields: Sequence[str]
+    ) -> pulumi.Resource:
+        """The Kubernetes Secret ``name``, made up once; ``template`` sees a password a field."""
+        generators = [
+            {
+                "sourceRef": {
+                    "generatorRef": {
+                        "apiVersion": GENERATORS_API,
+                        "kind": "Password",
+                        "name": GENERATOR,
+                    }
+                },
+                "rewrite": [{"regexp": {"source": "password", "target": field}}],
+            }
+            for field in fields
+        ]
+        return self._external(
+            name, {"refreshPolicy": "CreatedOnce", "dataFrom": generators}, template
+        )
+
+    def _external(
+        self, name: str, spec: dict[str, Any], template: Mapping[str, pulumi.Input[str]]
+    ) -> pulumi.Resource:
+        target = {
+            "name": name,
+            # A lost ExternalSecret must not take the password of a living database along.
+            "creationPolicy": "Orphan",
+            "deletionPolicy": "Retain",
+            "template": {"engineVersion": "v2", "type": "Opaque", "data": dict(template)},
+        }
+        return custom_resource(
+            name, API, "ExternalSecret", spec | {"target": target}, opts=self._inside(self._source)
+        )
+
+
+def from_secret(secret: str, key: str) -> dict[str, Any]:
+    """A pod's environment variable that comes from a Secret of its namespace."""
+    return {"secretKeyRef": {"name": secret, "key": key}}
+
+

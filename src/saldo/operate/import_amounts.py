@@ -1,0 +1,166 @@
+"""Amounts as banks write them, to integer minor units. No float, and nothing is rounded."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+from saldo.domain.money import CURRENCY_DIGITS, MINOR_UNITS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Decimal = Literal["comma", "point"]
+MARKS: dict[Decimal, str] = {"comma": ",", "point": "."}
+_BEFORE_CENTS: dict[str, Decimal] = {",": "comma", ".": "point"}
+
+# Checked before any arithmetic: int() of a million digits runs for seconds.
+AMOUNT_CHARACTERS_MAX = 64
+
+_AMOUNT = re.compile(
+    r"(?P<open>\()?\s*"
+    r"(?P<sign_first>[+-])?\s*"
+    r"(?P<symbol>R\$|US\$|[A-Z]{3}|[$€£¥])?\s*"
+    r"(?P<sign_second>[+-])?\s*"
+    r"(?P<number>[0-9][0-9.,' ]*|[.,][0-9]+)\s*"
+    r"(?P<symbol_last>R\$|[A-Z]{3}|[$€£¥])?\s*"
+    r"(?P<sign_last>[+-])?\s*"
+    r"(?P<side>[DC]|DR|CR)?\s*"
+    r"(?P<close>\))?",
+    re.ASCII,
+)
+_PLAIN = {mark: re.compile(rf"([+-]?)([0-9]+)(?:[{mark}]([0-9]*))?", re.ASCII) for mark in ".,"}
+# Groups of three, or of two before the last three as in India; all by the same separator.
+_GROUPED = re.compile(r"[0-9]{1,3}(?:([.,' ])[0-9]{2,3}(?:\1[0-9]{2,3})*)?", re.ASCII)
+_UNGROUPED = str.maketrans("", "", ".,' ")
+_SPACED = str.maketrans("", "", "' ")
+_DIGITS_AND_MARKS = re.compile(r"[0-9]*[.,][0-9.,]*", re.ASCII)
+_SIGNS_AND_SPACES = str.maketrans(
+    {"−": "-", "–": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "’": "'"}  # noqa: RUF001 - what banks write
+)
+
+
+class BadAmount(ValueError):  # noqa: N818 - it is what the text is
+    """The text is not an amount of the currency; the message says why."""
+
+
+def parse_amount(text: str, currency: str, decimal: Decimal) -> int:
+    """Signed minor units of ``text``, such as ``-1.234,56``, ``R$ 10,00`` or ``(12,50)``.
+
+    Raises BadAmount with a message that fits behind a line number.
+    """
+    mark = MARKS[decimal]
+    digits = CURRENCY_DIGITS[currency]
+    if len(text) > AMOUNT_CHARACTERS_MAX:
+        message = f"the amount has more than {AMOUNT_CHARACTERS_MAX} characters"
+        raise BadAmount(message)
+    match = _PLAIN[mark].fullmatch(text)
+    if match is not None:
+        sign, whole, fraction = match.groups()
+        negative = sign == "-"
+    else:
+        negative, whole, fraction = _parse_written(text, currency, mark)
+    fraction = fraction or ""
+    if len(fraction) > digits:
+        if fraction[digits:].strip("0"):
+            message = f"{text!r} has more digits after its decimal {decimal} than {currency} has"
+            raise BadAmount(message)
+        fraction = fraction[:digits]
+    amount_minor = int(whole + fraction.ljust(digits, "0"))
+    if amount_minor > MINOR_UNITS_MAX:
+        message = f"{text!r} is larger than the ledger can hold"
+        raise BadAmount(message)
+    return -amount_minor if negative else amount_minor
+
+
+def _parse_written(text: str, currency: str, mark: str) -> tuple[bool, str, str]:
+    """Whether it is negative, its whole digits and its fraction; raises BadAmount."""
+    plain = text.translate(_SIGNS_AND_SPACES).strip()
+    match = _AMOUNT.fullmatch(plain)
+    if match is None:
+        message = f"{text!r} is not an amount"
+        raise BadAmount(message)
+    part = match.groupdict()
+    symbol = part["symbol"] or part["symbol_last"] or currency
+    if symbol.isalpha() and symbol != currency:
+        message = f"{text!r} is in {symbol}, but the statement is in {currency}"
+        raise BadAmount(message)
+    signs = [part[name] for name in ("sign_first", "sign_second", "sign_last") if part[name]]
+    if part["open"] and part["close"]:
+        signs.append("-")
+    if part["side"]:
+        signs.append("-" if part["side"].startswith("D") else "+")
+    if len(signs) > 1 or bool(part["open"]) != bool(part["close"]):
+        message = f"{text!r} has no clear sign"
+        raise BadAmount(message)
+    whole, _, fraction = part["number"].strip().rpartition(mark)
+    if mark not in part["number"]:
+        whole, fraction = fraction, ""
+    if fraction and not fraction.isdigit():
+        message = f"{text!r} is not an amount with a decimal {_name(mark)}"
+        raise BadAmount(message)
+    if whole and not _is_whole(whole, mark):
+        message = f"{text!r} is not an amount with a decimal {_name(mark)}"
+        raise BadAmount(message)
+    return "-" in signs, whole.translate(_UNGROUPED), fraction
+
+
+def _is_whole(text: str, mark: str) -> bool:
+    if text.isdigit():
+        return True
+    match = _GROUPED.fullmatch(text)
+    # the last group is always of three: 1.23 with a decimal comma is a mistake, not 123
+    return (
+        match is not None and match.group(1) not in {None, mark} and text[-4:-3] == match.group(1)
+    )
+
+
+def _name(mark: str) -> str:
+    return "comma" if mark == "," else "point"
+
+
+def decimal_of(texts: Iterable[str]) -> Decimal | None:
+    """The decimal separator that the amounts themselves show.
+
+    None when they leave it open: ``1,234`` alone may be either. Raises BadAmount when one amount
+    shows a comma and another a point.
+    """
+    seen: dict[Decimal, str] = {}
+    separated = False
+    for text in texts:
+        # nearly every amount ends in a mark and two digits, and needs no closer look
+        shown = _BEFORE_CENTS.get(text[-3:-2])
+        if shown is None:
+            if "," not in text and "." not in text:
+                continue
+            shown = _shown_decimal(text)
+        if shown is None:
+            separated = True
+        elif shown not in seen:
+            seen[shown] = text
+            if len(seen) > 1:
+                message = (
+                    f"{seen['comma']!r} has a decimal comma and {seen['point']!r} a decimal point: "
+                    "say --decimal comma or --decimal point"
+                )
+                raise BadAmount(message)
+    if seen:
+        return next(iter(seen))
+    # whole numbers without a separator read the same either way
+    return None if separated else "point"
+
+
+def _shown_decimal(text: str) -> Decimal | None:
+    """The decimal separator that one amount shows; None when it may be either."""
+    found = _DIGITS_AND_MARKS.search(text.translate(_SIGNS_AND_SPACES).translate(_SPACED))
+    number = found.group() if found else ""
+    comma, point = number.count(","), number.count(".")
+    if comma and point:
+        return "comma" if number.rindex(",") > number.rindex(".") else "point"
+    if comma + point > 1:
+        # a separator that repeats groups thousands, so the other one is the decimal one
+        return "point" if comma else "comma"
+    before, after = number.split("," if comma else ".")
+    if len(after) == 3 and 1 <= len(before) <= 3 and before != "0":  # noqa: PLR2004 - a thousand's groups
+        return None
+    return "comma" if comma else "point"

@@ -1,0 +1,270 @@
+"""Which column of a bank's CSV file holds what: by the user's word, else by the header's names."""
+
+from __future__ import annotations
+
+import csv
+import re
+import unicodedata
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from saldo.domain.money import CURRENCY_DIGITS
+from saldo.operate.import_dates import looks_like_date
+from saldo.operate.import_lines import StatementUnreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from saldo.operate.import_amounts import Decimal
+    from saldo.operate.import_dates import Order
+
+DELIMITERS = (";", ",", "\t", "|")
+# Banks write their name, the account and the period above the header, on some lines.
+PREAMBLE_LINES_MAX = 60
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The plain names of a list that is written with semicolons."""
+    return tuple(name.strip() for name in text.split(";"))
+
+
+# The header's names in English and Portuguese, as plain_name leaves them. The first that a header
+# has is taken, so the more exact ones come first.
+NAMES: dict[str, tuple[str, ...]] = {
+    "date": names_in(
+        "booking date;posting date;posted date;post date;date posted;transaction date;trans date;"
+        "completed date;date;date time;data do lancamento;data lancamento;data de lancamento;"
+        "data da transacao;data transacao;data do movimento;data movimento;data mov;"
+        "data da operacao;data operacao;data contabilistica;data contabil;data;data hora;dia;"
+        "value date;data valor;data da compra"
+    ),
+    "amount": names_in(
+        "amount;transaction amount;value;valor;valor do lancamento;valor da transacao;montante;"
+        "importancia;quantia;movimento;net amount"
+    ),
+    "debit": names_in(
+        "debit;debits;debit amount;withdrawal;withdrawals;withdrawal amount;money out;paid out;"
+        "debito;debitos;valor debito;a debito;saida;saidas"
+    ),
+    "credit": names_in(
+        "credit;credits;credit amount;deposit;deposits;deposit amount;money in;paid in;"
+        "credito;creditos;valor credito;a credito;entrada;entradas"
+    ),
+    "description": names_in(
+        "description;transaction description;details;narrative;memo;particulars;payee;name;title;"
+        "descricao;descricao do movimento;descricao da transacao;historico;"
+        "historico do lancamento;lancamento;detalhes;titulo;estabelecimento;descritivo"
+    ),
+    "reference": names_in(
+        "transaction id;fitid;id;transaction reference;bank reference;reference number;reference;"
+        "id da transacao;id transacao;identificador;identificacao;codigo da transacao;"
+        "numero do documento;n documento;no documento;nr documento;num documento;documento;"
+        "docto;dcto;doc;num doc;referencia"
+    ),
+    "balance": names_in(
+        "balance;running balance;account balance;balance after;closing balance;saldo;saldo apos;"
+        "saldo apos movimento;saldo contabilistico;saldo contabil"
+    ),
+    "currency": names_in("currency;ccy;moeda"),
+    "side": names_in(
+        "debit credit;credit debit;dr cr;cr dr;d c;c d;dc;cd;credit debit indicator;type;"
+        "transaction type;tipo;tipo de transacao;tipo de lancamento;tipo lancamento;natureza;"
+        "debito credito;credito debito"
+    ),
+    "status": names_in("status;state;situacao;estado"),
+}
+
+_SYMBOLS = re.compile(r"\([^)]*\)|\[[^\]]*\]|R\$|US\$|[$€£]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvMapping:
+    """What the user says about the file; None and () are left to detection.
+
+    A column is said by its name in the header, or by its number from 1.
+    """
+
+    delimiter: str | None = None
+    decimal: Decimal | None = None
+    date_order: Order | None = None
+    date: str | None = None
+    amount: str | None = None
+    debit: str | None = None
+    credit: str | None = None
+    description: tuple[str, ...] = ()
+    reference: str | None = None
+    balance: str | None = None
+
+    def told(self, role: str) -> tuple[str, ...]:
+        """The columns that the user gives for ``role``."""
+        if role == "description":
+            return self.description
+        told: str | None = getattr(self, role) if role in _TOLD_ROLES else None
+        return () if told is None else (told,)
+
+    @property
+    def by_number(self) -> bool:
+        """Whether the file may do without a header: date and amounts are told by number."""
+        money = self.amount or self.debit or self.credit or ""
+        return (self.date or "").isdigit() and money.isdigit()
+
+
+_TOLD_ROLES = {each.name for each in fields(CsvMapping)} & NAMES.keys()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvLayout:
+    """Where the table stands in the file, and each thing in the table (indices from 0)."""
+
+    delimiter: str
+    rows_above: int
+    width: int
+    date: int
+    amount: int | None
+    debit: int | None
+    credit: int | None
+    description: tuple[int, ...]
+    reference: int | None
+    balance: int | None
+    currency: int | None
+    side: int | None
+    status: int | None
+
+    @property
+    def money(self) -> tuple[int, ...]:
+        """The columns that hold amounts of transactions."""
+        found = (self.amount, self.debit, self.credit)
+        return tuple(each for each in found if each is not None)
+
+
+def find_layout(text: str, mapping: CsvMapping) -> CsvLayout:
+    """The layout of the file; raises StatementUnreadable when it does not show one."""
+    delimiters = DELIMITERS if mapping.delimiter is None else (mapping.delimiter,)
+    top = text.split("\n", PREAMBLE_LINES_MAX)[:PREAMBLE_LINES_MAX]
+    found: list[tuple[int, CsvLayout]] = []
+    for delimiter in delimiters:
+        for above, cells in enumerate(_top_rows(top, delimiter)):
+            layout = _layout_of(cells, above, delimiter, mapping)
+            if layout is not None:
+                found.append(layout)
+    if not found:
+        _name_missing_column(top, delimiters, mapping)
+        reason = (
+            "no header was recognised: say --date-column, --amount-column (or --debit-column and "
+            "--credit-column) and --description-column, by name or by number from 1"
+        )
+        raise StatementUnreadable(reason)
+    # of equal ones the first: a later row that looks like a header as much is a transaction
+    return max(found, key=lambda each: each[0])[1]
+
+
+def plain_name(text: str) -> str:
+    """In lower case, without accents, brackets, currency and punctuation.
+
+    ``Valor (R$)`` is ``valor``, ``Descrição`` is ``descricao``, ``Amount EUR`` is ``amount``.
+    """
+    decomposed = unicodedata.normalize("NFKD", _SYMBOLS.sub(" ", text).casefold())
+    letters = "".join(c for c in decomposed if not unicodedata.combining(c))
+    words = re.sub(r"[^0-9a-z]+", " ", letters).split()
+    if len(words) > 1 and words[-1].upper() in CURRENCY_DIGITS:
+        words.pop()
+    if len(words) > 1 and words[-1] in {"em", "in"}:
+        words.pop()
+    return " ".join(words)
+
+
+def _top_rows(top: Sequence[str], delimiter: str) -> list[list[str]]:
+    rows: list[list[str]] = []
+    try:
+        rows.extend([cell.strip() for cell in row] for row in csv.reader(top, delimiter=delimiter))
+    except csv.Error:
+        # with another delimiter than the file's, anything may happen
+        return rows
+    return rows
+
+
+def _layout_of(
+    cells: Sequence[str], above: int, delimiter: str, mapping: CsvMapping
+) -> tuple[int, CsvLayout] | None:
+    """How good a header this row is, and the layout by it; None when it is none."""
+    if mapping.by_number:
+        column = int(mapping.date or "0") - 1
+        if not 0 <= column < len(cells) or not looks_like_date(cells[column]):
+            return None
+        # the row is the first transaction itself, and has no names to go by
+        roles = _roles([""] * len(cells), mapping)
+        above -= 1
+    else:
+        roles = _roles(cells, mapping)
+    if "date" not in roles or not roles.keys() & {"amount", "debit", "credit"}:
+        return None
+    if any(_place(told, cells) is None for role in NAMES for told in mapping.told(role)):
+        return None
+    if mapping.amount is not None or not roles.keys() >= {"debit", "credit"}:
+        # "Credit" alone beside an amount is a word about it, not a column of money
+        if "amount" in roles:
+            roles.pop("debit", None)
+            roles.pop("credit", None)
+    else:
+        roles.pop("amount", None)
+    described = [_place(told, cells) for told in mapping.description]
+    described = described or [roles.get("description")]
+    layout = CsvLayout(
+        delimiter=delimiter,
+        rows_above=above + 1,
+        width=len(cells),
+        date=roles["date"],
+        amount=roles.get("amount"),
+        debit=roles.get("debit"),
+        credit=roles.get("credit"),
+        description=tuple(each for each in described if each is not None),
+        reference=roles.get("reference"),
+        balance=roles.get("balance"),
+        currency=roles.get("currency"),
+        side=roles.get("side"),
+        status=roles.get("status"),
+    )
+    return (len(cells) if mapping.by_number else len(roles)), layout
+
+
+def _roles(cells: Sequence[str], mapping: CsvMapping) -> dict[str, int]:
+    plain = [plain_name(cell) for cell in cells]
+    roles: dict[str, int] = {}
+    for role, names in NAMES.items():
+        told = mapping.told(role)
+        if told:
+            column = _place(told[0], cells)
+            if column is not None:
+                roles[role] = column
+            continue
+        for name in names:
+            if name in plain and plain.index(name) not in roles.values():
+                roles[role] = plain.index(name)
+                break
+    return roles
+
+
+def _place(told: str, cells: Sequence[str]) -> int | None:
+    if told in cells:
+        return cells.index(told)
+    if told.isdigit() and 1 <= int(told) <= len(cells):
+        return int(told) - 1
+    plain = [plain_name(cell) for cell in cells]
+    wanted = plain_name(told)
+    return plain.index(wanted) if wanted and wanted in plain else None
+
+
+def _name_missing_column(
+    top: Sequence[str], delimiters: Sequence[str], mapping: CsvMapping
+) -> None:
+    """Raise with the column that the user named but no row at the top has."""
+    rows = [row for delimiter in delimiters for row in _top_rows(top, delimiter)]
+    for role in NAMES:
+        for told in mapping.told(role):
+            if all(_place(told, row) is None for row in rows):
+                widest = max(rows, key=len, default=[])
+                shown = ", ".join(cell for cell in widest if cell)
+                reason = (
+                    f"there is no column {told!r} for the {role}; a row of the file is: {shown}"
+                )
+                raise StatementUnreadable(reason)

@@ -1,0 +1,125 @@
+"""Dates as banks write them, with one order of day, month and year for a whole file.
+
+03/04 may be the third of April or the fourth of March. The order is taken from the dates that show
+it, and asked for when none does: a guess would put every transaction on a wrong day.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import date
+from typing import TYPE_CHECKING, Literal
+
+from saldo.operate.import_lines import StatementUnreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Order = Literal["dmy", "mdy", "ymd"]
+ORDERS: tuple[Order, ...] = ("dmy", "mdy", "ymd")
+
+# A two-digit year is of this century: no bank exports files from the one before.
+CENTURY = 2000
+# What the recorder accepts as the time at which a transaction occurred.
+YEAR_MIN, YEAR_MAX = 1900, 2200
+YEAR_DIGITS = {2, 4}
+DAY_DIGITS = 2
+
+_PARTS = re.compile(
+    r"([0-9]{1,4})([/.\- ])([0-9]{1,2}|[^\W\d_]{3,10}\.?)\2([0-9]{1,4})(?:[T ,].*)?|"
+    r"([0-9]{4})([0-9]{2})([0-9]{2})(?:[T ].*|[0-9]{6})?",
+    re.DOTALL,
+)
+# English and Portuguese, by the first three letters without accents.
+_MONTHS = {
+    name: number
+    for number, names in enumerate(
+        "jan feb|fev mar apr|abr may|mai jun jul aug|ago sep|set oct|out nov dec|dez".split(),  # noqa: SIM905 - twelve lines otherwise
+        start=1,
+    )
+    for name in names.split("|")
+}
+
+
+def looks_like_date(text: str) -> bool:
+    """Whether ``text`` is a date in some order."""
+    return any(_in_order(text, order) is not None for order in ORDERS)
+
+
+def read_dates(texts: Iterable[tuple[int, str]], order: Order | None) -> dict[str, date]:
+    """Each text's date. ``texts`` are line numbers with what stands there; repeats are welcome.
+
+    Raises StatementUnreadable where a text is no date, or when the order stays open.
+    """
+    first_lines: dict[str, int] = {}
+    for number, text in texts:
+        first_lines.setdefault(text, number)
+    possible = [order] if order else list(ORDERS)
+    readings: dict[Order, dict[str, date]] = {each: {} for each in possible}
+    for text, number in first_lines.items():
+        for each in list(readings):
+            day = _in_order(text, each)
+            if day is None and len(readings) > 1:
+                del readings[each]
+            elif day is None:
+                raise StatementUnreadable(_fault(text, each, order, first_lines), number=number)
+            else:
+                readings[each][text] = day
+    distinct = list({tuple(days.values()): each for each, days in readings.items()}.values())
+    if len(distinct) > 1:
+        _ask_for_order(readings, first_lines)
+    return readings[distinct[0]]
+
+
+def _ask_for_order(readings: dict[Order, dict[str, date]], first_lines: dict[str, int]) -> None:
+    for text, number in first_lines.items():
+        days = {days[text]: order for order, days in readings.items()}
+        if len(days) > 1:
+            choices = " or ".join(
+                f"{day.isoformat()} (--date-format {order})" for day, order in days.items()
+            )
+            reason = f"the dates do not show their order: {text!r} is {choices}"
+            raise StatementUnreadable(reason, number=number)
+
+
+def _fault(text: str, order: Order, asked: Order | None, first_lines: dict[str, int]) -> str:
+    if not looks_like_date(text):
+        return f"{text!r} is not a date"
+    if asked:
+        return f"{text!r} is not a date in the order {asked}"
+    earlier = next((each for each in first_lines if _in_order(each, order) is not None), None)
+    return f"{text!r} is not a date in the order {order} of {earlier!r} before it"
+
+
+def _in_order(text: str, order: Order) -> date | None:
+    match = _PARTS.fullmatch(text)
+    if match is None:
+        return None
+    if match.group(5):
+        return day_of(match.group(5), match.group(6), match.group(7))
+    first, _, middle, last = match.groups()[:4]
+    if not middle.isdigit():
+        # a month in letters leaves nothing open, so every order reads it the same
+        order = "ymd" if len(first) > DAY_DIGITS else "dmy"
+        middle = str(_MONTHS.get(_letters(middle)[:3], ""))
+    if order == "ymd":
+        return day_of(first, middle, last)
+    return day_of(last, middle, first) if order == "dmy" else day_of(last, first, middle)
+
+
+def _letters(text: str) -> str:
+    decomposed = unicodedata.normalize("NFD", text.casefold())
+    return "".join(c for c in decomposed if c.isalpha())
+
+
+def day_of(year: str, month: str, day: str) -> date | None:
+    """The day of these digits, of a two- or four-digit year; None when there is no such day."""
+    if len(year) not in YEAR_DIGITS or len(month) > DAY_DIGITS or len(day) > DAY_DIGITS:
+        return None
+    short = len(year) == DAY_DIGITS
+    try:
+        found = date(int(year) + (CENTURY if short else 0), int(month), int(day))
+    except ValueError:
+        return None
+    return found if YEAR_MIN <= found.year <= YEAR_MAX else None

@@ -1,0 +1,88 @@
+"""From a file to its statement: which format it is, and that format's reader."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from saldo.operate.import_camt import parse_camt
+from saldo.operate.import_csv import parse_csv
+from saldo.operate.import_csv_columns import CsvMapping
+from saldo.operate.import_lines import StatementUnreadable
+from saldo.operate.import_mt940 import parse_mt940
+from saldo.operate.import_ofx import parse_ofx
+
+if TYPE_CHECKING:
+    from saldo.operate.import_lines import BankStatement
+
+Format = Literal["ofx", "mt940", "camt", "csv"]
+FORMATS: tuple[Format, ...] = ("ofx", "mt940", "camt", "csv")
+
+# A million lines of the wordiest format; more is not a statement.
+FILE_BYTES_MAX = 512 * 1024 * 1024
+# Where a format shows itself, if not in its first line.
+HEAD_BYTES = 65_536
+
+_OFX = re.compile(rb"OFXHEADER|<\?OFX|<OFX>", re.IGNORECASE)
+_XML = re.compile(rb"\s*<(?:\?xml|[A-Za-z:]*Document)\b")
+_MT940 = re.compile(rb"(?:\A|[\r\n])\s*(?:\{1:|:20:)")
+# What people try instead of an export: said by name, since "no header was recognised" helps nobody.
+_OTHERS = (
+    (b"%PDF", "a PDF: download the statement as OFX, CAMT.053, MT940 or CSV"),
+    (b"PK\x03\x04", "a ZIP archive or a spreadsheet: unpack it, or save it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook: save it as CSV"),
+    (b"\x1f\x8b", "compressed: unpack it first"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingOptions:
+    """What the user says about the file; None is left to detection."""
+
+    format: Format | None = None
+    currency: str | None = None
+    bank_account: str | None = None
+    encoding: str | None = None
+    csv: CsvMapping = field(default_factory=CsvMapping)
+
+
+def read_statement(
+    content: bytes, options: ReadingOptions | None = None, *, currency_held: str | None = None
+) -> BankStatement:
+    """The statement in ``content``; raises StatementUnreadable.
+
+    ``currency_held``, the account's, is what a CSV file that does not name its currency is in.
+    """
+    options = options or ReadingOptions()
+    if not content.strip():
+        raise StatementUnreadable("the file is empty")
+    found = options.format or detect_format(content)
+    if found == "csv":
+        return parse_csv(
+            content,
+            currency=options.currency or currency_held,
+            encoding=options.encoding,
+            mapping=options.csv,
+        )
+    parse = {"ofx": parse_ofx, "mt940": parse_mt940, "camt": parse_camt}[found]
+    statement = parse(content, bank_account=options.bank_account)
+    if options.currency is not None and options.currency != statement.currency:
+        raise StatementUnreadable(
+            f"the statement is in {statement.currency}, not in {options.currency}"
+        )
+    return statement
+
+
+def detect_format(content: bytes) -> Format:
+    """The format by what the file begins with; raises StatementUnreadable for known others."""
+    for mark, what in _OTHERS:
+        if content.startswith(mark):
+            raise StatementUnreadable(f"the file is {what}")
+    # UTF-16 has a zero in every other byte of what is looked for
+    head = content[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
+    if _OFX.search(head):
+        return "ofx"
+    if _XML.match(head.lstrip(b"\xff\xfe")):
+        return "camt"
+    return "mt940" if _MT940.search(head) else "csv"

@@ -1,0 +1,139 @@
+"""A local issuer: tokens for trying the authentication, and the key set that proves them.
+
+It is for a laptop and for tests. In earnest, tokens come from the identity provider that
+OIDC_ISSUER names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.server
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import jwt
+import typer
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+FOLDER = Path(".saldo/issuer")
+ISSUER = "http://127.0.0.1:8089"
+AUDIENCE = "saldo"
+PORT = 8089
+MINUTES = 60
+MINUTES_MAX = 7 * 24 * 60
+KEY_FILE = "key.pem"
+
+
+def signing_key(folder: Path) -> ec.EllipticCurvePrivateKey:
+    """The private key kept in ``folder``, made at the first call; only its owner may read it."""
+    path = folder / KEY_FILE
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        text = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        unfinished = path.with_suffix(".new")
+        unfinished.unlink(missing_ok=True)
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text)
+        unfinished.rename(path)
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise typer.BadParameter(f"{path} holds a key of another kind: remove it")
+    return key
+
+
+def public_jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
+    """The public half as a JWK. Its id is its RFC 7638 thumbprint: another key has another id."""
+    members: dict[str, str] = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
+    named = {name: members[name] for name in ("crv", "kty", "x", "y")}
+    digest = hashlib.sha256(json.dumps(named, separators=(",", ":")).encode()).digest()
+    key_id = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    return {**named, "alg": "ES256", "use": "sig", "kid": key_id}
+
+
+def jwks(folder: Path) -> str:
+    """The key set of the issuer in ``folder``."""
+    return json.dumps({"keys": [public_jwk(signing_key(folder))]})
+
+
+def make_token(folder: Path, claims: dict[str, object]) -> str:
+    """A signed token of ``claims``."""
+    key = signing_key(folder)
+    return jwt.encode(claims, key, algorithm="ES256", headers={"kid": public_jwk(key)["kid"]})
+
+
+def token_command(  # noqa: PLR0913 - each is a flag
+    *,
+    subject: Annotated[str, typer.Option(help="The claim sub: who asks.")] = "me",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="A scope, such as transactions:write; may be repeated.")
+    ] = None,
+    account: Annotated[
+        list[str] | None,
+        typer.Option(help="An account that it is for, or '*'; may be repeated. Default: the subject's."),
+    ] = None,
+    minutes: Annotated[int, typer.Option(min=1, max=MINUTES_MAX)] = MINUTES,
+    issuer: Annotated[str, typer.Option(envvar="OIDC_ISSUER")] = ISSUER,
+    audience: Annotated[str, typer.Option(envvar="OIDC_AUDIENCE")] = AUDIENCE,
+    folder: Annotated[Path, typer.Option(help="Where the key is kept.")] = FOLDER,
+    jwks_file: Annotated[
+        Path | None, typer.Option("--jwks", help="Write the key set to this file instead.")
+    ] = None,
+) -> None:
+    """Print a token of the local issuer, for trying the authentication."""
+    if jwks_file is not None:
+        jwks_file.write_text(jwks(folder))
+        return
+    now = int(time.time())
+    claims: dict[str, object] = {
+        "iss": issuer,
+        "aud": audience,
+        "sub": subject,
+        "iat": now,
+        "exp": now + minutes * 60,
+        "scope": " ".join(scope or ["transactions:write", "balances:read"]),
+    }
+    if account:
+        claims["saldo_accounts"] = "*" if account == ["*"] else account
+    typer.echo(make_token(folder, claims))
+
+
+def issuer_command(
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65_535)] = PORT,
+    folder: Annotated[Path, typer.Option(help="Where the key is kept.")] = FOLDER,
+) -> None:
+    """Serve the local issuer's key set on this machine, for OIDC_JWKS_URL."""
+    with issuer_server(folder, port) as server:
+        typer.echo(f"http://127.0.0.1:{server.server_port}/jwks.json")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return
+
+
+def issuer_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
+    """A server of the key set on loopback; it reads the key anew at each request."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = jwks(folder).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/jwk-set+json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: the terminal is the operator's."""
+
+    return http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer)

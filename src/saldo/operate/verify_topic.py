@@ -1,0 +1,198 @@
+"""Verifying the topic: it holds every committed event that it must still hold, and nothing else.
+
+An event whose outbox row is gone was acknowledged, so it is below the topic's end as read after the
+snapshot. A record may be of an event that came after the snapshot: the store is asked anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
+
+from saldo.operate.settings import connect
+from saldo.operate.verify_account import Fault
+from saldo.record.kafka import producer_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import asyncpg
+
+    from saldo.serve.settings import KafkaSettings
+
+TIMEOUT_S = 10.0
+BATCH_RECORDS = 2_000
+# A record is as old as the segment that it is in says; near the border it may just have gone.
+RETENTION_MARGIN = timedelta(minutes=5)
+FAULTS_MAX = 1_000
+FOR_EVER = timedelta(days=20_000)
+_TEXT_START = b'{"event":'
+_TEXT_END = b',"private":'
+
+STORED = """
+SELECT e.account_id, e.position, e.public_text
+FROM unnest($1::text[], $2::bigint[]) AS r (account_id, position)
+JOIN event_store.event AS e ON e.account_id = r.account_id AND e.position = r.position
+"""
+# Rows still in the outbox may or may not have been sent.
+COMMITTED = """
+SELECT e.account_id, e.position FROM event_store.event AS e
+WHERE e.appended_at > $1 AND NOT EXISTS (
+    SELECT FROM event_store.outbox AS o
+    WHERE o.account_id = e.account_id AND o.position = e.position)
+"""
+
+
+@dataclass(slots=True)
+class TopicReport:
+    """What the walk over the topic came to."""
+
+    records: int = 0
+    repeated: int = 0
+    lost_to_restore: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Which positions of which accounts were on the topic: a bit each."""
+
+    bits: dict[str, bytearray] = field(default_factory=dict)
+
+    def add(self, account_id: str, position: int) -> bool:
+        """Note one; whether it is new."""
+        held = self.bits.setdefault(account_id, bytearray())
+        byte, bit = position >> 3, 1 << (position & 7)
+        if byte >= len(held):
+            held.extend(bytes(byte + 1 - len(held)))
+        if held[byte] & bit:
+            return False
+        held[byte] |= bit
+        return True
+
+    def has(self, account_id: str, position: int) -> bool:
+        """Whether it was noted."""
+        held = self.bits.get(account_id, b"")
+        byte = position >> 3
+        return byte < len(held) and bool(held[byte] & 1 << (position & 7))
+
+
+async def check_topic(
+    snapshot: asyncpg.Connection[asyncpg.Record],
+    event_store_url: str,
+    kafka: KafkaSettings,
+    progress: Callable[[int, int], None],
+    *,
+    restored_at: datetime | None,
+) -> TopicReport:
+    """Walk the topic once. Records before ``restored_at`` may be of events that a restore lost."""
+    report, seen = TopicReport(), _Seen()
+    loop = asyncio.get_running_loop()
+    config = {
+        name: value
+        for name, value in producer_config(kafka).items()
+        if name.startswith(("bootstrap", "security", "sasl", "oauth"))
+    }
+    retention = await loop.run_in_executor(None, _retention, config, kafka.topic)
+    consumer = Consumer({**config, "group.id": "saldo-verify", "enable.auto.commit": False})
+    fresh = await connect(event_store_url)
+    try:
+        ends = await loop.run_in_executor(None, _assign, consumer, kafka.topic)
+        total = sum(ends.values())
+        while ends:
+            messages = await loop.run_in_executor(None, consumer.consume, BATCH_RECORDS, 1.0)
+            await _check_records(messages, fresh, seen, report, restored_at)
+            for message in messages:
+                partition, offset = message.partition(), message.offset()
+                if offset is not None and partition in ends and offset + 1 >= ends[partition]:
+                    del ends[partition]
+            progress(report.records, max(total, report.records))
+        since = datetime.now(UTC) - retention + RETENTION_MARGIN
+        async for row in snapshot.cursor(COMMITTED, since, prefetch=BATCH_RECORDS):
+            if not seen.has(row["account_id"], row["position"]):
+                _fault(report, row["account_id"], row["position"], "position", "it is missing")
+    finally:
+        await fresh.close()
+        await loop.run_in_executor(None, consumer.close)
+    return report
+
+
+def _retention(config: dict[str, Any], topic: str) -> timedelta:
+    """How long the topic keeps records."""
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    futures = AdminClient(config).describe_configs([resource], request_timeout=TIMEOUT_S)
+    retention_ms = int(futures[resource].result(TIMEOUT_S)["retention.ms"].value)
+    # -1 is for ever.
+    return timedelta(milliseconds=retention_ms) if retention_ms >= 0 else FOR_EVER
+
+
+def _assign(consumer: Consumer, topic: str) -> dict[int, int]:
+    """Read all partitions from their beginning; each one's end, where it has any record."""
+    metadata = consumer.list_topics(topic, TIMEOUT_S).topics[topic]
+    if metadata.error is not None:
+        raise KafkaException(metadata.error)
+    ends, assigned = {}, []
+    for partition in metadata.partitions:
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), TIMEOUT_S)
+        if high > low:
+            ends[partition] = high
+            assigned.append(TopicPartition(topic, partition, low))
+    consumer.assign(assigned)
+    return ends
+
+
+async def _check_records(
+    messages: Sequence[Message],
+    store: asyncpg.Connection[asyncpg.Record],
+    seen: _Seen,
+    report: TopicReport,
+    restored_at: datetime | None,
+) -> None:
+    records: list[tuple[str, int, bytes, Message]] = []
+    for message in messages:
+        if message.error() is not None:
+            raise KafkaException(message.error())
+        report.records += 1
+        account_id = (message.key() or b"").decode("utf-8", "replace")
+        headers = dict(message.headers() or ())
+        sequence = headers.get("ce_sequence") or b""
+        value = message.value() or b""
+        # The public text has no such member, so its end is the first; the private text may.
+        text = value[len(_TEXT_START) : max(0, value.find(_TEXT_END))]
+        if not sequence.isdigit() or headers.get("ce_subject") != message.key():
+            _fault(report, account_id or None, None, "headers", "it is no record of Saldo's")
+            continue
+        records.append((account_id, int(sequence), text, message))
+    rows = await store.fetch(STORED, [r[0] for r in records], [r[1] for r in records])
+    stored = {(row["account_id"], row["position"]): row["public_text"].encode() for row in rows}
+    for account_id, position, text, message in records:
+        held = stored.get((account_id, position))
+        if held == text:
+            report.repeated += not seen.add(account_id, position)
+            continue
+        _, timestamp_ms = message.timestamp()
+        if restored_at is not None and timestamp_ms < restored_at.timestamp() * 1000:
+            report.lost_to_restore += 1
+            continue
+        reason = "the store has no such event" if held is None else "the store has another event"
+        _fault(report, account_id, position, "value", reason)
+
+
+def _fault(
+    report: TopicReport, account_id: str | None, position: int | None, column: str, reason: str
+) -> None:
+    if len(report.faults) < FAULTS_MAX:
+        report.faults.append(
+            Fault(
+                account_id=account_id,
+                position=position,
+                table="topic",
+                column=column,
+                reason=reason,
+            )
+        )

@@ -1,0 +1,116 @@
+"""A CloudEvent that asks for something over HTTP, in binary or structured mode.
+
+The ``cloudevents`` package says whether it is one. The data are read here, by this service's own
+reader: the package would make a float of an amount.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cloudevents.exceptions import GenericException
+from cloudevents.http import from_http
+
+from saldo.serve.http import media_type, read_body, read_traceparent, traceparent_of
+from saldo.serve.json_body import Malformed, Number, read_json
+from saldo.serve.problems import UNSUPPORTED_MEDIA_TYPE, FieldError, Invalid, Problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+STRUCTURED = "application/cloudevents+json"
+ATTRIBUTE_CHARACTERS_MAX = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is needed of a CloudEvent; ``data`` is read JSON, numbers as their text."""
+
+    type: str
+    source: str
+    id: str
+    data: Any
+    traceparent: str | None
+    is_structured: bool
+
+
+def is_cloud_event(request: Request) -> bool:
+    """Whether ``request`` carries one, well formed or not."""
+    return "ce-specversion" in request.headers or media_type(request) == STRUCTURED
+
+
+async def read_cloud_event(request: Request) -> Asked:
+    """The CloudEvent of ``request``; raises Malformed, Invalid or a Problem."""
+    is_structured = media_type(request) == STRUCTURED
+    if not is_structured:
+        _check_binary_type(media_type(request))
+    body = await read_body(request)
+    headers = dict(request.headers)
+    if is_structured:
+        # An event's attributes stand in one place: the package would look at these first.
+        headers = {name: text for name, text in headers.items() if not name.startswith("ce-")}
+        content = read_json(body)
+        data = _structured_data(content)
+    else:
+        data = read_json(body)
+    try:
+        event = from_http(headers, body, data_unmarshaller=lambda kept: kept)
+    except (GenericException, ValueError, TypeError) as error:
+        raise Malformed(f"the CloudEvent cannot be read: {_reason(error)}") from error
+    attributes = {name: event.get(name) for name in ("type", "source", "id")}
+    errors = [
+        FieldError(name, f"of the CloudEvent must be 1 to {ATTRIBUTE_CHARACTERS_MAX} ASCII characters")
+        for name, text in attributes.items()
+        if not _is_attribute(text)
+    ]
+    if errors:
+        raise Invalid(errors)
+    return Asked(
+        data=data,
+        traceparent=traceparent_of(request) or read_traceparent(event.get("traceparent")),
+        is_structured=is_structured,
+        **attributes,
+    )
+
+
+def _check_binary_type(kind: str) -> None:
+    # None at all means JSON, by the HTTP binding.
+    if kind not in {"", "application/json"} and not kind.endswith("+json"):
+        raise Problem(
+            UNSUPPORTED_MEDIA_TYPE, "The data of a CloudEvent must be JSON: application/json."
+        )
+
+
+def _structured_data(content: object) -> Any:  # noqa: ANN401 - any JSON value
+    if not isinstance(content, dict):
+        raise Malformed("the CloudEvent cannot be read: it is not a JSON object")
+    encoded = content.get("data_base64")
+    if encoded is None:
+        return content.get("data")
+    if not isinstance(encoded, str) or isinstance(encoded, Number):
+        raise Malformed("the CloudEvent cannot be read: data_base64 is not a string")
+    try:
+        return read_json(base64.b64decode(encoded, validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise Malformed("the CloudEvent cannot be read: data_base64 is not base64") from error
+
+
+def _is_attribute(text: object) -> bool:
+    return (
+        isinstance(text, str)
+        and 1 <= len(text) <= ATTRIBUTE_CHARACTERS_MAX
+        and text.isascii()
+        and text.isprintable()
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The kind of fault in words; the package's own texts repeat what was sent."""
+    name = type(error).__name__
+    return {
+        "MissingRequiredFields": "an attribute is missing",
+        "InvalidRequiredFields": "an attribute is not valid",
+    }.get(name, "it is malformed")

@@ -1,0 +1,149 @@
+"""Sample values that all tests share: commands, intents, accounts and streams made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from saldo.domain.account import Account, new_account
+from saldo.domain.commands import Kind, RecordTransaction, ReverseTransaction, SetOverdraftLimit
+from saldo.domain.money import parse_value
+from saldo.project.fold import StreamEvent
+from saldo.record.batch import Ledger, decide_batch
+from saldo.record.intent import Intent, StoredEvent, prepare_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from saldo.domain.commands import Command
+    from saldo.record.batch import Outcome
+
+ACCOUNT = "wesley"
+NOW = datetime(2026, 11, 24, 6, 30, 15, 123456, tzinfo=UTC)
+SECRET = bytes.fromhex("5a" * 32)
+BRL = "BRL"
+
+
+def uuid(number: int) -> UUID:
+    """The number-th id."""
+    return UUID(int=number)
+
+
+def income(  # noqa: PLR0913 - a transaction has so many parts
+    value: str = "1000",
+    account_id: str = ACCOUNT,
+    *,
+    currency: str | None = None,
+    description: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    occurred_at: datetime | None = None,
+) -> RecordTransaction:
+    """Money that comes in."""
+    return RecordTransaction(
+        account_id=account_id,
+        kind=Kind.INCOME,
+        value=parse_value(value),
+        currency=currency,
+        description=description,
+        metadata=metadata or {},
+        occurred_at=occurred_at,
+    )
+
+
+def expense(
+    value: str = "10", account_id: str = ACCOUNT, *, occurred_at: datetime | None = None
+) -> RecordTransaction:
+    """Money that goes out."""
+    return RecordTransaction(
+        account_id=account_id, kind=Kind.EXPENSE, value=parse_value(value), occurred_at=occurred_at
+    )
+
+
+def limit(value: str | None, account_id: str = ACCOUNT) -> SetOverdraftLimit:
+    """How far below zero the balance may go; None lifts the limit."""
+    parsed = None if value is None else parse_value(value, zero_allowed=True)
+    return SetOverdraftLimit(account_id=account_id, limit=parsed)
+
+
+def reversal(stored: StoredEvent, kind: Kind, amount_minor: int) -> ReverseTransaction:
+    """What undoes a stored transaction of that kind and amount."""
+    return ReverseTransaction(
+        account_id=stored.account_id,
+        original_id=stored.event_id,
+        original_kind=kind,
+        original_amount_minor=amount_minor,
+        original_reverses=stored.reverses,
+    )
+
+
+def intent(
+    *commands: Command, key: str | None = None, expected: int | None = None, ids: int | None = None
+) -> Intent:
+    """A request of these commands; with ``ids``, its events have the ids from that number on."""
+    lines = tuple(
+        prepare_line(
+            command,
+            secret=SECRET,
+            issuer="https://issuer.example",
+            subject="subject",
+            idempotency_key=key,
+            event_id=None if ids is None else uuid(ids + number),
+        )
+        for number, command in enumerate(commands)
+    )
+    return Intent(lines=lines, expected_position=expected)
+
+
+def ledger(*accounts: Account) -> Ledger:
+    """What is known under the locks of these accounts."""
+    return Ledger({account.account_id: account for account in accounts}, [])
+
+
+def stored_stream(*commands: Command) -> list[StoredEvent]:
+    """The events that the commands become, one a second, each on its own account's new stream."""
+    known = ledger(*(new_account(command.account_id) for command in commands))
+    stored: list[StoredEvent] = []
+    for second, command in enumerate(commands):
+        decided = decide_batch([intent(command)], known, NOW + timedelta(seconds=second), BRL)
+        stored += events_of(decided.outcomes[0])
+    return stored
+
+
+def events_of(outcome: Outcome) -> list[StoredEvent]:
+    """The events that an intent was answered with; raises its refusal."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return [recorded.stored for recorded in outcome]
+
+
+def stream_events(stored: list[StoredEvent]) -> list[StreamEvent]:
+    """Stored events as the projector reads them."""
+    return [
+        StreamEvent(
+            account_id=event.account_id,
+            position=event.position,
+            event_id=event.event_id,
+            public_text=event.public_text,
+            private_text=event.private_text,
+            hash=event.hash,
+        )
+        for event in stored
+    ]
+
+
+@dataclass(slots=True)
+class Clock:
+    """A clock that moves only when somebody waits by it, and then at once."""
+
+    seconds: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.seconds)
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds += seconds

@@ -1,0 +1,112 @@
+"""What is prepared of a request before any lock: ids, private texts, keyed hashes."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from datetime import timedelta, timezone
+
+import pytest
+
+from saldo.domain.commands import Command, Kind
+from saldo.domain.events import private_hash
+from saldo.record.intent import Line, canonical, keyed_hash, new_event_id, prepare_line
+from tests.controls import ACCOUNT, NOW, SECRET, expense, income, limit, reversal, stored_stream
+
+ORIGINAL = stored_stream(income("5"))[0]
+
+
+def prepared(command: Command, key: str | None = None) -> Line:
+    return prepare_line(
+        command, secret=SECRET, issuer="issuer", subject="subject", idempotency_key=key
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (income("1"), income("1.00")),
+        (income("10e-1"), income("1")),
+        (income(metadata={"a": "1", "b": "2"}), income(metadata={"b": "2", "a": "1"})),
+        (income(occurred_at=NOW), income(occurred_at=NOW.astimezone(timezone(timedelta(hours=5))))),
+        (limit("5.0"), limit("5")),
+    ],
+)
+def test_equal_commands_have_one_canonical_text(one: Command, other: Command) -> None:
+    assert canonical(one) == canonical(other)
+    assert prepared(one, "k").fingerprint == prepared(other, "k").fingerprint
+
+
+def test_unequal_commands_have_unequal_texts() -> None:
+    base = income("1")
+    commands = [
+        base,
+        expense("1"),
+        income("2"),
+        replace(base, account_id="other"),
+        replace(base, currency="BRL"),
+        replace(base, description=""),
+        replace(base, description="x"),
+        replace(base, metadata={"a": "1"}),
+        replace(base, occurred_at=NOW),
+        replace(base, occurred_at=NOW + timedelta(microseconds=1)),
+        limit("1"),
+        limit("0"),
+        limit(None),
+        replace(limit("1"), currency="BRL"),
+        reversal(ORIGINAL, Kind.INCOME, 500),
+        replace(reversal(ORIGINAL, Kind.INCOME, 500), description="x"),
+    ]
+    assert len({canonical(command) for command in commands}) == len(commands)
+
+
+def test_the_keyed_hash_needs_the_secret_and_tells_parts_apart() -> None:
+    assert keyed_hash(SECRET, "ab", "c") == keyed_hash(SECRET, "ab", "c")
+    others = [(SECRET, "a", "bc"), (SECRET, "abc"), (bytes(32), "ab", "c"), (SECRET, "c", "ab")]
+    hashes = {keyed_hash(secret, *parts) for secret, *parts in others}
+    assert len(hashes | {keyed_hash(SECRET, "ab", "c")}) == 5
+
+
+def test_a_key_is_hashed_with_its_account() -> None:
+    here, there = prepared(income(), "k"), prepared(income(account_id="other"), "k")
+    assert here.key_hash != there.key_hash
+    assert here.key_hash == prepared(expense(), "k").key_hash
+
+
+def test_without_a_key_there_is_no_fingerprint() -> None:
+    line = prepared(income())
+    assert (line.key_hash, line.fingerprint, line.request_hash) == (None, None, None)
+
+
+def test_the_private_text_holds_what_may_be_erased_and_its_hash_proves_it() -> None:
+    line = prepared(income(description="Café", metadata={"a": "b"}), "key")
+    private = json.loads(line.private_text)
+    salt = bytes.fromhex(private.pop("salt"))
+    assert line.private_hash == private_hash(salt, line.private_text)
+    fingerprint = (line.fingerprint or b"").hex()
+    assert private == {
+        "description": "Café",
+        "metadata": {"a": "b"},
+        "issuer": "issuer",
+        "subject": "subject",
+        "idempotencyKey": "key",
+        "fingerprint": fingerprint,
+    }
+
+
+def test_equal_private_texts_have_unequal_hashes() -> None:
+    assert len({prepared(income(description="rent")).private_hash for _ in range(20)}) == 20
+
+
+def test_an_event_id_is_a_uuid_7_of_the_moment() -> None:
+    before = time.time_ns() // 1_000_000
+    ids = [new_event_id() for _ in range(100)]
+    after = time.time_ns() // 1_000_000
+    assert {(each.version, each.variant) for each in ids} == {(7, "specified in RFC 4122")}
+    assert all(before <= each.int >> 80 <= after for each in ids)
+    assert len(set(ids)) == 100
+
+
+def test_an_intent_touches_the_accounts_of_its_lines() -> None:
+    assert prepared(income()).command.account_id == ACCOUNT

@@ -1,0 +1,184 @@
+"""The local stack's decisions, without its servers: what it refuses, keeps and starts again."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from local import processes, stack
+from local.checks import NotPossible, check_disk, check_port, held
+from local.processes import Identity
+from local.services import BALANCE, PROJECT, RECORD
+from local.supervisor import (
+    ESSENTIAL_RESTARTS_MAX,
+    Running,
+    Service,
+    Supervisor,
+    read_state,
+    write_state,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SLEEPER = "import signal, time; print('ready', flush=True); time.sleep(60)"
+DEADLINE_S = 10.0
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    """A supervisor that says nothing; what it started is killed after the test."""
+    supervisor = Supervisor(state_file=tmp_path / "processes.json", say=lambda _: None)
+    yield supervisor
+    supervisor.kill()
+
+
+def service(folder: Path, code: str, *, essential: bool = False, stopped_in: int = 0) -> Service:
+    def start() -> Running:
+        child = processes.start("child", [sys.executable, "-c", code], log=folder / "child.log")
+        return Running.of(child, ready=lambda: child.said("ready"))
+
+    return Service(name="child", start=start, essential=essential, stopped_in=stopped_in)
+
+
+def look_until(supervisor: Supervisor, condition: Callable[[], bool]) -> None:
+    def looked() -> bool:
+        supervisor.look()
+        return condition()
+
+    processes.wait_until(lambda: None, looked, name="the supervisor", timeout_s=DEADLINE_S)
+
+
+def running(service: Service) -> Running:
+    assert service.running is not None
+    return service.running
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_nearly_full_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(NotPossible, match=r"^The disk that holds .* is nearly full: .* GB.$"):
+        check_disk(tmp_path, free_min_bytes=10**18)
+
+
+def test_a_disk_with_room_is_no_obstacle(tmp_path: Path) -> None:
+    check_disk(tmp_path, free_min_bytes=1)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - refused either way
+def test_a_port_in_use_is_named_with_the_setting_that_chooses_another(address: str) -> None:
+    with socket.socket() as listener:
+        listener.bind((address, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(NotPossible, match=f"Port {port}.*make up RECORD_PORT=") as refused:
+            check_port(port, function="record_transaction", setting="RECORD_PORT")
+    assert "\n" not in str(refused.value)
+
+
+def test_ports_are_the_documented_ones_unless_chosen() -> None:
+    chosen = stack.chosen_ports({"BALANCE_PORT": "9081", "PROJECT_PORT": ""})
+    assert chosen == {RECORD: 8080, BALANCE: 9081, PROJECT: 8082}
+
+
+@pytest.mark.parametrize("text", ["x", "0", "-1", "65536", "80.5"])
+def test_what_cannot_be_a_port_is_refused_by_its_setting(text: str) -> None:
+    with pytest.raises(NotPossible, match=f"RECORD_PORT is '{text}'"):
+        stack.chosen_ports({"RECORD_PORT": text})
+
+
+def test_two_functions_cannot_have_one_port() -> None:
+    with pytest.raises(NotPossible, match="BALANCE_PORT is 8080"):
+        stack.chosen_ports({"BALANCE_PORT": "8080"})
+
+
+def test_a_lock_that_is_held_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with held(path), pytest.raises(NotPossible, match="taken"), held(path, otherwise="taken"):
+        pytest.fail("both hold it")
+
+
+# --- what is kept -----------------------------------------------------------------------------
+
+
+def test_the_hash_secret_stays_the_same_and_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "hash_secret"
+    (tmp_path / "hash_secret.new").write_text("cut sh")
+    secret = stack.kept_hash_secret(path)
+    assert len(bytes.fromhex(secret)) == 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert stack.kept_hash_secret(path) == secret
+
+
+def test_a_later_process_with_the_same_pid_is_not_taken_for_the_earlier_one() -> None:
+    mine = Identity.of(os.getpid())
+    assert mine.process() is not None
+    assert Identity(pid=mine.pid, started=mine.started - 60).process() is None
+
+
+def test_processes_are_written_down_in_the_order_of_stopping(
+    tmp_path: Path, supervisor: Supervisor
+) -> None:
+    last = service(tmp_path, SLEEPER, stopped_in=2)
+    first = service(tmp_path, SLEEPER, stopped_in=1)
+    first.name = "first"
+    for one in (last, first):
+        supervisor.start(one)
+    write_state(tmp_path / "state.json", [last, first])
+    assert list(read_state(tmp_path / "state.json")) == ["first", "child"]
+
+
+# --- what is started again --------------------------------------------------------------------
+
+
+def test_what_ends_is_told_with_its_last_words_and_started_again(
+    tmp_path: Path, supervisor: Supervisor
+) -> None:
+    words: list[str] = []
+    supervisor.say = words.append
+    child = service(tmp_path, SLEEPER)
+    supervisor.start(child)
+    killed = running(child)
+    look_until(supervisor, killed.ready)
+    killed.kill()
+    look_until(supervisor, lambda: child.running is not killed)
+    assert words[0].startswith("child was killed by SIGKILL.\n    ready\n")
+    assert read_state(supervisor.state_file) == {"child": running(child).identity}
+
+
+def test_the_pause_before_another_start_doubles(tmp_path: Path, supervisor: Supervisor) -> None:
+    words: list[str] = []
+    supervisor.say = words.append
+    supervisor.start(service(tmp_path, "raise SystemExit(3)"))
+    look_until(supervisor, lambda: "child is started again in 1.0 s." in "".join(words))
+    assert words[0].endswith("child is started again in 0.5 s.")
+
+
+def test_what_the_others_need_is_given_up_after_a_few_tries(
+    tmp_path: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("local.supervisor.RESTART_PAUSE_S", 0.01)
+    child = service(tmp_path, "raise SystemExit('no space left')", essential=True)
+    supervisor.start(child)
+    with pytest.raises(NotPossible, match=r"(?s)exit status 1.*no space left.*enough"):
+        look_until(supervisor, lambda: False)
+    assert child.failures == ESSENTIAL_RESTARTS_MAX + 1
+
+
+def test_all_end_group_by_group(tmp_path: Path, supervisor: Supervisor) -> None:
+    ended: list[str] = []
+    for name, stopped_in in (("last", 2), ("first", 0), ("second", 1)):
+        one = service(tmp_path, SLEEPER, stopped_in=stopped_in)
+        one.name = name
+        supervisor.start(one)
+        one.running = replace(running(one), stop=partial(ended.append, name))
+    supervisor.stop()
+    assert ended == ["first", "second", "last"]
