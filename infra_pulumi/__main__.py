@@ -69,7 +69,7 @@ def aws_stack(stack: Stack, place: Aws, eks: Eks, hosted_zone: str) -> None:
         "hash", length=HASH_SECRET_BYTES, opts=pulumi.ResourceOptions(protect=stack.protected)
     )
     kept = secrets.store("hash", key.hex, path=f"saldo-{pulumi.get_stack()}/hash")
-    hash_secret = secrets.deliver(HASH_SECRET, kept.arn, {"hex": "{{ .value }}"})
+    hash_secret = secrets.deliver(HASH_SECRET, kept.secret_arn, {"hex": "{{ .value }}"})
     pulumi.export("repositories", registry.urls)
     pulumi.export("cluster", cluster.name)
     finish(

@@ -2,13 +2,19 @@
 
 Pulumi's mocks answer where the cloud would. The tests judge what was asked, and render.py writes it
 down as manifests. Numbers come back as floats: Pulumi's wire knows no others.
+
+Pulumi's SDK keeps one program's state in its module, and threads and event loops that nobody closes:
+``capture_apart`` runs it in a process of its own, which is this file run as a module.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import runpy
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +37,9 @@ class Resource:
     """One resource that the program asked for."""
 
     urn: str
+    # As the mocks answered: what other resources name it by.
+    id: str
+    arn: str
     type: str
     name: str
     inputs: dict[str, Any]
@@ -98,6 +107,37 @@ def capture(stack: str, values: Mapping[str, Any]) -> Captured:
     return Captured(resources=tuple(recorder.asked), outputs=recorder.outputs)
 
 
+def capture_apart(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Captured]:
+    """What ``capture`` returns for each stack and its values, in another process."""
+    command = [sys.executable, "-m", "infra_pulumi.capture"]
+    done = subprocess.run(  # noqa: S603 - this module
+        command, input=json.dumps(runs), check=True, cwd=HERE.parent, stdout=subprocess.PIPE, text=True
+    )
+    return {
+        stack: Captured(
+            resources=tuple(
+                Resource(
+                    **made
+                    | {
+                        "secrets": frozenset(made["secrets"]),
+                        "depends_on": tuple(made["depends_on"]),
+                    }
+                )
+                for made in captured["resources"]
+            ),
+            outputs=captured["outputs"],
+        )
+        for stack, captured in json.loads(done.stdout).items()
+    }
+
+
+def main() -> None:
+    """Read stacks and their values from the standard input, write what they ask for to the output."""
+    runs = json.load(sys.stdin)
+    made = {stack: dataclasses.asdict(capture(stack, values)) for stack, values in runs.items()}
+    json.dump(made, sys.stdout, default=sorted)
+
+
 def _run_program() -> None:
     runpy.run_path(str(HERE / "__main__.py"), run_name="__main__")
 
@@ -115,6 +155,8 @@ class _Recorder(mocks.MockMonitor):  # type: ignore[misc] - the SDK leaves it un
         self.outputs: dict[str, Any] = {}
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: ANN401, N802 - the service's name
+        # A resource handed over as an input would be fetched in this thread, for another's loop.
+        _name_references(request.object)
         if request.type == "eks:index:Cluster":
             self._register_eks_cluster(request)
         response = super().RegisterResource(request)
@@ -124,6 +166,8 @@ class _Recorder(mocks.MockMonitor):  # type: ignore[misc] - the SDK leaves it un
             self.asked.append(
                 Resource(
                     urn=response.urn,
+                    id=response.id,
+                    arn=response.object.fields["arn"].string_value,
                     type=request.type,
                     name=request.name,
                     inputs=inputs,
@@ -138,7 +182,7 @@ class _Recorder(mocks.MockMonitor):  # type: ignore[misc] - the SDK leaves it un
         return response
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: ANN401, N802 - the service's name
-        if "pulumi:pulumi:Stack" in request.urn:
+        if "::pulumi:pulumi:Stack::" in request.urn:
             self.outputs |= _plain(rpc.deserialize_properties(request.outputs), "", set())
         return super().RegisterResourceOutputs(request)
 
@@ -171,14 +215,15 @@ class _Answers(mocks.Mocks):
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
         state = dict(args.inputs)
-        # CloudFormation's and Terraform's type names agree on the last word only.
-        state.setdefault("arn", f"arn:aws:{_service(args.typ)}:{REGION}:{ACCOUNT}:{args.name}")
+        last = args.typ.rpartition(":")[2].lower()
+        # Each is one resource's only, so that whoever reads them can tell what refers to what.
+        state.setdefault("arn", f"arn:aws:{_service(args.typ)}:{REGION}:{ACCOUNT}:{last}/{args.name}")
         state.setdefault("name", args.name)
         state |= _ADDED.get(args.typ, {})
         if args.typ == "eks:index:Cluster":
             state["eksCluster"] = _reference(_eks_urn(args.name), args.name)
             state["kubeconfigJson"] = "{}"
-        return f"{args.name}-id", state
+        return f"{last}-{args.name}", state
 
 
 def _service(token: str) -> str:
@@ -202,6 +247,8 @@ _ADDED: dict[str, dict[str, Any]] = {
         "bootstrapBrokersSaslIam": _MSK.format("b", 9098),
         "bootstrapBrokersSaslScram": _MSK.format("b", 9096),
     },
+    "aws:kms/key:Key": {"keyId": "00000000-0000-0000-0000-000000000000"},
+    "aws:ecr/repository:Repository": {"repositoryUrl": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/x"},
     "aws:msk/configuration:Configuration": {"latestRevision": 1},
     "aws:rds/instance:Instance": {
         "address": "saldo.example.us-east-1.rds.amazonaws.com",
@@ -215,9 +262,32 @@ _ADDED: dict[str, dict[str, Any]] = {
         "dnsName": "saldo.elb.us-east-1.amazonaws.com",
         "zoneId": "Z1",
     },
+    "aws:secretsmanager/secretVersion:SecretVersion": {
+        "secretArn": f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:saldo-example"
+    },
     "random:index/randomPassword:RandomPassword": {"result": "not-a-real-password"},
     "random:index/randomBytes:RandomBytes": {"hex": "00" * 32},
 }
+
+
+def _name_references(struct: Any) -> None:  # noqa: ANN401 - protobuf's type
+    """Replace every resource among the values of ``struct`` by its URN."""
+    for field in struct.fields.values():
+        _name_reference(field)
+
+
+def _name_reference(value: Any) -> None:  # noqa: ANN401 - protobuf's type
+    kind = value.WhichOneof("kind")
+    if kind == "list_value":
+        for item in value.list_value.values:
+            _name_reference(item)
+    elif kind == "struct_value":
+        fields = value.struct_value.fields
+        signature = fields.get(rpc._special_sig_key)  # noqa: SLF001 - the wire's own constant
+        if signature is not None and signature.string_value == rpc._special_resource_sig:  # noqa: SLF001 - the same
+            value.string_value = fields["urn"].string_value
+        else:
+            _name_references(value.struct_value)
 
 
 def _plain(value: Any, path: str, secrets: set[str]) -> Any:  # noqa: ANN401 - any JSON
@@ -230,3 +300,7 @@ def _plain(value: Any, path: str, secrets: set[str]) -> Any:  # noqa: ANN401 - a
     if isinstance(value, list):
         return [_plain(item, f"{path}[{i}]", secrets) for i, item in enumerate(value)]
     return value
+
+
+if __name__ == "__main__":
+    main()

@@ -24,9 +24,10 @@ CONTROL_PLANE_LOGS = ("api", "audit", "authenticator", "controllerManager", "sch
 ADMINISTRATOR = "arn:aws:eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy"
 SYSTEM = "kube-system"
 NODE_DISK_GIB = 50
-# The kubelet, and the ports above which operators serve their webhooks.
-KUBELET = 10250
-UNPRIVILEGED = (1025, 65535)
+# Where the API servers call into the nodes: the kubelets, with the webhooks of cert-manager and of
+# the External Secrets operator on the same port; KEDA's metrics; the webhooks of Knative; those of
+# the load balancer controller.
+CALLED_BY_API = {"kubelets": 10250, "metrics": 6443, "knative": 8443, "balancer": 9443}
 
 
 def kubeconfig_cluster(context: str) -> k8s.Provider:
@@ -158,8 +159,8 @@ class Cluster(pulumi.ComponentResource):
         )
         self.allow("pods-to-pods", nodes, nodes, None)
         self.allow("nodes-to-api", nodes, control_plane, (443, 443))
-        self.allow("api-to-kubelets", control_plane, nodes, (KUBELET, KUBELET))
-        self.allow("api-to-webhooks", control_plane, nodes, UNPRIVILEGED)
+        for called, port in CALLED_BY_API.items():
+            self.allow(f"api-to-{called}", control_plane, nodes, (port, port))
         self.allow("nodes-to-endpoints", nodes, self._network.endpoints, (443, 443))
         # Identity providers, certificate authorities, the operators' images, S3's gateway. Which
         # pod may call them is up to the NetworkPolicies.
@@ -392,7 +393,7 @@ class Cluster(pulumi.ComponentResource):
             cluster=self.name,
             namespace=SYSTEM,
             service_account=scaler,
-            statements=_scaler_statements(self._title),
+            statements=_scaler_statements(self._title, self._place),
             parent=self,
         )
         release(
@@ -411,7 +412,7 @@ class Cluster(pulumi.ComponentResource):
         )
 
 
-def _scaler_statements(cluster: str) -> Sequence[dict[str, object]]:
+def _scaler_statements(cluster: str, place: Aws) -> Sequence[dict[str, object]]:
     return [
         {
             "Sid": "See",
@@ -436,7 +437,10 @@ def _scaler_statements(cluster: str) -> Sequence[dict[str, object]]:
                 "autoscaling:SetDesiredCapacity",
                 "autoscaling:TerminateInstanceInAutoScalingGroup",
             ],
-            "Resource": "*",
+            "Resource": (
+                f"arn:aws:autoscaling:{place.region}:{place.account}:autoScalingGroup:*"
+                ":autoScalingGroupName/eks-*"
+            ),
             "Condition": {
                 "StringEquals": {
                     f"aws:ResourceTag/k8s.io/cluster-autoscaler/{cluster}": "owned",

@@ -148,7 +148,7 @@ class Rds(pulumi.ComponentResource):
             # Nobody ever sees the owner's password: RDS makes it, keeps it and rotates it.
             username=SUPERUSER,
             manage_master_user_password=True,
-            master_user_secret_kms_key_id=key.key_id,
+            master_user_secret_kms_key_id=key.arn,
             iam_database_authentication_enabled=True,
             ca_cert_identifier=versions.RDS_CERTIFICATE_AUTHORITY,
             storage_type="gp3",

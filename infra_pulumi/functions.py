@@ -459,7 +459,9 @@ class Functions(pulumi.ComponentResource):
             SOURCES_API,
             "KafkaSource",
             {
-                "bootstrapServers": [kafka.source_brokers],
+                "bootstrapServers": pulumi.Output.from_input(kafka.source_brokers).apply(
+                    lambda brokers: brokers.split(",")
+                ),
                 "topics": [TOPIC],
                 "consumerGroup": CONSUMER_GROUP,
                 "consumers": stack.kafka.consumers,

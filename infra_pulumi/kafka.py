@@ -381,11 +381,11 @@ class Msk(pulumi.ComponentResource):
             path=f"AmazonMSK_{self._title}/source",
         )
         association = aws.msk.SingleScramSecretAssociation(
-            "kafka-source", cluster_arn=msk.arn, secret_arn=secret.arn, opts=self._own
+            "kafka-source", cluster_arn=msk.arn, secret_arn=secret.secret_arn, opts=self._own
         )
         aws.secretsmanager.SecretPolicy(
             "kafka-source",
-            secret_arn=secret.arn,
+            secret_arn=secret.secret_arn,
             policy=pulumi.Output.json_dumps(
                 {
                     "Version": "2012-10-17",
@@ -395,7 +395,7 @@ class Msk(pulumi.ComponentResource):
                             "Effect": "Allow",
                             "Principal": {"Service": "kafka.amazonaws.com"},
                             "Action": "secretsmanager:getSecretValue",
-                            "Resource": secret.arn,
+                            "Resource": secret.secret_arn,
                             "Condition": {
                                 "StringEquals": {"aws:SourceAccount": self._place.account}
                             },
@@ -407,7 +407,7 @@ class Msk(pulumi.ComponentResource):
         )
         secrets.deliver(
             SOURCE_SECRET,
-            secret.arn,
+            secret.secret_arn,
             {"user": "{{ .username }}", "password": "{{ .password }}", "type": MECHANISM},
             properties=["username", "password"],
         )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from infra_pulumi.operators import Operators
 
 API = "operator.knative.dev/v1beta1"
+# The operator's sources; its definition asks for a word on each.
+SOURCES = ("ceph", "github", "gitlab", "kafka", "rabbitmq", "redis")
 KOURIER = "kourier.ingress.networking.knative.dev"
 
 
@@ -115,7 +117,7 @@ class Knative(pulumi.ComponentResource):
             {
                 "version": versions.KNATIVE_EVENTING,
                 "high-availability": {"replicas": stack.knative.replicas},
-                "source": {"kafka": {"enabled": True}},
+                "source": {source: {"enabled": source == "kafka"} for source in SOURCES},
                 "config": config,
             },
             namespace=EVENTING,

@@ -137,7 +137,7 @@ class Secrets(pulumi.ComponentResource):
     ) -> aws.secretsmanager.SecretVersion:
         """Put ``value``, which must be a secret Output, into Secrets Manager under ``path``.
 
-        The version's ``arn`` is the secret's, for those who need it to hold something already.
+        Its ``secret_arn`` is for those who need the secret to hold something already.
         """
         if self.key is None:
             message = "only the shape aws has a Secrets Manager"

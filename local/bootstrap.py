@@ -4,8 +4,9 @@ Runs with the machine's own Python, so it needs nothing but the standard library
 kept plain enough for an older Python to tell that it is too old.
 
 Every package comes from a lock file with hashes. A stamp in .venv names what was installed last, by
-the hash of everything that decides it; it is taken away before an installation and comes back when
-that is complete, so a run that was cut short is done again and one that was not costs nothing.
+the hash of everything that decides it. While an installation goes on another file stands there: a
+run that was cut short leaves packages of which the installer can make nothing, so where that file
+is found .venv is made anew. A run with nothing to do costs nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 UV = VENV / "bin" / "uv"
+UNFINISHED = VENV / "saldo-unfinished"
 UV_LOCK = ROOT / "locks" / "uv.txt"
 BUILD_LOCK = ROOT / "locks" / "build.txt"
 INSTALL_LOCK = ROOT / ".saldo" / "bootstrap.lock"
@@ -66,7 +68,7 @@ def is_ready(wanted: str) -> bool:
     """Whether .venv holds it already. What dev installs has all that local does."""
     if wanted == "uv":
         return uv_is_installed()
-    return any(
+    return not UNFINISHED.exists() and any(
         stamp(name).exists() and stamp(name).read_text() == digest(name) for name in {wanted, "dev"}
     )
 
@@ -87,16 +89,24 @@ def digest(name: str) -> str:
 def prepare(wanted: str) -> None:
     """Bring .venv to what ``wanted`` needs, from whatever an earlier run left."""
     check_disk(ROOT)
-    if not venv_is_whole():
+    if UNFINISHED.exists() or not venv_is_whole():
         say("creating the virtual environment .venv")
         create_venv()
     environ = registry_environ()
     if not uv_is_installed():
         say("installing uv, the package installer")
-        pip: list[str | Path] = [VENV_PYTHON, "-m", "pip", "install", "--quiet", "--force-reinstall"]
+        pip: list[str | Path] = [
+            VENV_PYTHON,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--force-reinstall",
+        ]
         run([*pip, "--no-deps", "--require-hashes", "--requirement", UV_LOCK], os.environ)
     if wanted == "uv" or is_ready(wanted):
         return
+    UNFINISHED.touch()
     for name in ("local", "dev"):
         stamp(name).unlink(missing_ok=True)
     say(f"installing the packages of locks/{wanted}.txt (the first run downloads them)")
@@ -106,8 +116,8 @@ def prepare(wanted: str) -> None:
     locked = ["--compile-bytecode", "--require-hashes", "--requirement"]
     run([*install, *locked, ROOT / "locks" / f"{wanted}.txt"], environ)
     run([*install, "--no-deps", "--build-constraints", BUILD_LOCK, "--editable", ROOT], environ)
-    stamp(wanted).with_suffix(".new").write_text(digest(wanted))
-    stamp(wanted).with_suffix(".new").replace(stamp(wanted))
+    stamp(wanted).write_text(digest(wanted))
+    UNFINISHED.unlink()
 
 
 def venv_is_whole() -> bool:

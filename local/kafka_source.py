@@ -47,7 +47,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import uvloop
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from local.delivery import (
     DELIVERY_DEFAULT,
@@ -222,7 +222,7 @@ class _Deliveries:
         event = event_from_record(record, self._options.source)
         try:
             given_up = await self._send(self._sink, self._options.sink, event, record)
-            if True:
+            if given_up is None:
                 return
             why = given_up.answer.status if given_up.answer else "no answer"
             where = f"{record.topic} partition {record.partition} offset {record.offset}"
@@ -303,6 +303,7 @@ class _Intake:
         self._lanes: dict[int, _Lane] = {}
         self._paused: set[int] = set()
         self._in_flight = 0
+        self._reachable = True
         # Guards the ledgers and the count of records in flight; notified when there is room.
         self._room = threading.Condition()
         self._stopping = threading.Event()
@@ -337,7 +338,7 @@ class _Intake:
 
     def _run(self) -> None:
         try:
-            consumer = Consumer(self._consumer_config(), logger=log)
+            consumer = Consumer({**self._consumer_config(), "error_cb": self._on_error})
             try:
                 self._consume(consumer)
             finally:
@@ -359,6 +360,8 @@ class _Intake:
             "session.timeout.ms": options.session_timeout_ms,
             "heartbeat.interval.ms": options.session_timeout_ms // 3,
             "reconnect.backoff.max.ms": 1000,
+            # The client's own log has a line for each attempt to connect; see _on_error.
+            "log_level": 0,
             # A resumed partition waits for the fetch that is under way without it.
             "fetch.wait.max.ms": 100,
             # What is fetched ahead, in memory.
@@ -452,14 +455,22 @@ class _Intake:
         except KafkaException as error:
             log.warning("the offsets were not committed: %s", error.args[0].str())
             return
+        self._reachable = True
         with self._room:
             for lane, offset in offsets:
                 lane.ledger.committed(offset)
+
+    def _on_error(self, error: KafkaError) -> None:
+        # Told once an outage: the client goes on trying by itself.
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and self._reachable:  # noqa: SLF001
+            self._reachable = False
+            log.warning("Kafka cannot be reached")
 
     def _on_assign(self, _: Consumer, partitions: Sequence[TopicPartition]) -> None:
         for assigned in partitions:
             lane = _Lane(intake=self, partition=assigned.partition)
             self._lanes[assigned.partition] = lane
+        self._reachable = True
         log.info("assigned partitions %s", sorted(self._lanes))
         self._loop.call_soon_threadsafe(self.assigned.set)
 

@@ -22,10 +22,10 @@ INSTALLER = "uv==0.13.9"
 EDITABLE_BUILD = "editables==0.5"
 
 EXTRAS = {
-    "record": ("record", "telemetry"),
-    "project": ("project", "telemetry"),
-    "query": ("query", "telemetry"),
-    "operate": ("operate", "imports"),
+    "record": ("record", "telemetry", "aws", "aws-kafka"),
+    "project": ("project", "telemetry", "aws"),
+    "query": ("query", "telemetry", "aws"),
+    "operate": ("operate", "imports", "aws", "aws-kafka"),
     "local": ("record", "project", "query", "operate", "imports", "telemetry", "local"),
 }
 

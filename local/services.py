@@ -27,7 +27,7 @@ TOPIC_RETENTION_MS = 7 * 24 * 60 * 60 * 1000
 CONSUMER_GROUP = "saldo-project-balance"
 SWEEP_INTERVAL_S = 600
 MIGRATE_TIMEOUT_S = 120.0
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,7 @@ def migrate(env: Mapping[str, str], log: Path) -> None:
     """Bring both schemas up to date; MigrationFailed when that does not end well."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
+        log_start = output.tell()
         done = subprocess.run(
             [sys.executable, "-m", "saldo.operate.cli", "migrate"],
             cwd=ROOT,
@@ -123,7 +124,9 @@ def migrate(env: Mapping[str, str], log: Path) -> None:
             check=False,
         )
     if done.returncode != 0:
-        raise MigrationFailed(f"the migrations {processes.how_it_ended(done.returncode)}")
+        what = f"the migrations {processes.how_it_ended(done.returncode)}. Their log ends:"
+        lines = processes.tail(log, log_start)
+        raise MigrationFailed("".join([what, *(f"\n    {line}" for line in lines)]))
 
 
 def start_kafka_source(bootstrap_servers: str, *, sink_port: int, log: Path) -> Child:

@@ -96,7 +96,7 @@ class Serve(Protocol):
 
 @pytest.fixture
 def serve(database: Database, tmp_path: Path) -> Iterator[Serve]:
-    """Starts functions: ``record = serve(RECORD, KAFKA_BOOTSTRAP_SERVERS=...)``."""
+    """Starts functions, and kills them after the test: see Serve."""
     started: list[Served] = []
 
     def start(function: Function, **settings: str) -> Served:
@@ -174,7 +174,11 @@ class Telling:
         self._note_skip(report)
 
     def _note_skip(self, report: pytest.TestReport | pytest.CollectReport) -> None:
-        if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        if (
+            report.skipped
+            and not hasattr(report, "wasxfail")
+            and isinstance(report.longrepr, tuple)
+        ):
             reason = report.longrepr[2].removeprefix("Skipped: ")
             if reason not in allowed_skips():
                 self.skipped.append(f"{report.nodeid}: {reason}")

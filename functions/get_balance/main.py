@@ -13,21 +13,15 @@ from saldo.serve.http import Edge, route
 from saldo.serve.problems import Rule
 
 RULES = {
-    json_body.Malformed: Rule(
-        status=400, name="malformed-json", title="The body is not JSON"
-    ),
-    problems.Invalid: Rule(
-        status=400, name="invalid-request", title="The request is not valid"
-    ),
+    json_body.Malformed: Rule(status=400, name="malformed-json", title="The body is not JSON"),
+    problems.Invalid: Rule(status=400, name="invalid-request", title="The request is not valid"),
     auth.Unauthenticated: Rule(
         status=401,
         name="unauthenticated",
         title="A valid bearer token is needed",
         headers={"WWW-Authenticate": "Bearer"},
     ),
-    auth.Forbidden: Rule(
-        status=403, name="forbidden", title="The token does not allow this"
-    ),
+    auth.Forbidden: Rule(status=403, name="forbidden", title="The token does not allow this"),
     balances.AccountNotFound: Rule(
         status=404, name="account-not-found", title="There is no such account"
     ),

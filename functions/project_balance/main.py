@@ -12,7 +12,6 @@ from saldo.project import handler, read_model
 from saldo.project.guard import check_sender
 from saldo.serve.app import GUARDS
 from saldo.serve.group_commit import QueueFull
-from saldo.serve.problems import detail_of
 
 STATUSES: dict[type[Exception], int] = {
     handler.BadDelivery: 400,  # dead letter: it will never be one of ours
@@ -33,6 +32,4 @@ async def project_balance(event: CloudEvent) -> None:
     try:
         await projector.take(event)
     except tuple(STATUSES) as error:
-        raise HTTPException(
-            STATUSES[type(error)], str(error) or type(error).__doc__
-        ) from error
+        raise HTTPException(STATUSES[type(error)], str(error) or type(error).__doc__) from error

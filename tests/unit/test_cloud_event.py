@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 from cloudevents.http import CloudEvent, from_json
@@ -15,8 +16,10 @@ from saldo.record.cloud_event import (
     recorded_at_of,
     structured,
 )
-from saldo.record.intent import StoredEvent
 from tests.controls import NOW, income, limit, stored_stream
+
+if TYPE_CHECKING:
+    from saldo.record.intent import StoredEvent
 
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 STORED = stored_stream(income(description='Salário "x"', occurred_at=NOW), limit("5"))
@@ -33,7 +36,9 @@ def test_the_kafka_record_is_the_packages_apart_from_the_partition_key(
     event = CloudEvent(attributes_of(stored, trace), data_of(stored))
     message = to_binary(event, data_marshaller=lambda data: data)
     record = kafka_record(stored, trace)
-    headers = {name: text.encode() if isinstance(text, str) else text for name, text in record.headers}
+    headers = {
+        name: text.encode() if isinstance(text, str) else text for name, text in record.headers
+    }
     assert headers.pop("ce_partitionkey") == stored.account_id.encode()
     assert headers == message.headers
     assert (record.account_id, record.value) == (message.key, message.value)
@@ -42,7 +47,9 @@ def test_the_kafka_record_is_the_packages_apart_from_the_partition_key(
 
 @EVENTS
 @TRACED
-def test_the_structured_event_is_read_by_the_package(stored: StoredEvent, trace: str | None) -> None:
+def test_the_structured_event_is_read_by_the_package(
+    stored: StoredEvent, trace: str | None
+) -> None:
     event = from_json(structured(stored, trace))
     assert event.get_attributes() == attributes_of(stored, trace)
     assert event.data == json.loads(data_of(stored))

@@ -113,9 +113,7 @@ async def test_a_batch_that_breaks_tells_all_its_waiters_and_frees_its_keys() ->
             raise OSError("gone")
         return list(items)
 
-    commit = GroupCommit[str, str](
-        run, queue_weight_max=9, batch_weight_max=9, batches_max=1
-    )
+    commit = GroupCommit[str, str](run, queue_weight_max=9, batch_weight_max=9, batches_max=1)
     tasks = [submit(commit, item, ["k"]) for item in "ab"]
     for task in tasks:
         with pytest.raises(OSError, match="gone"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -66,7 +67,5 @@ def test_all_else_is_read_as_json_says(value: object) -> None:
 
 @given(st.binary(max_size=60))
 def test_no_body_does_more_than_be_refused(body: bytes) -> None:
-    try:
+    with contextlib.suppress(Malformed):
         read_json(body)
-    except Malformed as malformed:
-        assert str(malformed)

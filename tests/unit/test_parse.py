@@ -35,18 +35,23 @@ def faults(members: bytes) -> dict[str, str]:
     return {error.field: error.message for error in invalid.value.errors}
 
 
+WRONG: dict[str, list[object]] = {
+    "accountId": ["", " wesley", "-wesley", "we sley", "wésley", "a" * 129, "a/b", "a\n", "a\0"]
+    + ["\ud800", None, 5, True, ["a"], {}],
+    "type": ["", "income", "GIFT", None, 1, True, ["INCOME"], {"a": 1}],
+    "value": [None, True, [1], {}, "", "x", 0, -1, "-1", "1e41", 0.0, "9" * 65, "1e9999999"]
+    + ["NaN", "Infinity", "1,5", "\u0661"],
+    "currency": ["", "brl", "XXX", "BR", 986, True, ["BRL"], {}],
+    "description": [5, True, [], {}, "a" * 501, "a\0b", "a\nb", "a\x1fb", "\x7f", "\x85"]
+    + ["\ud800", "a\udfffb"],
+    "occurredAt": ["", "yesterday", 5, True, [], "2026-11-24", "9" * 30],
+    "metadata": ["", 5, True, [], {str(number): "" for number in range(21)}],
+}
+
+
 @pytest.mark.parametrize(
     ("field", "wrong"),
-    [("accountId", wrong) for wrong in ["", " wesley", "-wesley", "we sley", "wésley", "a" * 129]]
-    + [("accountId", wrong) for wrong in ["a/b", "a\n", "a\0", "\ud800", None, 5, True, ["a"], {}]]
-    + [("type", wrong) for wrong in ["", "income", "GIFT", None, 1, True, ["INCOME"], {"a": 1}]]
-    + [("value", wrong) for wrong in [None, True, [1], {}, "", "x", 0, -1, "-1", "1e41", 0.0]]
-    + [("value", wrong) for wrong in ["9" * 65, "1e9999999", "NaN", "Infinity", "1,5", "\u0661"]]
-    + [("currency", wrong) for wrong in ["", "brl", "XXX", "BR", 986, True, ["BRL"], {}]]
-    + [("description", wrong) for wrong in [5, True, [], {}, "a" * 501, "a\0b", "a\nb", "a\x1fb"]]
-    + [("description", wrong) for wrong in ["\x7f", "\x85", "\ud800", "a\udfffb"]]
-    + [("occurredAt", wrong) for wrong in ["", "yesterday", 5, True, [], "2026-11-24", "9" * 30]]
-    + [("metadata", wrong) for wrong in ["", 5, True, [], {str(n): "" for n in range(21)}]],
+    [(field, wrong) for field, several in WRONG.items() for wrong in several],
     ids=lambda part: ascii(part)[:30],
 )
 def test_a_wrong_field_is_named(field: str, wrong: object) -> None:

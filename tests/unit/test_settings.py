@@ -38,7 +38,11 @@ def without(*names: str, **more: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("function", "name"),
-    [(function, name) for function in FUNCTIONS for name in ("EVENT_STORE_URL", "HASH_SECRET", "AUTH")]
+    [
+        (function, name)
+        for function in FUNCTIONS
+        for name in ("EVENT_STORE_URL", "HASH_SECRET", "AUTH")
+    ]
     + [("record_transaction", "KAFKA_BOOTSTRAP_SERVERS"), ("record_transaction", "KAFKA_SECURITY")]
     + [("project_balance", "READ_MODEL_URL"), ("get_balance", "READ_MODEL_URL")],
 )
@@ -76,7 +80,10 @@ def test_a_bad_setting_is_named(name: str, text: str) -> None:
     ("function", "name"),
     [("record_transaction", f"OIDC_{name}") for name in ("ISSUER", "AUDIENCE", "JWKS_URL")]
     + [("get_balance", f"OIDC_{name}") for name in ("ISSUER", "AUDIENCE", "JWKS_URL")]
-    + [("project_balance", f"SINK_{name}") for name in ("ISSUER", "AUDIENCE", "JWKS_URL", "SUBJECTS")],
+    + [
+        ("project_balance", f"SINK_{name}")
+        for name in ("ISSUER", "AUDIENCE", "JWKS_URL", "SUBJECTS")
+    ],
 )
 def test_with_oidc_all_of_the_issuer_is_needed(function: str, name: str) -> None:
     environ = PLAIN | OIDC

@@ -76,9 +76,7 @@ def decide(  # noqa: PLR0913 - the caller's clock, ids and settings are argument
     recorded_at = now if account.recorded_at is None else max(now, account.recorded_at)
     if isinstance(command, SetOverdraftLimit):
         currency = _currency(account, command.currency, default_currency)
-        limit_minor = (
-            None if command.limit is None else command.limit.to_minor(currency)
-        )
+        limit_minor = None if command.limit is None else command.limit.to_minor(currency)
         return OverdraftLimitSet(
             account_id=account.account_id,
             position=account.position + 1,
@@ -101,17 +99,11 @@ def decide(  # noqa: PLR0913 - the caller's clock, ids and settings are argument
         kind = command.kind
         amount_minor = command.value.to_minor(currency)
         occurred_at, reverses = command.occurred_at or recorded_at, None
-    balance_minor = account.balance_minor + (
-        amount_minor if kind is Kind.INCOME else -amount_minor
-    )
+    balance_minor = account.balance_minor + (amount_minor if kind is Kind.INCOME else -amount_minor)
     if not -MINOR_UNITS_MAX <= balance_minor <= MINOR_UNITS_MAX:
         raise BalanceOutOfRange(position=account.position)
     limit_minor = account.overdraft_limit_minor
-    if (
-        kind is Kind.EXPENSE
-        and limit_minor is not None
-        and balance_minor < -limit_minor
-    ):
+    if kind is Kind.EXPENSE and limit_minor is not None and balance_minor < -limit_minor:
         raise InsufficientFunds(
             balance_minor=account.balance_minor,
             limit_minor=limit_minor,

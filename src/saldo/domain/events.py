@@ -138,9 +138,7 @@ def read_event(text: str) -> Event:
     except (ValueError, KeyError, TypeError) as error:
         raise Unreadable("the text is not an event") from error
     if not isinstance(schema, int) or schema > SCHEMA_NEWEST or schema < 1:
-        raise Unreadable(
-            f"schema {schema!r} is not known, the newest is {SCHEMA_NEWEST}"
-        )
+        raise Unreadable(f"schema {schema!r} is not known, the newest is {SCHEMA_NEWEST}")
     while schema < SCHEMA_NEWEST:
         members = UPCASTERS[schema](members)
         schema += 1

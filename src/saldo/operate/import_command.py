@@ -17,6 +17,7 @@ from saldo.domain.commands import ACCOUNT_ID
 from saldo.domain.money import CURRENCY_DIGITS
 from saldo.operate.import_amounts import Decimal  # noqa: TC001 - as above
 from saldo.operate.import_compare import (
+    WAIT_A_REQUEST_S,
     BalanceUnknown,
     Comparison,
     account_currency,
@@ -24,7 +25,7 @@ from saldo.operate.import_compare import (
 )
 from saldo.operate.import_csv_columns import CsvMapping
 from saldo.operate.import_dates import Order  # noqa: TC001 - as above
-from saldo.operate.import_lines import StatementUnreadable
+from saldo.operate.import_lines import CurrencyUnknown, StatementUnreadable
 from saldo.operate.import_preview import (
     ImportPlan,
     ImportReport,
@@ -187,14 +188,17 @@ def import_statement_command(  # noqa: PLR0913 - a command line has one paramete
     )
     target = _Target(record_url=record_url, balance_url=balance_url, token=token)
     content = _read_file(file, json=json)
-    held = None
+    held, unknown = None, ""
     # a dry run does without the functions, unless only they can tell the currency
-    if not dry_run or (currency is None and _is_csv(content, options)):
-        held = asyncio.run(_held_currency(target, account))
+    needed = currency is None and _is_csv(content, options)
+    if needed or not dry_run:
+        wait_s = WAIT_A_REQUEST_S if needed else 0
+        held, unknown = asyncio.run(_held_currency(target, account, wait_s))
     try:
         statement = read_statement(content, options, currency_held=held)
     except StatementUnreadable as error:
-        raise _failed(f"{file.name}: {error}", json=json, line=error.number) from error
+        why = f" ({unknown})" if isinstance(error, CurrencyUnknown) and unknown else ""
+        raise _failed(f"{file.name}: {error}{why}", json=json, line=error.number) from error
     if held is not None and held != statement.currency:
         said = f"the statement is in {statement.currency}, but the account {account} holds {held}"
         raise _failed(said, json=json)
@@ -235,13 +239,15 @@ def _is_csv(content: bytes, options: ReadingOptions) -> bool:
         return False
 
 
-async def _held_currency(target: _Target, account_id: str) -> str | None:
+async def _held_currency(target: _Target, account_id: str, wait_s: int) -> tuple[str | None, str]:
+    """The account's currency, None where there is none yet; and why it could not be learned."""
     async with new_client(target.token) as client:
         try:
-            return await account_currency(client, target.balance_url, account_id)
-        except BalanceUnknown:
-            # the recorder checks it again, and the comparison afterwards says what is wrong
-            return None
+            url = target.balance_url
+            return await account_currency(client, url, account_id, wait_s=wait_s), ""
+        except BalanceUnknown as error:
+            # the recorder checks it again, so a file that names its currency can do without
+            return None, str(error)
 
 
 def _ask(plan: ImportPlan, *, yes: bool, json: bool) -> None:

@@ -46,9 +46,15 @@ class _Balance(msgspec.Struct):
     currency: str
 
 
-async def account_currency(client: httpx.AsyncClient, url: str, account_id: str) -> str | None:
-    """The currency that the account holds; None for a new account. Raises BalanceUnknown."""
-    response = await _get(client, url, {"accountId": account_id})
+async def account_currency(
+    client: httpx.AsyncClient, url: str, account_id: str, *, wait_s: int = 0
+) -> str | None:
+    """The currency that the account holds; None for a new account. Raises BalanceUnknown.
+
+    An account whose first transaction is not projected yet is waited for as long as ``wait_s``.
+    """
+    query = {"accountId": account_id, "minPosition": "1"}
+    response = await _get(client, url, query, wait_s=wait_s)
     if response.status_code == NOT_FOUND:
         return None
     return _balance_in(response).currency

@@ -24,6 +24,7 @@ from saldo.operate.import_csv_columns import (
 from saldo.operate.import_dates import looks_like_date, read_dates
 from saldo.operate.import_lines import (
     BankStatement,
+    CurrencyUnknown,
     LeftOut,
     StatementBalance,
     StatementLine,
@@ -209,7 +210,7 @@ def _currency(rows: Sequence[_Row], layout: CsvLayout, asked: str | None) -> str
             currency = currency or stated or None
     if currency is None:
         reason = "the file does not name its currency: say --currency"
-        raise StatementUnreadable(reason)
+        raise CurrencyUnknown(reason)
     if currency not in CURRENCY_DIGITS:
         reason = f"{currency!r} is not an ISO 4217 currency"
         raise StatementUnreadable(reason)

@@ -163,12 +163,14 @@ def plain_name(text: str) -> str:
 
     ``Valor (R$)`` is ``valor``, ``Descrição`` is ``descricao``, ``Amount EUR`` is ``amount``.
     """
-    decomposed = unicodedata.normalize("NFKD", _SYMBOLS.sub(" ", text).casefold())
+    bare, symbols = _SYMBOLS.subn(" ", text)
+    decomposed = unicodedata.normalize("NFKD", bare.casefold())
     letters = "".join(c for c in decomposed if not unicodedata.combining(c))
     words = re.sub(r"[^0-9a-z]+", " ", letters).split()
-    if len(words) > 1 and words[-1].upper() in CURRENCY_DIGITS:
+    named = len(words) > 1 and words[-1].upper() in CURRENCY_DIGITS
+    if named:
         words.pop()
-    if len(words) > 1 and words[-1] in {"em", "in"}:
+    if (named or symbols) and len(words) > 1 and words[-1] in {"em", "in"}:
         words.pop()
     return " ".join(words)
 
@@ -196,17 +198,10 @@ def _layout_of(
         above -= 1
     else:
         roles = _roles(cells, mapping)
-    if "date" not in roles or not roles.keys() & {"amount", "debit", "credit"}:
+    if "date" not in roles or not _settle_money(roles, mapping):
         return None
     if any(_place(told, cells) is None for role in NAMES for told in mapping.told(role)):
         return None
-    if mapping.amount is not None or not roles.keys() >= {"debit", "credit"}:
-        # "Credit" alone beside an amount is a word about it, not a column of money
-        if "amount" in roles:
-            roles.pop("debit", None)
-            roles.pop("credit", None)
-    else:
-        roles.pop("amount", None)
     described = [_place(told, cells) for told in mapping.description]
     described = described or [roles.get("description")]
     layout = CsvLayout(
@@ -225,6 +220,27 @@ def _layout_of(
         status=roles.get("status"),
     )
     return (len(cells) if mapping.by_number else len(roles)), layout
+
+
+def _settle_money(roles: dict[str, int], mapping: CsvMapping) -> bool:
+    """Keep one way to read amounts, the told one first; False where the row shows none.
+
+    A debit column alone is none: the other side goes by a name that is not known here, and all
+    income would be lost.
+    """
+    both = {"debit", "credit"}
+    if mapping.amount is not None:
+        dropped = both
+    elif mapping.debit is not None or mapping.credit is not None or roles.keys() >= both:
+        dropped = {"amount"}
+    elif "amount" in roles:
+        # "Credit" beside an amount is a word about it, not a column of money
+        dropped = both
+    else:
+        return False
+    for role in dropped:
+        roles.pop(role, None)
+    return True
 
 
 def _roles(cells: Sequence[str], mapping: CsvMapping) -> dict[str, int]:

@@ -29,6 +29,10 @@ class StatementUnreadable(Exception):  # noqa: N818 - it is what the file is
         return self.reason if self.number is None else f"line {self.number}: {self.reason}"
 
 
+class CurrencyUnknown(StatementUnreadable):
+    """Neither the file nor anybody else says which currency it is in."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatementLine:
     """One booked line. ``amount_minor`` is signed: what it adds to the balance.

@@ -171,8 +171,8 @@ def _choose(pages: Sequence[_Page], wanted: str | None) -> tuple[str, list[_Page
 
 def _balances(page: _Page) -> tuple[StatementBalance, StatementBalance, str]:
     if page.opening is None or page.closing is None:
-        tag = ":60F:" if page.opening is None else ":62F:"
-        reason = f"the statement that begins here has no {tag}: the file is not complete"
+        tag = "60F" if page.opening is None else "62F"
+        reason = f"the statement that begins here has no field {tag}: the file is not complete"
         raise StatementUnreadable(reason, number=page.number)
     opening, currency = _balance(page.opening)
     closing, closing_currency = _balance(page.closing)

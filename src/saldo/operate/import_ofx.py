@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ofxtools.Parser import ParseError, TreeBuilder
+from ofxtools.Parser import TreeBuilder
 
 from saldo.domain.money import CURRENCY_DIGITS
 from saldo.operate.import_amounts import BadAmount, Decimal, parse_amount
@@ -149,8 +149,9 @@ def _read_skeleton(skeleton: str) -> Element:
     try:
         builder.feed(skeleton)
         root: Element = builder.close()
-    except ParseError as error:
-        # the message quotes the whole document before it says where
+    except (SyntaxError, IndexError, AssertionError) as error:
+        # ofxtools' own error is a SyntaxError, as is that of the standard library's tree, whose
+        # others get through. Its message quotes the whole document before it says where.
         position = _POSITION.search(str(error), max(0, len(str(error)) - 80))
         number = skeleton.count("\n", 0, int(position.group(1))) + 1 if position else None
         reason = "the OFX tags do not fit together here"

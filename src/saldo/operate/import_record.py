@@ -315,7 +315,7 @@ def _refusal(response: httpx.Response, problem: _Problem, chunk: Sequence[Outgoi
         if fault.line is not None and 1 <= fault.line <= len(chunk):
             number = chunk[fault.line - 1].number
             where = f"line {number}: " if number else "opening balance: "
-        said.append(f"{where}{fault.field} {fault.message}".strip())
+        said.append(where + " ".join(filter(None, (fault.field, fault.message))))
     if not problem.errors and problem.detail:
         said.append(problem.detail)
     more = problem.errorCount - 10

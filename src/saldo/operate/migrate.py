@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from saldo.operate.role_passwords import read_role_passwords, scram_verifier
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 SIDES = ("event_store", "read_model")
 # One number for all of Saldo's migrations in a database; transaction-level, so that it works behind
@@ -65,11 +67,15 @@ def migrations(side: str) -> Iterator[Migration]:
             yield Migration(side=side, version=entry.name[:-4], text=entry.read_text())
 
 
-async def migrate(side: str, url: str, *, iam: bool = False) -> list[str]:
+async def migrate(
+    side: str, url: str, *, iam: bool = False, passwords: Mapping[str, str] | None = None
+) -> list[str]:
     """Bring ``side`` at ``url`` up to date; the versions that were applied now.
 
-    ``iam`` lets the functions' roles log in by RDS IAM.
+    ``iam`` lets the functions' roles log in by RDS IAM, ``passwords`` (by role; those of the
+    environment when they are not given) by password. Raises BadSetting for one that is no password.
     """
+    passwords = read_role_passwords() if passwords is None else passwords
     connection = await asyncpg.connect(url)
     applied_now: list[str] = []
     try:
@@ -77,7 +83,7 @@ async def migrate(side: str, url: str, *, iam: bool = False) -> list[str]:
             async with connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK)
                 if migration is None:
-                    await _prepare(connection, iam=iam)
+                    await _prepare(connection, iam=iam, passwords=passwords)
                     continue
                 applied = {
                     row["version"]: row["sha256"] for row in await connection.fetch(APPLIED, side)
@@ -94,10 +100,15 @@ async def migrate(side: str, url: str, *, iam: bool = False) -> list[str]:
     return applied_now
 
 
-async def _prepare(connection: asyncpg.Connection[asyncpg.Record], *, iam: bool) -> None:
+async def _prepare(
+    connection: asyncpg.Connection[asyncpg.Record], *, iam: bool, passwords: Mapping[str, str]
+) -> None:
     roles = (resources.files("saldo") / "sql" / "roles.sql").read_text()
     await connection.execute(roles)
     if iam:
         for role in ("saldo_record", "saldo_project", "saldo_query"):
             await connection.execute(f"ALTER ROLE {role} LOGIN; GRANT rds_iam TO {role}")
+    for role, password in passwords.items():
+        # A verifier is letters, digits and $:+/= only; ALTER ROLE takes no parameters.
+        await connection.execute(f"ALTER ROLE {role} LOGIN PASSWORD '{scram_verifier(password)}'")
     await connection.execute(MIGRATIONS_TABLE)

@@ -79,7 +79,9 @@ def token_command(  # noqa: PLR0913 - each is a flag
     ] = None,
     account: Annotated[
         list[str] | None,
-        typer.Option(help="An account that it is for, or '*'; may be repeated. Default: the subject's."),
+        typer.Option(
+            help="An account that it is for, or '*'; may be repeated. Default: the subject's."
+        ),
     ] = None,
     minutes: Annotated[int, typer.Option(min=1, max=MINUTES_MAX)] = MINUTES,
     issuer: Annotated[str, typer.Option(envvar="OIDC_ISSUER")] = ISSUER,

@@ -38,6 +38,11 @@ PREFETCH_ROWS = 2_000
 FAULTS_KEPT_MAX = 1_000
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# Before the snapshot is taken: a rebuild's switch would show this snapshot tables whose rows are all
+# newer. It tries again when the verification has ended.
+KEEP_TABLES = """
+LOCK TABLE read_model.balance, read_model.statement, read_model.daily_total IN ACCESS SHARE MODE
+"""
 NOW = "SELECT clock_timestamp()"
 TOTAL = "SELECT coalesce(sum(position), 0)::bigint FROM event_store.stream"
 BOUNDS = """
@@ -141,6 +146,7 @@ async def snapshots(settings: OperatorSettings, workers: int) -> AsyncIterator[S
         event_store = await connect(settings.event_store_url)
         try:
             await read_model.execute(BEGIN)
+            await read_model.execute(KEEP_TABLES)
             read_side = await _export(read_model, settings.read_model_url)
             await event_store.execute(BEGIN)
             event_side = await _export(event_store, settings.event_store_url)

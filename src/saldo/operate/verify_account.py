@@ -6,10 +6,11 @@ projector's fold, so that a mistake of the one is seen by the other.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from saldo.domain.errors import Unreadable
 from saldo.domain.events import (
@@ -250,9 +251,9 @@ class AccountCheck:
             reason = "it says erased, and the private part is there"
             raise Wrong("event", "erased_at", reason)
         try:
-            members: dict[str, Any] = json.loads(text)
+            members: dict[str, Any] = msgspec.json.decode(text)
             proof = private_hash(bytes.fromhex(members["salt"]), text)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (msgspec.DecodeError, ValueError, KeyError, TypeError, AttributeError):
             proof = ""
             members = {}
         if proof != fact.private_hash:
@@ -361,7 +362,7 @@ class AccountCheck:
             return
         if description != private.get("description"):
             raise Wrong("statement", "description", "it is not the private part's")
-        if (None if metadata is None else json.loads(metadata)) != (
+        if (None if metadata is None else msgspec.json.decode(metadata)) != (
             private.get("metadata") or None
         ):
             raise Wrong("statement", "metadata", "it is not the private part's")

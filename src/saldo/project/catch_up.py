@@ -93,9 +93,7 @@ async def _round(
         if a not in active
     }
     folded = Folded()
-    diverged = await _fold(
-        active, streams, events_max, folded, caught_up, refolded=False
-    )
+    diverged = await _fold(active, streams, events_max, folded, caught_up, refolded=False)
     if diverged:
         await transaction.clear(diverged)
         anew = {account_id: new_balance(account_id) for account_id in diverged}

@@ -62,8 +62,4 @@ def _stored(text: object) -> str:
 def _public_part(data: object) -> str | None:
     """The data without its private part; nothing of data that is not one of our own events."""
     event = data.get("event") if isinstance(data, dict) else None
-    return (
-        None
-        if event is None
-        else json.dumps(event)[:DATA_CHARACTERS_MAX].replace("\\u0000", "")
-    )
+    return None if event is None else json.dumps(event)[:DATA_CHARACTERS_MAX].replace("\\u0000", "")

@@ -126,9 +126,7 @@ class Diverged(Exception):  # noqa: N818 - it is what the balance has done
     """The balance does not stand on the event store's chain, as after a restore of the store."""
 
 
-def fold_account(
-    balance: Balance, events: Sequence[StreamEvent], folded: Folded
-) -> Balance:
+def fold_account(balance: Balance, events: Sequence[StreamEvent], folded: Folded) -> Balance:
     """Fold ``events``, which follow on ``balance``, into ``folded``; the balance they come to.
 
     ``events`` starts with the event at the balance's own position, unless that is 0: its hash must
@@ -137,11 +135,7 @@ def fold_account(
     """
     start = 0
     if balance.position > 0:
-        if (
-            not events
-            or events[0].position != balance.position
-            or events[0].hash != balance.hash
-        ):
+        if not events or events[0].position != balance.position or events[0].hash != balance.hash:
             raise Diverged
         start = 1
     by_id: dict[UUID, StatementLine] = {}

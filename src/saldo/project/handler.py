@@ -86,9 +86,7 @@ class Projector:
         self.lag_sweep = LagSweep(self.streams, self.read_model, self.catch_up_to)
         self._sweeping = asyncio.Lock()
         self.sweeper = Sweeper("lag", self.sweep, SWEEP_INTERVAL_S)
-        self.authenticator = authenticator_of(
-            settings.sources, settings.source_subjects
-        )
+        self.authenticator = authenticator_of(settings.sources, settings.source_subjects)
         self.projected = 0
         self.duplicates = 0
         self.refolded = 0
@@ -112,11 +110,7 @@ class Projector:
         sequence = attributes.get("sequence")
         if not isinstance(account_id, str) or not ACCOUNT_ID.fullmatch(account_id):
             raise BadDelivery("subject must be an account id")
-        if (
-            not isinstance(sequence, str)
-            or not sequence.isdecimal()
-            or len(sequence) > 18
-        ):  # noqa: PLR2004 - a bigint
+        if not isinstance(sequence, str) or not sequence.isdecimal() or len(sequence) > 18:  # noqa: PLR2004 - a bigint
             raise BadDelivery("sequence must be a position")
         position = int(sequence)
         if isinstance(data, dict) and data.get("event") and data.get("private") is None:
@@ -164,8 +158,7 @@ class Projector:
                 log.error("a balance had diverged from its stream and was refolded")
                 self.known.pop(account_id, None)
         self.projected += sum(
-            each.projected
-            for each in dict(zip(account_ids, reached, strict=True)).values()
+            each.projected for each in dict(zip(account_ids, reached, strict=True)).values()
         )
         return reached
 
@@ -198,9 +191,7 @@ async def open_projector() -> Projector:
     """The projector of this process, its sweep started."""
     settings = read_settings("project_balance")
     if settings.sources is not None and not is_gated():
-        raise BadSetting(
-            "AUTH", "is oidc, which needs `python -m saldo.serve` to check the sender"
-        )
+        raise BadSetting("AUTH", "is oidc, which needs `python -m saldo.serve` to check the sender")
     projector = Projector(settings)
     await projector.streams
     await projector.read_model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import asyncpg
 
 from saldo.project.fold import Balance, Folded, StreamEvent, new_balance
-from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT
+from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT, terminate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -207,9 +207,7 @@ class PostgresReadModelTransaction:
         if empty:
             await self._run(DROP_EMPTY, empty)
         if folded.reversals:
-            await self._run(
-                MARK_REVERSED, *map(list, zip(*folded.reversals, strict=True))
-            )
+            await self._run(MARK_REVERSED, *map(list, zip(*folded.reversals, strict=True)))
         if folded.dead:
             dead = folded.dead
             await self._run(
@@ -233,7 +231,7 @@ class PostgresReadModelTransaction:
         try:
             await self._connection.execute("ROLLBACK", timeout=ROLLBACK_TIMEOUT_S)
         except (*DISCONNECTED, asyncpg.PostgresError):
-            self._connection.terminate()
+            terminate(self._connection)
         await self._pool.release(self._connection)
 
     async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
@@ -264,7 +262,7 @@ class PostgresReadModel:
         try:
             await connection.execute("BEGIN")
         except (*DISCONNECTED, asyncpg.PostgresError) as error:
-            connection.terminate()
+            terminate(connection)
             await self._pool.release(connection)
             raise ReadModelUnavailable from error
         return transaction(self._pool, connection)

@@ -101,9 +101,10 @@ LIMIT $1
 DIFFERENCES = """
 WITH both_at AS (
     SELECT account_id, o.position AS old_position, n.position AS new_position,
-           least(o.position, n.position) AS position
+           least(coalesce(o.position, 0), coalesce(n.position, 0)) AS position
     FROM read_model.balance AS o FULL JOIN read_model_next.balance AS n USING (account_id)
 )
+SELECT account_id, min(position) AS position, of FROM (
 SELECT account_id, coalesce(o.position, n.position, 0) AS position, 'balance' AS of
 FROM read_model.balance AS o FULL JOIN read_model_next.balance AS n USING (account_id)
 WHERE (n.account_id IS NULL AND o.position > 0)
@@ -131,7 +132,7 @@ FULL JOIN (SELECT t.* FROM read_model_next.daily_total AS t JOIN both_at AS b US
            WHERE b.old_position = b.new_position) AS n USING (account_id, day)
 WHERE (o.income_minor, o.expense_minor, o.transactions)
       IS DISTINCT FROM (n.income_minor, n.expense_minor, n.transactions)
-ORDER BY 1, 2 LIMIT $1
+) AS different GROUP BY account_id, of ORDER BY account_id, of LIMIT $1
 """
 LOCK_OLD = """
 LOCK TABLE read_model.balance, read_model.statement, read_model.daily_total
@@ -161,7 +162,7 @@ class RebuildRefused(Exception):  # noqa: N818 - it is what happened to it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A place where the old read model and the new one do not agree."""
+    """The first place of an account in a table where old and new read model do not agree."""
 
     account_id: str
     position: int | None

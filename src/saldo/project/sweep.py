@@ -94,17 +94,17 @@ class LagSweep:
         await self._read_model.execute(NOTE, LAG_SWEEP, watermark, found)
         return found
 
-    async def _catch_up_lagging(
-        self, rows: Sequence[asyncpg.Record], *, last_page: bool
-    ) -> int:
-        newest = {
-            row["account_id"]: row for row in rows
-        }  # rows come in order: the last one stays
+    async def _catch_up_lagging(self, rows: Sequence[asyncpg.Record], *, last_page: bool) -> int:
+        newest: dict[str, asyncpg.Record] = {}
+        for row in rows:
+            # By position, not by order: events of one microsecond come in any.
+            known = newest.get(row["account_id"])
+            if known is None or known["position"] < row["position"]:
+                newest[row["account_id"]] = row
         if not newest:
             return 0
         standing = {
-            row["account_id"]: row
-            for row in await self._read_model.fetch(STANDING, list(newest))
+            row["account_id"]: row for row in await self._read_model.fetch(STANDING, list(newest))
         }
         found = 0
         for account_id, row in newest.items():
@@ -115,8 +115,7 @@ class LagSweep:
                 # On the last page the row is the end of the account's stream. A balance that
                 # stands elsewhere has diverged from it, as after a restore, and is refolded.
                 lags = last_page and (
-                    balance["position"] != row["position"]
-                    or balance["hash"] != row["hash"]
+                    balance["position"] != row["position"] or balance["hash"] != row["hash"]
                 )
             if lags:
                 found += 1

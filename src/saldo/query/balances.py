@@ -95,11 +95,7 @@ class Standing:
 
     def etag(self) -> str:
         """What the body is a function of."""
-        return (
-            f'"{self.position}"'
-            if self.blocked_at is None
-            else f'"{self.position}-blocked"'
-        )
+        return f'"{self.position}"' if self.blocked_at is None else f'"{self.position}-blocked"'
 
     def require_projected(self) -> None:
         """Raise AccountNotFound or ProjectionBehind unless there is a balance to show."""
@@ -116,9 +112,7 @@ class Standing:
         if self.blocked_at is not None:
             # The reason is the operator's to read; the client learns that there is one.
             blocked = f',"blocked":{{"since":"{wire_time(self.blocked_at)}"}}'
-        recorded_at = (
-            "null" if self.recorded_at is None else f'"{wire_time(self.recorded_at)}"'
-        )
+        recorded_at = "null" if self.recorded_at is None else f'"{wire_time(self.recorded_at)}"'
         return (
             f'{{"id":"{balance_id(self.account_id)}","accountId":"{self.account_id}",'
             f'"value":{value},"currency":"{currency}","position":{self.position},'
@@ -188,9 +182,7 @@ class Balances:
         rows = await self.fetch(AS_OF, account_id, moment)
         return rows[0] if rows else None
 
-    async def at_position(
-        self, account_id: str, position: int
-    ) -> asyncpg.Record | None:
+    async def at_position(self, account_id: str, position: int) -> asyncpg.Record | None:
         """The line at ``position``."""
         rows = await self.fetch(AT_POSITION, account_id, position)
         return rows[0] if rows else None

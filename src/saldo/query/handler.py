@@ -61,7 +61,7 @@ TEXT_FILTER_CHARACTERS_MAX = 100
 _WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,3})(?:$|[,;\s])")
 
 REQUESTED = "saldo.balance.requested"
-# A PingSource cannot name a type of its own: its event asks for the balance of the account in its data.
+# A PingSource cannot name a type of its own: its event asks for the account in its data.
 PING = "dev.knative.sources.ping"
 ANSWERED = "saldo.balance"
 SOURCE = "/saldo/balances"
@@ -109,9 +109,7 @@ class Reader:
         """Who sends ``request``; raises Unauthenticated."""
         if self.authenticator is None:
             return ANYONE
-        return await self.authenticator.authenticate(
-            request.headers.get("authorization")
-        )
+        return await self.authenticator.authenticate(request.headers.get("authorization"))
 
     async def close(self) -> None:
         """Answer what waits and let go."""
@@ -166,28 +164,18 @@ async def get_balances(request: Request, _prefix: str) -> Response:
     account_ids = query.getlist("accountId")
     if not 1 <= len(account_ids) <= ACCOUNTS_A_REQUEST_MAX:
         raise Invalid(
-            [
-                FieldError(
-                    "accountId", f"must be given 1 to {ACCOUNTS_A_REQUEST_MAX} times"
-                )
-            ]
+            [FieldError("accountId", f"must be given 1 to {ACCOUNTS_A_REQUEST_MAX} times")]
         )
     for account_id in account_ids:
         _check_account_id(account_id)
         caller.require(READ, account_id)
-    past = [
-        name
-        for name in ("asOf", "position", "effectiveAt", "minPosition")
-        if name in query
-    ]
+    past = [name for name in ("asOf", "position", "effectiveAt", "minPosition") if name in query]
     if len(account_ids) > 1:
         if past:
             raise Invalid([FieldError(past[0], "is for one accountId at a time")])
         return await _several(reader, account_ids)
     if len(past) > 1:
-        raise Invalid(
-            [FieldError(past[1], f"cannot be combined with {past[0]}: give one")]
-        )
+        raise Invalid([FieldError(past[1], f"cannot be combined with {past[0]}: give one")])
     account_id = account_ids[0]
     if "minPosition" in query:
         await _await_position(reader, request, account_id)
@@ -204,9 +192,7 @@ async def get_balances(request: Request, _prefix: str) -> Response:
 
 
 async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:
-    standings = await asyncio.gather(
-        *(reader.read(account_id) for account_id in account_ids)
-    )
+    standings = await asyncio.gather(*(reader.read(account_id) for account_id in account_ids))
     shown: list[str] = []
     for standing in standings:
         if standing.position > 0 or standing.blocked_at is not None:
@@ -284,18 +270,12 @@ async def get_statement(request: Request, _prefix: str) -> Response:
     account_id = query.get("accountId", "")
     _check_account_id(account_id)
     caller.require(READ, account_id)
-    limit = whole_number(
-        request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX
-    )
+    limit = whole_number(request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX)
     filters = _filters(query)
     standing = await reader.read(account_id)
     standing.require_projected()
-    body = await statement_json(
-        reader.balances, account_id, filters, limit, query.get("cursor")
-    )
-    return Response(
-        body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json"
-    )
+    body = await statement_json(reader.balances, account_id, filters, limit, query.get("cursor"))
+    return Response(body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json")
 
 
 async def get_accounts(request: Request, _prefix: str) -> Response:
@@ -303,9 +283,7 @@ async def get_accounts(request: Request, _prefix: str) -> Response:
     reader = await READER.get()
     caller = await reader.caller(request)
     caller.require(READ)
-    limit = whole_number(
-        request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX
-    )
+    limit = whole_number(request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX)
     cursor = request.query_params.get("cursor")
     body = await accounts_json(reader.balances, caller.accounts, limit, cursor)
     return Response(body, 200, media_type="application/json")
@@ -319,9 +297,7 @@ async def get_stream(request: Request, _prefix: str) -> Response:
     _check_account_id(account_id)
     caller.require(READ, account_id)
     last = request.headers.get("last-event-id", "0")
-    last_position = (
-        int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else 0
-    )  # noqa: PLR2004 - a bigint
+    last_position = int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else 0  # noqa: PLR2004 - a bigint
     if (await reader.read(account_id)).stream_position == 0:
         raise AccountNotFound
     if reader.streams >= STREAMS_MAX:
@@ -412,9 +388,7 @@ def _filters(query: Any) -> Filters:  # noqa: ANN401 - Starlette's query paramet
     text = query.get("text")
     if text is not None and (len(text) > TEXT_FILTER_CHARACTERS_MAX or "\0" in text):
         errors.append(
-            FieldError(
-                "text", f"must have at most {TEXT_FILTER_CHARACTERS_MAX} characters"
-            )
+            FieldError("text", f"must have at most {TEXT_FILTER_CHARACTERS_MAX} characters")
         )
     if errors:
         raise Invalid(errors)
@@ -441,6 +415,4 @@ def _moment(name: str, text: str) -> datetime:
 
 def _check_account_id(text: str) -> None:
     if not ACCOUNT_ID.fullmatch(text):
-        raise Invalid(
-            [FieldError("accountId", "must be an account id of 1 to 128 characters")]
-        )
+        raise Invalid([FieldError("accountId", "must be an account id of 1 to 128 characters")])

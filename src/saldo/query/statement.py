@@ -69,22 +69,14 @@ def make_cursor(kind: str, bound_to: str, after: str | int) -> str:
 
 def read_cursor(text: str, kind: str, bound_to: str) -> str | int:
     """Where the page of ``text`` begins; raises Invalid for any other cursor."""
-    fault = Invalid(
-        [FieldError("cursor", "must be the `next` of an answer to this very question")]
-    )
+    fault = Invalid([FieldError("cursor", "must be the `next` of an answer to this very question")])
     if len(text) > CURSOR_CHARACTERS_MAX:
         raise fault
     try:
-        content = json.loads(
-            base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
-        )
+        content = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
     except (ValueError, binascii.Error, RecursionError) as error:
         raise fault from error
-    if (
-        not isinstance(content, list)
-        or content[:2] != [kind, bound_to]
-        or len(content) != 3
-    ):  # noqa: PLR2004 - the three parts
+    if not isinstance(content, list) or content[:2] != [kind, bound_to] or len(content) != 3:  # noqa: PLR2004 - the three parts
         raise fault
     after = content[2]
     if isinstance(after, bool) or not isinstance(after, (str, int)):

@@ -35,15 +35,11 @@ async def balance_events(
         left_s = ends_at - time.monotonic()
         if left_s <= 0:
             return
-        reached = await watch.reach(
-            account_id, last_position + 1, min(HEARTBEAT_S, left_s)
-        )
+        reached = await watch.reach(account_id, last_position + 1, min(HEARTBEAT_S, left_s))
         if reached is None:
             yield b": still here\n\n"
             continue
         standing = await read(account_id)
         if standing.position > last_position:
             last_position = standing.position
-            yield (
-                f"id: {standing.position}\nevent: balance\ndata: {standing.json()}\n\n"
-            ).encode()
+            yield (f"id: {standing.position}\nevent: balance\ndata: {standing.json()}\n\n").encode()

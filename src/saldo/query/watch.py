@@ -1,5 +1,8 @@
-"""Waiting for a balance to reach a position: one query per process every 10 ms, none when nobody
-waits. It serves ``minPosition`` and the event streams alike."""
+"""Waiting for a balance to reach a position.
+
+One query per process every 10 ms, none when nobody waits. It serves ``minPosition`` and the event
+streams alike.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,9 @@ class TooManyWaiters(Exception):  # noqa: N818 - it is what there are
 class Watch:
     """Polls the positions of the accounts that somebody waits for."""
 
-    def __init__(
-        self, positions: Callable[[Sequence[str]], Awaitable[dict[str, int]]]
-    ) -> None:
+    def __init__(self, positions: Callable[[Sequence[str]], Awaitable[dict[str, int]]]) -> None:
         self._positions = positions
-        self._waiting: defaultdict[str, set[tuple[int, asyncio.Future[int]]]] = (
-            defaultdict(set)
-        )
+        self._waiting: defaultdict[str, set[tuple[int, asyncio.Future[int]]]] = defaultdict(set)
         self._count = 0
         self._poller: asyncio.Task[None] | None = None
 
@@ -40,9 +39,7 @@ class Watch:
         """How many wait."""
         return self._count
 
-    async def reach(
-        self, account_id: str, position: int, timeout_s: float
-    ) -> int | None:
+    async def reach(self, account_id: str, position: int, timeout_s: float) -> int | None:
         """The account's position once it is at least ``position``; None after ``timeout_s``."""
         if self._count >= WAITERS_MAX:
             raise TooManyWaiters

@@ -81,9 +81,7 @@ def bulk_json(recorded: Sequence[Recorded]) -> bytes:
 REPLAYED = ',"replayed":true'
 
 
-def found_json(
-    stored: StoredEvent, previous_hash: str | None, reversed_by: str | None
-) -> bytes:
+def found_json(stored: StoredEvent, previous_hash: str | None, reversed_by: str | None) -> bytes:
     """An event read by its id: what it was answered with, and what proves it."""
     text = msgspec.json.encode(stored.public_text).decode()
     by = "null" if reversed_by is None else f'"{reversed_by}"'

@@ -1,6 +1,6 @@
 """Recording a batch: lock, look up, decide in arrival order, append, commit.
 
-Only the Transaction protocol is seen here, so that the deterministic simulation runs this very code.
+Only the Transaction protocol is seen here, so that the simulation runs this very code.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # How often a batch that lost a deadlock, a lock wait or its connection is run again, and for how
-# long at the most from its first try.
-ATTEMPTS_MAX = 8
+# long at the most from its first try. With these pauses the deadline comes first, also where every
+# try fails at once: a database that restarts is waited for.
+ATTEMPTS_MAX = 20
 DEADLINE_S = 10.0
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 1.0
@@ -83,9 +84,7 @@ class Decided:
 class Ledger:
     """What is known under the locks, and grows as the batch is decided."""
 
-    def __init__(
-        self, accounts: dict[str, Account], repeated: Iterable[StoredEvent]
-    ) -> None:
+    def __init__(self, accounts: dict[str, Account], repeated: Iterable[StoredEvent]) -> None:
         self.accounts = accounts
         self.changed: dict[str, Account] = {}
         self.by_key: dict[tuple[str, bytes], dict[int, StoredEvent]] = {}
@@ -149,16 +148,9 @@ def _decide_intent(
         if replay is not None:
             return [Recorded(replay, replayed=True)]
         account = ledger.accounts[line.command.account_id]
-        if (
-            intent.expected_position is not None
-            and intent.expected_position != account.position
-        ):
-            raise PositionConflict(
-                expected=intent.expected_position, actual=account.position
-            )
-        stored, account = _decide_line(
-            line, account, ledger, now, default_currency, times
-        )
+        if intent.expected_position is not None and intent.expected_position != account.position:
+            raise PositionConflict(expected=intent.expected_position, actual=account.position)
+        stored, account = _decide_line(line, account, ledger, now, default_currency, times)
         ledger.accounts[account.account_id] = account
         ledger.changed[account.account_id] = account
         return [Recorded(stored, replayed=False)]
@@ -213,9 +205,7 @@ def _find_replay(line: Line, ledger: Ledger) -> StoredEvent | None:
     return lines.get(line.key_line)
 
 
-def _find_own_line(
-    line: Line, own: dict[tuple[str, bytes], StoredEvent]
-) -> StoredEvent | None:
+def _find_own_line(line: Line, own: dict[tuple[str, bytes], StoredEvent]) -> StoredEvent | None:
     """The event of an earlier line of the same request that carries the same key of its own."""
     if line.key_hash is None or line.key_line != 0:
         return None
@@ -225,7 +215,7 @@ def _find_own_line(
     return stored
 
 
-def _decide_line(  # noqa: PLR0913 - the parts of one decision
+def _decide_line(  # noqa: PLR0913, PLR0917 - the parts of one decision
     line: Line,
     account: Account,
     ledger: Ledger,
@@ -248,9 +238,7 @@ def _decide_line(  # noqa: PLR0913 - the parts of one decision
         request_hash=line.request_hash,
     )
     recorded_at = times.text(event.recorded_at)
-    if isinstance(event, OverdraftLimitSet):
-        text = public_text(event, occurred_at=recorded_at, recorded_at=recorded_at)
-    elif event.occurred_at is event.recorded_at:
+    if isinstance(event, OverdraftLimitSet) or event.occurred_at is event.recorded_at:
         text = public_text(event, occurred_at=recorded_at, recorded_at=recorded_at)
     else:
         occurred_at = format_time(event.occurred_at)
@@ -290,9 +278,7 @@ async def record_batch(
     try:
         return await _record_until_decided(intents, around, committed)
     except Contradicted as second:
-        log.exception(
-            "batch contradicted twice by %s: running it singly", second.constraint
-        )
+        log.exception("batch contradicted twice by %s: running it singly", second.constraint)
     outcomes: list[Outcome] = []
     for intent in intents:
         try:
@@ -304,7 +290,7 @@ async def record_batch(
     return outcomes
 
 
-async def _record_until_decided(
+async def _record_until_decided(  # noqa: C901, PLR0912 - each way out of a try, in one place
     intents: Sequence[Intent],
     around: Surroundings,
     committed: Callable[[Decided], None],
@@ -336,9 +322,7 @@ async def _record_until_decided(
                 if decided is not None:
                     await transaction.roll_back()
                 else:
-                    decided = await _decide_under_locks(
-                        transaction, intents, account_ids, around
-                    )
+                    decided = await _decide_under_locks(transaction, intents, account_ids, around)
                     if decided.events:
                         await transaction.commit()
                     else:

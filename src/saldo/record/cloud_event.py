@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from saldo.record.intent import StoredEvent
+if TYPE_CHECKING:
+    from saldo.record.intent import StoredEvent
 
 SOURCE = "/saldo/transactions"
 TYPE = "saldo.transaction.recorded"
@@ -46,8 +48,7 @@ def kafka_record(stored: StoredEvent, traceparent: str | None) -> KafkaRecord:
 
 
 def data_of(stored: StoredEvent) -> bytes:
-    """The CloudEvent's data: the public text as a JSON string's content would lose its exact bytes
-    in a careless consumer, so both texts are embedded as the JSON values they are."""
+    """The CloudEvent's data: both texts, embedded as the JSON values that they are."""
     return f'{{"event":{stored.public_text},"private":{stored.private_text or "null"}}}'.encode()
 
 

@@ -13,7 +13,7 @@ import asyncpg
 
 from saldo.domain.account import Account, new_account
 from saldo.record.intent import StoredEvent
-from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT
+from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT, terminate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,8 +59,7 @@ class Transaction(Protocol):
         keys: Sequence[tuple[str, bytes]],
         reversals: Sequence[tuple[str, UUID]],
     ) -> list[StoredEvent]:
-        """Events already recorded under the keys (account, key hash) or as the reversals
-        (account, original's id)."""
+        """Events recorded under the keys (account, hash) or as reversals (account, original id)."""
 
     async def append(
         self,
@@ -70,9 +69,7 @@ class Transaction(Protocol):
     ) -> None:
         """Write events, their outbox rows and the accounts' new states."""
 
-    async def find_own(
-        self, event_ids: Sequence[UUID], account_ids: Sequence[str]
-    ) -> set[UUID]:
+    async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[UUID]:
         """Which of the batch's own events an earlier COMMIT of unknown outcome has written."""
 
     async def commit(self) -> None:
@@ -158,9 +155,7 @@ FROM event_store.event
 """
 FIND_BY_ID = _STORED + "WHERE event_id = $1"
 FIND_REVERSAL = _STORED + "WHERE account_id = $1 AND reverses = $2"
-EVENTS_AFTER = (
-    _STORED + "WHERE account_id = $1 AND position > $2 ORDER BY position LIMIT $3"
-)
+EVENTS_AFTER = _STORED + "WHERE account_id = $1 AND position > $2 ORDER BY position LIMIT $3"
 HASH_AT = "SELECT hash FROM event_store.event WHERE account_id = $1 AND position = $2"
 # The outbox row sends the record once more, now without its private part: the sign by which the
 # projector erases its copy.
@@ -236,9 +231,7 @@ class PostgresTransaction:
             [a.recorded_at for a in accounts],
         )
 
-    async def find_own(
-        self, event_ids: Sequence[UUID], account_ids: Sequence[str]
-    ) -> set[UUID]:
+    async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[UUID]:
         rows = await self._run(FIND_OWN, event_ids, account_ids)
         return {row["event_id"] for row in rows}
 
@@ -259,7 +252,7 @@ class PostgresTransaction:
         try:
             await self._connection.execute("ROLLBACK", timeout=ROLLBACK_TIMEOUT_S)
         except (*DISCONNECTED, asyncpg.PostgresError):
-            self._connection.terminate()  # which rolls back, too
+            terminate(self._connection)  # which rolls back, too
         await self._release()
 
     async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
@@ -291,7 +284,7 @@ class PostgresEventStore:
         try:
             await connection.execute("BEGIN")
         except (*DISCONNECTED, asyncpg.PostgresError) as error:
-            connection.terminate()
+            terminate(connection)
             await self._pool.release(connection)
             raise StoreUnavailable from error
         return PostgresTransaction(self._pool, connection)
@@ -306,9 +299,7 @@ class PostgresEventStore:
         row = await self._read_one(FIND_ACCOUNT, account_id)
         return None if row is None else _account(row)
 
-    async def find_reversal(
-        self, account_id: str, original_id: UUID
-    ) -> StoredEvent | None:
+    async def find_reversal(self, account_id: str, original_id: UUID) -> StoredEvent | None:
         """The event that reverses ``original_id``, or None."""
         row = await self._read_one(FIND_REVERSAL, account_id, original_id)
         return None if row is None else stored_event(row)
@@ -318,9 +309,7 @@ class PostgresEventStore:
         row = await self._read_one(HASH_AT, account_id, position)
         return None if row is None else row["hash"]
 
-    async def events_after(
-        self, account_id: str, position: int, limit: int
-    ) -> list[StoredEvent]:
+    async def events_after(self, account_id: str, position: int, limit: int) -> list[StoredEvent]:
         """Up to ``limit`` events after ``position``, in order."""
         try:
             rows = await self._pool.fetch(EVENTS_AFTER, account_id, position, limit)
@@ -335,9 +324,7 @@ class PostgresEventStore:
         except (*DISCONNECTED, *TIMED_OUT) as error:
             raise StoreUnavailable from error
 
-    async def _read_one(
-        self, statement: str, *arguments: object
-    ) -> asyncpg.Record | None:
+    async def _read_one(self, statement: str, *arguments: object) -> asyncpg.Record | None:
         try:
             return await self._pool.fetchrow(statement, *arguments)
         except (*DISCONNECTED, *TIMED_OUT) as error:
@@ -345,9 +332,7 @@ class PostgresEventStore:
 
 
 def _account(row: asyncpg.Record) -> Account:
-    if (
-        row["hash"] is None
-    ):  # created by this batch or an earlier one that recorded nothing
+    if row["hash"] is None:  # created by this batch or an earlier one that recorded nothing
         return new_account(row["account_id"])
     return Account(
         account_id=row["account_id"],

@@ -143,9 +143,7 @@ class Recorder:
             message = "the recorder's settings are incomplete"
             raise ValueError(message)
         url = settings.event_store_url
-        password = (
-            rds_iam_password(url) if settings.database_auth == "rds-iam" else None
-        )
+        password = rds_iam_password(url) if settings.database_auth == "rds-iam" else None
         self.settings = settings
         self.pool = open_pool(
             url,
@@ -181,12 +179,8 @@ class Recorder:
         self.singles = 0
         self.bulks = 0
 
-    async def _record(
-        self, intents: Sequence[Intent]
-    ) -> Sequence[list[Recorded] | Exception]:
-        outcomes: list[Outcome] = await record_batch(
-            intents, self.around, self._committed
-        )
+    async def _record(self, intents: Sequence[Intent]) -> Sequence[list[Recorded] | Exception]:
+        outcomes: list[Outcome] = await record_batch(intents, self.around, self._committed)
         return outcomes
 
     def _committed(self, decided: Decided) -> None:
@@ -212,9 +206,7 @@ class Recorder:
         account_ids = intent.account_ids()
         shards = {shard_of(account_id) for account_id in account_ids}
         if len(shards) > 1:
-            raise Invalid(
-                [FieldError("accountId", "must be of one shard within a bulk request")]
-            )
+            raise Invalid([FieldError("accountId", "must be of one shard within a bulk request")])
         try:
             commit = self.commits[shards.pop()]
             return await commit.submit(intent, account_ids, len(intent.lines))
@@ -225,9 +217,7 @@ class Recorder:
         """Who sends ``request``; raises Unauthenticated."""
         if self.authenticator is None:
             return ANYONE
-        return await self.authenticator.authenticate(
-            request.headers.get("authorization")
-        )
+        return await self.authenticator.authenticate(request.headers.get("authorization"))
 
     async def close(self) -> None:
         """Record what waits, send what was recorded, and let go."""
@@ -240,7 +230,7 @@ class Recorder:
 
 
 class BulkPlace:
-    """One of the few places for requests that hold a large body or many lines, while it is needed."""
+    """One of the few places for requests that hold a large body or many lines."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -354,9 +344,7 @@ async def get_limit(request: Request, _prefix: str, account_id: str) -> Response
     return _json(limit_json(account, account.currency), 200, headers)
 
 
-async def get_transaction(
-    request: Request, _prefix: str, transaction_id: str
-) -> Response:
+async def get_transaction(request: Request, _prefix: str, transaction_id: str) -> Response:
     """``GET /transactions/{id}``: the event, from the store itself, with what proves it."""
     recorder = await RECORDER.get()
     caller = await recorder.caller(request)
@@ -382,16 +370,13 @@ async def get_events(request: Request, _prefix: str, account_id: str) -> Respons
     limit = whole_number(request, "limit", 100, 1, EVENTS_PAGE_MAX)
     events = await recorder.store.events_after(account_id, after, limit)
     previous = await _hash_before(recorder, account_id, after + 1)
-    if not events and (after == 0 or previous is None):
-        # Nothing is there, or nothing yet: which of the two, its first event tells.
-        if after == 0 or await recorder.store.hash_at(account_id, 1) is None:
-            raise AccountNotFound
+    # No event after that position: nothing is there, or nothing yet; its first event tells which.
+    if not events and (after == 0 or await recorder.store.hash_at(account_id, 1) is None):
+        raise AccountNotFound
     return _json(events_json(events, previous), 200)
 
 
-async def delete_private(
-    request: Request, _prefix: str, transaction_id: str
-) -> Response:
+async def delete_private(request: Request, _prefix: str, transaction_id: str) -> Response:
     """``DELETE /transactions/{id}/private``: forget the private text; the chain still verifies.
 
     The projector learns of it as of an event, and its sweep finds it too, should that be lost.
@@ -426,7 +411,7 @@ async def _record_one(
 async def _post_bulk(
     recorder: Recorder, request: Request, caller: Caller, items: list[object]
 ) -> Response:
-    """All of ``items`` or none. The whole request's key, or each line's own, makes it safe to repeat."""
+    """All of ``items`` or none, safe to repeat by the request's key or by each line's own."""
     refuse_if_match(request, "is for single transactions: leave it out")
     parsed = parse_bulk(items)
     for account_id in {command.account_id for command, _ in parsed}:
@@ -439,7 +424,8 @@ async def _post_bulk(
             raise Invalid(
                 [FieldError("idempotencyKey", "cannot stand beside an Idempotency-Key header")]
             )
-        fingerprint = keyed_hash(secret, *(canonical(command) for command, _ in parsed))
+        # With a word of its own: a list of one is another request than its transaction alone.
+        fingerprint = keyed_hash(secret, "bulk", *(canonical(command) for command, _ in parsed))
     lines = tuple(
         prepare_line(
             command,
@@ -458,7 +444,9 @@ async def _post_bulk(
         )
     except LinesRefused as refused:
         # A key of the whole request that was used for another one says it of every line.
-        if key is not None and any(isinstance(e, IdempotencyKeyReused) for _, e in refused.refusals):
+        if key is not None and any(
+            isinstance(e, IdempotencyKeyReused) for _, e in refused.refusals
+        ):
             raise IdempotencyKeyReused from refused
         raise
     except IdempotencyKeyReused as refusal:
@@ -525,17 +513,13 @@ async def _ping(recorder: Recorder, request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def _find(
-    recorder: Recorder, transaction_id: str, caller: Caller, scope: str
-) -> StoredEvent:
+async def _find(recorder: Recorder, transaction_id: str, caller: Caller, scope: str) -> StoredEvent:
     """The event of that id. One of another's account is not found, as one that never was."""
     caller.require(scope)
     if not _TRANSACTION_ID.fullmatch(transaction_id):
         raise TransactionNotFound
     stored = await recorder.store.find_event(UUID(transaction_id))
-    if stored is None or (
-        caller.accounts is not None and stored.account_id not in caller.accounts
-    ):
+    if stored is None or (caller.accounts is not None and stored.account_id not in caller.accounts):
         raise TransactionNotFound
     return stored
 

@@ -11,16 +11,22 @@ import json
 import os
 import time
 from dataclasses import dataclass
-
 from uuid import UUID
 
-from saldo.domain.commands import Command, RecordTransaction, ReverseTransaction
+from saldo.domain.commands import (
+    Command,
+    RecordTransaction,
+    ReverseTransaction,
+    SetOverdraftLimit,
+)
 from saldo.domain.errors import Refused
 from saldo.domain.events import private_hash, request_hash
 
 # A salt makes the private hash of a short, guessable text unguessable.
 SALT_BYTES = 16
 KEYED_HASH_BYTES = 16
+# Made once: json.dumps with options of its own makes an encoder at every call.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +90,7 @@ class LinesRefused(Refused):
 
 
 def new_event_id() -> UUID:
-    """A UUIDv7: 48 bits of milliseconds, then random bits; ids of one process sort roughly by time."""
+    """A UUIDv7: 48 bits of milliseconds, then random bits; ids sort roughly by time."""
     # bit twiddling after RFC 9562, section 5.7; Python has no uuid7 before 3.14
     number = int.from_bytes(os.urandom(10), "big")
     number |= (time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80
@@ -123,7 +129,7 @@ def canonical(command: Command) -> str:
     else:
         limit = command.limit and command.limit.text()
         members = ["limit", command.account_id, limit, command.currency]
-    return json.dumps(members)
+    return _encode(members)
 
 
 def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private text
@@ -139,8 +145,8 @@ def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private te
 ) -> Line:
     """A line for ``command``; ``fingerprint`` is the whole request's where one key covers many."""
     salt = os.urandom(SALT_BYTES)
-    description = None if not hasattr(command, "description") else command.description
     metadata = command.metadata if isinstance(command, RecordTransaction) else None
+    description = None if isinstance(command, SetOverdraftLimit) else command.description
     key_hash = None
     if idempotency_key is not None:
         key_hash = keyed_hash(secret, command.account_id, idempotency_key)
@@ -151,7 +157,7 @@ def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private te
     proof = None
     if key_hash is not None and fingerprint is not None:
         proof = request_hash(key_hash, key_line, fingerprint)
-    private_text = json.dumps(
+    private_text = _encode(
         {
             "description": description,
             "metadata": metadata or {},
@@ -160,9 +166,7 @@ def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private te
             "idempotencyKey": idempotency_key,
             "fingerprint": fingerprint and fingerprint.hex(),
             "salt": salt.hex(),
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
+        }
     )
     return Line(
         command=command,

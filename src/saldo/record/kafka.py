@@ -33,8 +33,7 @@ DELIVERY_TIMEOUT_MS = 8_000
 
 
 def producer_config(settings: KafkaSettings) -> dict[str, Any]:
-    """librdkafka's configuration: every record acknowledged by all in-sync replicas, none twice
-    by a retry of the client's own."""
+    """The client's configuration: acknowledged by all in-sync replicas, doubled by no retry."""
     config: dict[str, Any] = {
         "bootstrap.servers": settings.bootstrap_servers,
         "client.id": "saldo-record-transaction",
@@ -88,9 +87,7 @@ class KafkaSender:
         self._outcomes: deque[tuple[str, int, bool]] = deque()
         self._producer = Producer(producer_config(settings), logger=log)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(
-            target=self._poll, name="kafka-poll", daemon=True
-        )
+        self._thread = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
         self._thread.start()
 
     def send(self, record: KafkaRecord) -> bool:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from saldo.record.event_store import stored_event
-from saldo.record.intent import StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import asyncpg
+
+    from saldo.record.intent import StoredEvent
 
 # Younger rows belong to the relay of the process that wrote them.
 SWEEP_AGE_S = 3.0

@@ -38,16 +38,10 @@ def parse_transaction(
 ) -> RecordTransaction:
     """The command of one transaction's JSON object; raises Invalid naming every wrong field."""
     if not isinstance(members, dict):
-        raise Invalid(
-            [FieldError("body", "must be a JSON object, or an array of them")]
-        )
+        raise Invalid([FieldError("body", "must be a JSON object, or an array of them")])
     errors: list[FieldError] = []
     account_id = _account_id(members, errors)
-    kind = (
-        _KINDS.get(members.get("type", ""))
-        if isinstance(members.get("type"), str)
-        else None
-    )
+    kind = _KINDS.get(members.get("type", "")) if isinstance(members.get("type"), str) else None
     if kind is None:
         errors.append(FieldError("type", "must be INCOME or EXPENSE"))
     value = _value(members, "value", errors)
@@ -78,9 +72,7 @@ def parse_bulk(items: list[Any]) -> list[tuple[RecordTransaction, str | None]]:
     Raises Invalid naming every wrong field of every bad line.
     """
     if not 1 <= len(items) <= BULK_LINES_MAX:
-        raise Invalid(
-            [FieldError("body", f"must hold 1 to {BULK_LINES_MAX} transactions")]
-        )
+        raise Invalid([FieldError("body", f"must hold 1 to {BULK_LINES_MAX} transactions")])
     parsed: list[tuple[RecordTransaction, str | None]] = []
     errors: list[FieldError] = []
     for number, members in enumerate(items, start=1):
@@ -134,19 +126,11 @@ def read_ndjson(body: bytes) -> list[Any]:
 def parse_limit(members: object, account_id: str) -> SetOverdraftLimit:
     """The command of ``PUT /accounts/{id}/limit``; raises Invalid."""
     if not isinstance(members, dict):
-        raise Invalid(
-            [
-                FieldError(
-                    "body", 'must be a JSON object such as {"overdraftLimit": 100}'
-                )
-            ]
-        )
+        raise Invalid([FieldError("body", 'must be a JSON object such as {"overdraftLimit": 100}')])
     errors: list[FieldError] = []
     limit: Value | None = None
     if "overdraftLimit" not in members:
-        errors.append(
-            FieldError("overdraftLimit", "is missing: give a number, or null for none")
-        )
+        errors.append(FieldError("overdraftLimit", "is missing: give a number, or null for none"))
     elif members["overdraftLimit"] is not None:
         limit = _value(members, "overdraftLimit", errors, zero_allowed=True)
     currency = _currency(members, errors)
@@ -183,15 +167,9 @@ _BAD_ACCOUNT_ID = FieldError(
 
 def _account_id(members: dict[str, Any], errors: list[FieldError]) -> str | None:
     text = members.get("accountId")
-    if (
-        isinstance(text, str)
-        and not isinstance(text, Number)
-        and ACCOUNT_ID.fullmatch(text)
-    ):
+    if isinstance(text, str) and not isinstance(text, Number) and ACCOUNT_ID.fullmatch(text):
         return text
-    errors.append(
-        FieldError("accountId", "is missing") if text is None else _BAD_ACCOUNT_ID
-    )
+    errors.append(FieldError("accountId", "is missing") if text is None else _BAD_ACCOUNT_ID)
     return None
 
 
@@ -204,9 +182,7 @@ def _value(
 ) -> Value | None:
     text = members.get(field)
     if not isinstance(text, str):
-        message = (
-            "is missing" if text is None else "must be a decimal number such as 10.50"
-        )
+        message = "is missing" if text is None else "must be a decimal number such as 10.50"
         errors.append(FieldError(field, message))
         return None
     try:
@@ -260,9 +236,7 @@ def _metadata(members: dict[str, Any], errors: list[FieldError]) -> dict[str, st
         errors.append(FieldError("metadata", "must be a JSON object of strings"))
         return {}
     if len(metadata) > METADATA_KEYS_MAX:
-        errors.append(
-            FieldError("metadata", f"must have at most {METADATA_KEYS_MAX} members")
-        )
+        errors.append(FieldError("metadata", f"must have at most {METADATA_KEYS_MAX} members"))
         return {}
     for name, text in metadata.items():
         fault = text_fault(text, METADATA_CHARACTERS_MAX)
@@ -275,9 +249,7 @@ def _metadata(members: dict[str, Any], errors: list[FieldError]) -> dict[str, st
     return metadata
 
 
-def _time(
-    members: dict[str, Any], field: str, errors: list[FieldError]
-) -> datetime | None:
+def _time(members: dict[str, Any], field: str, errors: list[FieldError]) -> datetime | None:
     text = members.get(field)
     if text is None:
         return None
@@ -287,9 +259,7 @@ def _time(
     return moment
 
 
-def _unknown(
-    members: dict[str, Any], fields: frozenset[str], errors: list[FieldError]
-) -> None:
+def _unknown(members: dict[str, Any], fields: frozenset[str], errors: list[FieldError]) -> None:
     for name in members.keys() - fields:
         shown = name.encode("utf-8", "replace").decode()[:80]
         known = ", ".join(sorted(fields))

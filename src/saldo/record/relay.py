@@ -7,6 +7,7 @@ the outbox and is sent by the sweep; rows leave the outbox only once Kafka has a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,9 +45,7 @@ class Sender(Protocol):
 class Relay:
     """Sends, remembers what is in flight, and deletes what was acknowledged."""
 
-    def __init__(
-        self, outbox: Outbox, sleep: Callable[[float], Awaitable[None]]
-    ) -> None:
+    def __init__(self, outbox: Outbox, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._outbox = outbox
         self._sleep = sleep
         self._sender: Sender | None = None
@@ -56,6 +55,9 @@ class Relay:
         self._sweeping = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
+        # What the sweep's round awaits.
+        self._awaited: set[tuple[str, int]] = set()
+        self._round_done = asyncio.Event()
         self.sent = 0
         self.acknowledged = 0
         self.failed = 0
@@ -83,6 +85,7 @@ class Relay:
         for account_id, position, acknowledged in outcomes:
             key = (account_id, position)
             self._in_flight.discard(key)
+            self._awaited.discard(key)
             if acknowledged:
                 self._acknowledged.append(key)
                 self.acknowledged += 1
@@ -90,6 +93,8 @@ class Relay:
                 self.failed += 1
         if not self._in_flight:
             self._idle.set()
+        if not self._awaited:
+            self._round_done.set()
         if self._acknowledged and self._deleting is None:
             self._deleting = asyncio.create_task(self._delete_acknowledged())
 
@@ -105,23 +110,29 @@ class Relay:
             for _ in range(SWEEP_ROUNDS_MAX):
                 failed_before = self.failed
                 rows = await self._outbox.claim()
+                refused = False
+                sent: list[tuple[str, int]] = []
                 for row in rows:
                     if (row.stored.account_id, row.stored.position) in self._in_flight:
                         continue  # handed over already, its outcome is still to come
                     if not self._send(row.stored, row.traceparent):
+                        refused = True
                         break
-                    found += 1
+                    sent.append((row.stored.account_id, row.stored.position))
                 if not rows:
                     break
-                await self._settle(SWEEP_WAIT_S)
-                if self._in_flight or self.failed > failed_before:
+                # Only the rows of this round: under load something else is always in flight.
+                found += len(sent)
+                self._awaited = self._in_flight.intersection(sent)
+                await self._wait_for_round(SWEEP_WAIT_S)
+                if refused or self._awaited or self.failed > failed_before:
                     break  # Kafka does not take them now; the next sweep tries again
             self.swept += found
             await self._outbox.note_sweep(found)
             return found
 
     async def drain(self) -> None:
-        """Before the process stops: wait for what is in flight, and delete what was acknowledged."""
+        """Before the process stops: wait for what is in flight, delete what was acknowledged."""
         if self._sender is not None:
             await self._sender.flush(DRAIN_S)
         await self._settle(1.0)
@@ -145,6 +156,14 @@ class Relay:
                 await self._idle.wait()
         except TimeoutError:
             return
+
+    async def _wait_for_round(self, timeout_s: float) -> None:
+        """Wait until Kafka has said its word on what the sweep awaits, up to ``timeout_s``."""
+        if self._awaited:
+            self._round_done.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._round_done.wait()
 
     async def _delete_acknowledged(self) -> None:
         try:

@@ -25,9 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     # FUNCTION_TARGET is the framework's own name for it; an image says it once and for all.
     target = os.environ.get("FUNCTION_TARGET")
     parser.add_argument("--function", default=target, required=target is None)
-    parser.add_argument(
-        "--source", help="its main.py (default: functions/FUNCTION/main.py)"
-    )
+    parser.add_argument("--source", help="its main.py (default: functions/FUNCTION/main.py)")
     parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8080")))
     options = parser.parse_args(arguments)

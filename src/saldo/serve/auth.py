@@ -36,6 +36,9 @@ JWKS_AGE_MAX_S = 3_600.0
 JWKS_TIMEOUT_S = 5.0
 JWKS_BYTES_MAX = 262_144
 
+# How fetching and reading a key set fails.
+NO_KEYS = (OSError, http.client.HTTPException, ValueError, RecursionError, jwt.PyJWTError)
+
 WRITE = "transactions:write"
 READ = "balances:read"
 ADMIN = "accounts:admin"
@@ -70,11 +73,7 @@ class Caller:
         """
         if scope not in self.scopes:
             raise Forbidden
-        if (
-            account_id is not None
-            and self.accounts is not None
-            and account_id not in self.accounts
-        ):
+        if account_id is not None and self.accounts is not None and account_id not in self.accounts:
             raise Forbidden
 
 
@@ -123,8 +122,10 @@ class Keys:
             # The thread's own timeout is one for each read; a slow answer is not waited for longer.
             async with asyncio.timeout(JWKS_TIMEOUT_S):
                 self._keys = await asyncio.to_thread(_fetch, self._url)
-        except (OSError, http.client.HTTPException, ValueError, jwt.PyJWTError) as error:
-            log.warning("the issuer's keys could not be fetched: %s", error or type(error).__name__)
+        except NO_KEYS as error:
+            log.warning(
+                "the issuer's keys could not be fetched: %s", str(error) or type(error).__name__
+            )
             self._out_of_reach = True
         else:
             self._fetched_at, self._out_of_reach = now, False
@@ -155,9 +156,7 @@ def authenticator_of(
 class Authenticator:
     """Turns an Authorization header into a Caller."""
 
-    def __init__(
-        self, settings: OidcSettings, subjects: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, settings: OidcSettings, subjects: frozenset[str] = frozenset()) -> None:
         self._settings = settings
         self._subjects = subjects
         self._keys = Keys(settings.jwks_url)

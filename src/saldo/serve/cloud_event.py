@@ -19,6 +19,7 @@ from saldo.serve.json_body import Malformed, Number, read_json
 from saldo.serve.problems import UNSUPPORTED_MEDIA_TYPE, FieldError, Invalid, Problem
 
 if TYPE_CHECKING:
+    from cloudevents.http import CloudEvent
     from starlette.requests import Request
 
 STRUCTURED = "application/cloudevents+json"
@@ -60,20 +61,18 @@ async def read_cloud_event(request: Request) -> Asked:
         event = from_http(headers, body, data_unmarshaller=lambda kept: kept)
     except (GenericException, ValueError, TypeError) as error:
         raise Malformed(f"the CloudEvent cannot be read: {_reason(error)}") from error
-    attributes = {name: event.get(name) for name in ("type", "source", "id")}
-    errors = [
-        FieldError(name, f"of the CloudEvent must be 1 to {ATTRIBUTE_CHARACTERS_MAX} ASCII characters")
-        for name, text in attributes.items()
-        if not _is_attribute(text)
-    ]
-    if errors:
-        raise Invalid(errors)
-    return Asked(
+    errors: list[FieldError] = []
+    asked = Asked(
+        type=_attribute(event, "type", errors),
+        source=_attribute(event, "source", errors),
+        id=_attribute(event, "id", errors),
         data=data,
         traceparent=traceparent_of(request) or read_traceparent(event.get("traceparent")),
         is_structured=is_structured,
-        **attributes,
     )
+    if errors:
+        raise Invalid(errors)
+    return asked
 
 
 def _check_binary_type(kind: str) -> None:
@@ -98,13 +97,19 @@ def _structured_data(content: object) -> Any:  # noqa: ANN401 - any JSON value
         raise Malformed("the CloudEvent cannot be read: data_base64 is not base64") from error
 
 
-def _is_attribute(text: object) -> bool:
-    return (
+def _attribute(event: CloudEvent, name: str, errors: list[FieldError]) -> str:
+    """An attribute that is a text of printable ASCII characters, as the HTTP binding asks."""
+    text = event.get(name)
+    if (
         isinstance(text, str)
         and 1 <= len(text) <= ATTRIBUTE_CHARACTERS_MAX
         and text.isascii()
         and text.isprintable()
-    )
+    ):
+        return text
+    fault = f"of the CloudEvent must be 1 to {ATTRIBUTE_CHARACTERS_MAX} printable ASCII characters"
+    errors.append(FieldError(name, fault))
+    return ""
 
 
 def _reason(error: Exception) -> str:

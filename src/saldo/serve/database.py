@@ -8,6 +8,7 @@ this code leaves nothing on a session that would need it (no session locks, no L
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,8 @@ import asyncpg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from asyncpg.pool import PoolConnectionProxy
 
 CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 12.0
@@ -57,9 +60,7 @@ def open_pool(
     password: Callable[[], str] | None = None,
 ) -> asyncpg.Pool[asyncpg.Record]:
     """A pool that is ready to be awaited (``await pool``) and connects when first used."""
-    extra: dict[str, Any] = (
-        {} if password is None else {"password": password, "ssl": "require"}
-    )
+    extra: dict[str, Any] = {} if password is None else {"password": password, "ssl": "require"}
     return asyncpg.create_pool(
         url,
         min_size=0,
@@ -93,6 +94,12 @@ def rds_iam_password(url: str) -> Callable[[], str]:
         return made
 
     return token
+
+
+def terminate(connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+    """End a connection at once. One that was lost has left its pool by itself: then it is over."""
+    with contextlib.suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 async def close_pool(pool: asyncpg.Pool[asyncpg.Record], timeout_s: float) -> None:

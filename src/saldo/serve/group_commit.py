@@ -73,9 +73,7 @@ class GroupCommit(Generic[Item, Result]):
         """The weight that waits, batches in flight not counted."""
         return self._queue_weight
 
-    async def submit(
-        self, item: Item, keys: Collection[str], weight: int = 1
-    ) -> Result:
+    async def submit(self, item: Item, keys: Collection[str], weight: int = 1) -> Result:
         """The result of ``item``; raises what its batch answered, or QueueFull at once."""
         if self._queue_weight + weight > self._queue_weight_max:
             raise QueueFull

@@ -104,7 +104,7 @@ class Edge:
     async def _respond(self, request: Request) -> Response:
         try:
             return await self._dispatch(request)
-        except Exception as error:  # noqa: BLE001 - the last place that can turn it into an answer
+        except Exception as error:
             response = problem_response(error, self.rules)
             if response is not None:
                 return response
@@ -180,7 +180,7 @@ def _check_query(request: Request, known: Mapping[str, int]) -> None:
 
 
 def _without_body(response: Response) -> Response:
-    """What HEAD gets of a stream: its headers. (The server leaves out any other body itself.)"""
+    """What HEAD gets of a stream: its headers. The server leaves out any other body itself."""
     if not isinstance(response, StreamingResponse):
         return response
     return Response(None, response.status_code, response.headers)
@@ -245,9 +245,7 @@ def whole_number(request: Request, name: str, default: int, low: int, high: int)
     """A query parameter that is a whole number within bounds; raises Invalid."""
     text = request.query_params.get(name, str(default))
     if not _WHOLE_NUMBER.fullmatch(text) or not low <= int(text) <= high:
-        raise Invalid(
-            [FieldError(name, f"must be a whole number from {low} to {high}")]
-        )
+        raise Invalid([FieldError(name, f"must be a whole number from {low} to {high}")])
     return int(text)
 
 
@@ -316,7 +314,5 @@ def read_idempotency_key(text: str, field: str) -> str:
             raise Invalid([FieldError(field, 'is not a well-formed string: write "key"')])
         key = re.sub(r"\\(.)", r"\1", match.group(1))
     if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():  # noqa: PLR2004 - the bound above
-        raise Invalid(
-            [FieldError(field, "must be 1 to 255 printable ASCII characters")]
-        )
+        raise Invalid([FieldError(field, "must be 1 to 255 printable ASCII characters")])
     return key

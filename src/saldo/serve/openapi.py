@@ -78,8 +78,6 @@ def page(package: str, rules: tuple[Rule, ...]) -> Page:
     return Page(html="\n".join(_page_lines(document(package, rules))), policy=policy)
 
 
-
-
 def _read(package: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((resources.files(package) / "openapi.json").read_text())
     return content
@@ -110,12 +108,13 @@ def _operation_lines(
     described: Mapping[str, Any], path: str, method: str, item: Mapping[str, Any]
 ) -> Iterator[str]:
     operation = item[method]
-    yield f'<h2 id="{html.escape(operation["operationId"])}">{_code(f"{method.upper()} {path}")}</h2>'
+    heading = _code(f"{method.upper()} {path}")
+    yield f'<h2 id="{html.escape(operation["operationId"])}">{heading}</h2>'
     yield f"<p><strong>{_text(operation['summary'])}.</strong> "
     yield f"{_text(operation.get('description', ''))}</p>"
     scopes = [scope for each in operation["security"] for named in each.values() for scope in named]
     yield f"<p>Scope: {', '.join(_code(scope) for scope in scopes) or 'none'}</p>"
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for each in [*item.get("parameters", ()), *operation.get("parameters", ())]:
         parameter = _resolved(described, each)
         needed = ", required" if parameter.get("required") else ""

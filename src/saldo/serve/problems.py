@@ -61,9 +61,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
 
 
 NOT_FOUND = Rule(status=404, name="not-found", title="Nothing is here")
-METHOD_NOT_ALLOWED = Rule(
-    status=405, name="method-not-allowed", title="The method is not allowed"
-)
+METHOD_NOT_ALLOWED = Rule(status=405, name="method-not-allowed", title="The method is not allowed")
 UNSUPPORTED_MEDIA_TYPE = Rule(
     status=415,
     name="unsupported-media-type",
@@ -75,9 +73,7 @@ INTERNAL = Rule(status=500, name="internal", title="Something went wrong on our 
 HTTP_RULES = (NOT_FOUND, METHOD_NOT_ALLOWED, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INTERNAL)
 
 
-def problem_response(
-    error: Exception, rules: Mapping[type[Exception], Rule]
-) -> Response | None:
+def problem_response(error: Exception, rules: Mapping[type[Exception], Rule]) -> Response | None:
     """The response to ``error`` by the rule of its class or the nearest base; None without one."""
     if isinstance(error, Problem):
         return _respond(error.rule, str(error), error.members)
@@ -91,21 +87,19 @@ def problem_response(
 
 
 def detail_of(error: Exception) -> str:
-    """What a person reads: the wrong fields where there are some, else what the error says of itself,
-    which is the first line of its docstring."""
+    """What a person reads: the wrong fields where there are some, else what the error itself says.
+
+    Without a message of its own, that is the first line of its docstring.
+    """
     if isinstance(error, Invalid):
-        shown = "; ".join(
-            f"{e.field} {e.message}" for e in error.errors[:FIELDS_IN_DETAIL_MAX]
-        )
+        shown = "; ".join(f"{e.field} {e.message}" for e in error.errors[:FIELDS_IN_DETAIL_MAX])
         left = len(error.errors) - FIELDS_IN_DETAIL_MAX
         return shown + (f"; and {left} more" if left > 0 else "")
     said = str(error) if isinstance(error.args[0] if error.args else None, str) else ""
     return said or (type(error).__doc__ or "").partition("\n")[0]
 
 
-def members_of(
-    error: Exception, rules: Mapping[type[Exception], Rule]
-) -> dict[str, Any]:
+def members_of(error: Exception, rules: Mapping[type[Exception], Rule]) -> dict[str, Any]:
     """The facts that an error carries, as members of the problem."""
     if isinstance(error, Invalid):
         return {
@@ -141,9 +135,7 @@ def members_of(
     return members
 
 
-def _line_members(
-    error: Exception, rules: Mapping[type[Exception], Rule]
-) -> dict[str, Any]:
+def _line_members(error: Exception, rules: Mapping[type[Exception], Rule]) -> dict[str, Any]:
     """A refused line's message and facts; the field that it is about stands beside its number."""
     members = members_of(error, rules)
     field_errors = members.pop("errors", None)

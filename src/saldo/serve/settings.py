@@ -96,39 +96,25 @@ def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Se
     )
     return Settings(
         function=function,
-        event_store_url=_database(env, "EVENT_STORE_URL")
-        if "event_store" in needs
-        else None,
-        read_model_url=_database(env, "READ_MODEL_URL")
-        if "read_model" in needs
-        else None,
+        event_store_url=_database(env, "EVENT_STORE_URL") if "event_store" in needs else None,
+        read_model_url=_database(env, "READ_MODEL_URL") if "read_model" in needs else None,
         database_auth=_choice(env, "DATABASE_AUTH", ("url", "rds-iam"), default="url"),
-        pool_size_max=_integer(
-            env, "POOL_SIZE_MAX", POOL_SIZE_DEFAULT, 2, POOL_SIZE_MAX
-        ),
+        pool_size_max=_integer(env, "POOL_SIZE_MAX", POOL_SIZE_DEFAULT, 2, POOL_SIZE_MAX),
         kafka=read_kafka(env) if "kafka" in needs else None,
         hash_secret=read_hash_secret(env),
         callers=_oidc(env, "OIDC") if secured and "callers" in needs else None,
         sources=_oidc(env, "SINK") if secured and takes_sources else None,
-        source_subjects=(
-            _subjects(env)
-            if secured and takes_sources
-            else frozenset()
-        ),
+        source_subjects=(_subjects(env) if secured and takes_sources else frozenset()),
         default_currency=_currency(env),
         cors_origins=_origins(env),
-        log_level=_choice(
-            env, "LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO"
-        ),
+        log_level=_choice(env, "LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO"),
         otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
     )
 
 
 def read_kafka(env: Mapping[str, str]) -> KafkaSettings:
     """Kafka's settings; raises BadSetting."""
-    security: KafkaSecurity = _choice(
-        env, "KAFKA_SECURITY", ("plaintext", "msk-iam", "scram")
-    )
+    security: KafkaSecurity = _choice(env, "KAFKA_SECURITY", ("plaintext", "msk-iam", "scram"))
     scram = security == "scram"
     return KafkaSettings(
         bootstrap_servers=_text(env, "KAFKA_BOOTSTRAP_SERVERS"),
@@ -148,9 +134,7 @@ def read_hash_secret(env: Mapping[str, str]) -> bytes:
     except ValueError:
         secret = b""
     if len(secret) < HASH_SECRET_BYTES_MIN:
-        raise BadSetting(
-            "HASH_SECRET", f"must be at least {HASH_SECRET_BYTES_MIN} bytes in hex"
-        )
+        raise BadSetting("HASH_SECRET", f"must be at least {HASH_SECRET_BYTES_MIN} bytes in hex")
     return secret
 
 
@@ -176,14 +160,10 @@ def _choice(
     raise BadSetting(name, f"{state} must be one of {', '.join(choices)}")
 
 
-def _integer(
-    env: Mapping[str, str], name: str, default: int, low: int, high: int
-) -> int:
+def _integer(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
     text = env.get(name, "").strip() or str(default)
     if not text.isdecimal() or not low <= int(text) <= high:
-        raise BadSetting(
-            name, f"is {text!r}; it must be a whole number from {low} to {high}"
-        )
+        raise BadSetting(name, f"is {text!r}; it must be a whole number from {low} to {high}")
     return int(text)
 
 
@@ -231,7 +211,5 @@ def _listed(text: str) -> frozenset[str]:
 def _currency(env: Mapping[str, str]) -> str:
     code = env.get("DEFAULT_CURRENCY", "").strip() or "BRL"
     if code not in CURRENCY_DIGITS:
-        raise BadSetting(
-            "DEFAULT_CURRENCY", f"is {code!r}; it must be an ISO 4217 code"
-        )
+        raise BadSetting("DEFAULT_CURRENCY", f"is {code!r}; it must be an ISO 4217 code")
     return code

@@ -1,4 +1,4 @@
-"""A sweep on the process's own timer: at start, at every interval, and once more before it stops."""
+"""A sweep on the process's own timer: at start, at every interval, and before it stops."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ LAST_SWEEP_S = 5.0
 class Sweeper:
     """Runs ``sweep`` in the background; a sweep that fails is logged and tried at the next tick."""
 
-    def __init__(
-        self, name: str, sweep: Callable[[], Awaitable[int]], interval_s: float
-    ) -> None:
+    def __init__(self, name: str, sweep: Callable[[], Awaitable[int]], interval_s: float) -> None:
         self._name = name
         self._sweep = sweep
         self._interval_s = interval_s
@@ -49,9 +47,7 @@ class Sweeper:
         try:
             found = await self._sweep()
         except Exception as error:  # noqa: BLE001 - the timer must go on, whatever failed
-            log.warning(
-                "the %s sweep failed: %s: %s", self._name, type(error).__name__, error
-            )
+            log.warning("the %s sweep failed: %s: %s", self._name, type(error).__name__, error)
         else:
             if found:
                 log.info("the %s sweep found %d", self._name, found)

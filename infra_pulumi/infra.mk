@@ -1,0 +1,51 @@
+# The deployment's own targets, included by ../Makefile. They prepare .venv-infra themselves; checkov
+# has .venv-checkov, since it pins packages that Pulumi's SDK needs newer.
+
+INFRA_PYTHON = .venv-infra/bin/python
+INFRA_PYTEST = $(INFRA_PYTHON) -m pytest -c tests/infra/pytest.ini --confcutdir=tests/infra
+# Where the Pulumi CLI is kept that the engine's tests build once, about 7 minutes from nothing.
+SALDO_CACHE ?= $(HOME)/.cache/saldo
+PULUMI_VERSION = v3.259.0
+PULUMI = $(SALDO_CACHE)/pulumi/$(PULUMI_VERSION)/pulumi
+# A folder of `make manifests`, and a file of images for it: make manifests IMAGES=images.json
+MANIFESTS ?= build/manifests
+
+.PHONY: venv-infra test-infra test-infra-quick lint-infra lock-infra manifests pulumi-cli clean-infra
+
+venv-infra: .venv-infra/.made .venv-checkov/.made
+
+.venv-%/.made: locks/%.txt
+	@$(PYTHON) -m local.bootstrap uv
+	.venv/bin/uv venv --quiet --clear --python '>=3.11,<3.14' .venv-$*
+	.venv/bin/uv pip sync --quiet --python .venv-$*/bin/python --require-hashes $<
+	@touch $@
+
+test-infra: venv-infra lint-infra pulumi-cli ## the deployment: every check, with the real engine
+	PULUMI=$(PULUMI) CHECKOV=.venv-checkov/bin/checkov $(INFRA_PYTEST) tests/infra
+
+test-infra-quick: .venv-infra/.made ## the deployment: the program under mocks, and its policies
+	$(INFRA_PYTEST) -m 'not slow' tests/infra
+
+lint-infra: .venv-infra/.made
+	$(INFRA_PYTHON) -m ruff check infra_pulumi tests/infra
+	$(INFRA_PYTHON) -m ruff format --check infra_pulumi tests/infra
+	$(INFRA_PYTHON) -m mypy --config-file infra_pulumi/mypy.ini
+
+# Without Go, or without its module proxy, the engine's tests say so and are skipped.
+pulumi-cli:
+	@command -v go >/dev/null || { echo 'no Go: the engine tests will be skipped'; exit 0; }; \
+	test -x $(PULUMI) || sh infra_pulumi/build_pulumi.sh $(PULUMI_VERSION) $(PULUMI)
+
+manifests: .venv-infra/.made ## the objects of the shape cluster as files: make manifests IMAGES=images.json
+	$(INFRA_PYTHON) -m infra_pulumi.render --out $(MANIFESTS) $(if $(IMAGES),--images $(IMAGES))
+
+lock-infra: ## make locks/infra*.txt anew from pyproject.toml's dependency groups
+	@$(PYTHON) -m local.bootstrap uv
+	for group in infra checkov; do \
+	  .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-annotate --custom-compile-command 'make lock-infra' \
+	    --group $$group --output-file locks/$$group.txt || exit 1; \
+	done
+
+clean-infra: ## delete the deployment's environments and what it rendered
+	rm -rf .venv-infra .venv-checkov build/manifests

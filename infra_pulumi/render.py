@@ -1,0 +1,123 @@
+"""Writes the objects of the shape cluster to a folder: `make manifests`.
+
+For GitOps and for a plain `kubectl apply`. One file an object, numbered in an order in which they can
+be applied; charts are only named, since their objects are theirs. No secret is among them: passwords
+are made up in the cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from infra_pulumi.capture import capture, stack_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from infra_pulumi.capture import Resource
+
+STACK = "cluster"
+INTRODUCTION = """\
+# Saldo for a cluster that is there already
+
+Written by `make manifests` from Pulumi.cluster.yaml; change that file, not these. Install the charts
+below, each in a namespace of its own name, and wait for them; then:
+
+    kubectl apply -f .
+
+Kinds that an operator has not defined yet are refused at first: apply again until nothing is. The
+functions' pods wait for the database, the migrations Job for the database's password.
+
+| chart | version | values |
+|---|---|---|
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the folder; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="an empty or a former folder")
+    parser.add_argument(
+        "--images", type=Path, help="JSON: name to reference by digest; default: the stack file's"
+    )
+    options = parser.parse_args(arguments)
+    values = stack_values(STACK)
+    if options.images is not None:
+        values["images"] = json.loads(options.images.read_text())
+    if values["images"] == "pending":
+        print(
+            f"saldo:images of Pulumi.{STACK}.yaml is pending: run `make images STACK={STACK}`"
+            " first, or name them by --images",
+            file=sys.stderr,
+        )
+        return 1
+    written = write(capture(STACK, values).resources, options.out)
+    print(f"{written} objects in {options.out}")
+    return 0
+
+
+def write(resources: Iterable[Resource], folder: Path) -> int:
+    """Write the objects and charts of ``resources`` to ``folder``; the number of objects."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for former in folder.glob("[0-9][0-9]-*.yaml"):
+        former.unlink()
+    made = objects(resources)
+    for index, item in enumerate(made):
+        name = f"{item['kind']}-{item['metadata']['name']}".lower()
+        text = yaml.safe_dump(item, sort_keys=True, width=100)
+        (folder / f"{index:02d}-{name}.yaml").write_text(text)
+    rows = [
+        f"| {chart['chart']} | {chart['version']} | `{json.dumps(chart['values'], sort_keys=True)}` |\n"
+        for chart in charts(resources)
+    ]
+    (folder / "README.md").write_text(INTRODUCTION + "".join(rows))
+    return len(made)
+
+
+def objects(resources: Iterable[Resource]) -> list[dict[str, Any]]:
+    """The objects of Kubernetes among ``resources``, each after what it depends on."""
+    everything = {resource.urn: resource for resource in resources}
+    placed: dict[str, None] = {}
+
+    def place(resource: Resource) -> None:
+        if resource.urn in placed:
+            return
+        for urn in sorted(resource.depends_on):
+            if urn in everything:
+                place(everything[urn])
+        placed[resource.urn] = None
+
+    # Namespaces come first whoever names them; the rest by name, so that a new run changes nothing.
+    for resource in sorted(
+        everything.values(), key=lambda r: (r.kind != "Namespace", r.type, r.name)
+    ):
+        place(resource)
+    found = [everything[urn] for urn in placed if everything[urn].kind]
+    return [_whole(resource.inputs) for resource in found]
+
+
+def charts(resources: Iterable[Resource]) -> list[dict[str, Any]]:
+    """The inputs of the charts among ``resources``, by name."""
+    releases = [r.inputs for r in resources if r.type == "kubernetes:helm.sh/v3:Release"]
+    return sorted((_whole(release) for release in releases), key=lambda r: str(r["name"]))
+
+
+def _whole(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """``value`` with its whole numbers whole again: Pulumi's wire has floats only."""
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

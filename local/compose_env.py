@@ -1,0 +1,72 @@
+"""Makes the passwords and settings of local/compose.yaml: `python -m local.compose_env`.
+
+Nothing of them is in the repository. They are made once for a folder, which only its owner may
+enter, and stay with it, since the database's volume was made with them. The files in it are
+readable to all, for they are mounted into containers that run as other users.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".saldo" / "compose"
+PASSWORD_BYTES = 24
+HASH_SECRET_BYTES = 32
+# By function: its database role, and the end of the setting by which migrate is told its password.
+ROLES = {
+    "record_transaction": "record",
+    "project_balance": "project",
+    "get_balance": "query",
+}
+
+
+def make(folder: Path = FOLDER) -> bool:
+    """Fill ``folder`` unless it is there; whether it was filled now."""
+    if folder.exists():
+        return False
+    unfinished = folder.with_suffix(".new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    unfinished.chmod(0o700)
+    for name, text in contents().items():
+        file = unfinished / name
+        file.write_text(text)
+        file.chmod(0o644)
+    # All files or none: half a set of passwords would open nothing.
+    unfinished.rename(folder)
+    return True
+
+
+def contents() -> dict[str, str]:
+    """The files, by name."""
+    # Hexadecimal: nothing in it means something to a URL, a shell or Compose.
+    owner = secrets.token_hex(PASSWORD_BYTES)
+    hash_secret = secrets.token_hex(HASH_SECRET_BYTES)
+    files = {"postgres_password": owner, "migrate.env": _databases("postgres", owner)}
+    for function, role in ROLES.items():
+        password = secrets.token_hex(PASSWORD_BYTES)
+        files[f"role_password_{role}"] = password
+        files[f"{function}.env"] = (
+            _databases(f"saldo_{role}", password) + f"HASH_SECRET={hash_secret}\n"
+        )
+    return files
+
+
+def _databases(role: str, password: str) -> str:
+    url = f"postgresql://{role}:{password}@postgres:5432/saldo"
+    return f"EVENT_STORE_URL={url}\nREAD_MODEL_URL={url}\n"
+
+
+def main() -> int:
+    """Make them, and say so."""
+    made = make()
+    print(f"saldo: {FOLDER.relative_to(ROOT)}: {'made' if made else 'as it was'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

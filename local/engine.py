@@ -1,0 +1,97 @@
+"""Runs a command beside a container engine: `python -m local.engine COMMAND...`.
+
+An engine that runs already is taken. Where none does, but root may start one (`dockerd` is
+installed), it is started for as long as the command runs, with data of its own in `.saldo/engine`
+and in a network of its own: no packet leaves it, no port of the machine is taken, and a build there
+shows that it needs no network. What the stand-in bases are made of is therefore fetched before.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from local.checks import NotPossible
+from local.stand_ins import bases
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".saldo" / "engine"
+INSIDE = "--inside"
+# Tells the images' tests that no registry can be reached from here.
+STAND_IN_BASES = "SALDO_STAND_IN_BASES"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+POLL_S = 0.2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; its exit status, or 1 when an engine cannot be started."""
+    if arguments[:1] == [INSIDE]:
+        return run_inside(arguments[1:])
+    if answers() or shutil.which("dockerd") is None or os.geteuid() != 0:
+        # Without an engine the command says itself what it cannot do.
+        return subprocess.run(arguments, check=False).returncode
+    try:
+        bases.fetch()
+    except NotPossible as error:
+        print(error, file=sys.stderr)
+        return 1
+    command = [sys.executable, "-m", "local.engine", INSIDE, *arguments]
+    return subprocess.run(["unshare", "--net", "--", *command], cwd=ROOT, check=False).returncode  # noqa: S607
+
+
+def answers() -> bool:
+    """Whether an engine answers where DOCKER_HOST, or its default, says."""
+    try:
+        done = subprocess.run(
+            ["docker", "info", "--format", "{{.ServerVersion}}"],  # noqa: S607
+            capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    # A client without an engine prints an empty version, and says success.
+    return done.returncode == 0 and bool(done.stdout.strip())
+
+
+def run_inside(command: Sequence[str]) -> int:
+    """In a network of its own: start the engine, run the command, stop the engine."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607
+    # A Unix socket's path is short, and a clone's may not be.
+    state = Path(f"/run/saldo-engine-{os.getpid()}")
+    os.environ["DOCKER_HOST"] = f"unix://{state}/socket"
+    os.environ[STAND_IN_BASES] = "1"
+    with (FOLDER / "dockerd.log").open("ab") as log:
+        engine = subprocess.Popen(
+            ["dockerd", "--data-root", str(FOLDER / "data"), "--exec-root", str(state / "exec")]
+            + ["--pidfile", str(state / "pid"), "--host", os.environ["DOCKER_HOST"]],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not answers():
+            if engine.poll() is not None or time.monotonic() > deadline:
+                print(f"dockerd did not start: see {FOLDER}/dockerd.log", file=sys.stderr)
+                return 1
+            time.sleep(POLL_S)
+        return subprocess.run(command, check=False).returncode
+    finally:
+        engine.send_signal(signal.SIGTERM)
+        try:
+            engine.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            engine.kill()
+        shutil.rmtree(state, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,216 @@
+"""``saldo status``: how all parts are, in one look."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import httpx
+import typer
+
+from saldo.operate.ledger_client import Functions
+from saldo.operate.settings import connect, read_operator_settings
+from saldo.operate.terminal import FAILED, AsJson, answers, print_json, print_table, run
+from saldo.record.outbox import DEPTH
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from saldo.operate.settings import OperatorSettings
+
+PROBE_TIMEOUT_S = 3.0
+# How far back the lag in seconds is looked for: what lags longer shows in the positions.
+RECENT_EVENTS = 20_000
+
+STREAMS = """
+SELECT count(*) AS accounts, coalesce(sum(position), 0)::bigint AS events FROM event_store.stream
+WHERE position > 0
+"""
+SWEEPS = "SELECT name, swept_at, found, clock_timestamp() - swept_at AS ago FROM event_store.sweep"
+RECENT = """
+SELECT account_id, max(position) AS position FROM (
+    SELECT account_id, position FROM event_store.event ORDER BY appended_at DESC LIMIT $1
+) AS e GROUP BY account_id
+"""
+OLDEST = """
+SELECT extract(epoch FROM clock_timestamp() - min(e.appended_at))::float8
+FROM unnest($1::text[], $2::bigint[]) AS l (account_id, position)
+JOIN event_store.event AS e ON e.account_id = l.account_id AND e.position = l.position
+"""
+BALANCES = """
+SELECT coalesce(sum(position), 0)::bigint AS projected,
+       count(*) FILTER (WHERE blocked_schema IS NOT NULL) AS blocked FROM read_model.balance
+"""
+STANDING = "SELECT account_id, position FROM read_model.balance WHERE account_id = ANY ($1::text[])"
+BLOCKED = """
+SELECT account_id, blocked_at, blocked_reason FROM read_model.balance
+WHERE blocked_schema IS NOT NULL ORDER BY blocked_at LIMIT 20
+"""
+LETTERS = "SELECT count(*) FROM read_model.dead_letter WHERE redriven_at IS NULL"
+MODEL_SWEEPS = (
+    "SELECT name, swept_at, found, clock_timestamp() - swept_at AS ago FROM read_model.sweep"
+)
+
+
+@dataclass(slots=True)
+class Status:
+    """Each part's health ("ok", or what is the matter), and the figures."""
+
+    parts: dict[str, str] = field(default_factory=dict)
+    accounts: int = 0
+    events: int = 0
+    behind_positions: int = 0
+    behind_s: float = 0.0
+    outbox_rows: int = 0
+    outbox_age_s: float = 0.0
+    dead_letters: int = 0
+    blocked: int = 0
+    blocked_accounts: list[dict[str, Any]] = field(default_factory=list)
+    sweeps: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def well(self) -> bool:
+        """Whether every part answers and nothing waits for an operator."""
+        parts_well = all(state == "ok" for state in self.parts.values())
+        return parts_well and not self.blocked and not self.dead_letters
+
+
+def status_command(*, as_json: AsJson = False) -> None:
+    """Show how all parts are; exit 1 if one is down, or something waits for an operator."""
+    status: Status = run(read_status())
+    if as_json:
+        print_json(status)
+    else:
+        _show(status)
+    if not status.well:
+        raise typer.Exit(FAILED)
+
+
+async def read_status() -> Status:
+    """Ask every part; one that is down does not keep the others from being shown."""
+    settings = read_operator_settings()
+    functions = Functions.from_environment()
+    status = Status()
+    probes = {
+        "record_transaction": functions.record_url,
+        "get_balance": functions.balance_url,
+        "project_balance": functions.project_url,
+    }
+    async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S) as client:
+        states = await asyncio.gather(*(_probe(client, url) for url in probes.values()))
+    status.parts = dict(zip(probes, states, strict=True))
+    status.parts["event store"] = await _state(lambda: _read_store(settings, status))
+    status.parts["read model"] = await _state(lambda: _read_model(settings, status))
+    if settings.kafka is not None:
+        status.parts["kafka"] = await _state(lambda: _ask_kafka(settings))
+    return status
+
+
+async def _probe(client: httpx.AsyncClient, url: str) -> str:
+    try:
+        answer = await client.get(f"{url}/readyz")
+    except httpx.HTTPError as error:
+        return f"down: {type(error).__name__}"
+    return "ok" if answer.is_success else f"answers {answer.status_code}"
+
+
+async def _state(read: Callable[[], Awaitable[None]]) -> str:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S * 3):
+            await read()
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        return f"down: {str(error) or type(error).__name__}"
+    return "ok"
+
+
+async def _read_store(settings: OperatorSettings, status: Status) -> None:
+    store = await connect(settings.event_store_url)
+    try:
+        row = await store.fetchrow(STREAMS)
+        if row is not None:
+            status.accounts, status.events = row["accounts"], row["events"]
+        row = await store.fetchrow(DEPTH)
+        if row is not None:
+            status.outbox_rows, status.outbox_age_s = row["rows"], float(row["age_s"] or 0)
+        status.sweeps += [_sweep(row) for row in await store.fetch(SWEEPS)]
+    finally:
+        await store.close()
+
+
+async def _read_model(settings: OperatorSettings, status: Status) -> None:
+    model = await connect(settings.read_model_url)
+    try:
+        row = await model.fetchrow(BALANCES)
+        if row is not None:
+            # Events may have come since the streams were counted.
+            status.behind_positions = max(0, status.events - row["projected"])
+            status.blocked = row["blocked"]
+        status.blocked_accounts = [dict(row) for row in await model.fetch(BLOCKED)]
+        status.dead_letters = await model.fetchval(LETTERS)
+        status.sweeps += [_sweep(row) for row in await model.fetch(MODEL_SWEEPS)]
+        if status.behind_positions:
+            status.behind_s = await _behind_s(settings, model)
+    finally:
+        await model.close()
+
+
+async def _behind_s(settings: OperatorSettings, model: asyncpg.Connection[asyncpg.Record]) -> float:
+    """The age of the oldest event among the recent ones that is not projected."""
+    store = await connect(settings.event_store_url)
+    try:
+        ends = {r["account_id"]: r["position"] for r in await store.fetch(RECENT, RECENT_EVENTS)}
+        rows = await model.fetch(STANDING, list(ends))
+        standing = {row["account_id"]: row["position"] for row in rows}
+        lagging = {a: standing.get(a, 0) + 1 for a, end in ends.items() if standing.get(a, 0) < end}
+        return await store.fetchval(OLDEST, list(lagging), list(lagging.values())) or 0.0
+    finally:
+        await store.close()
+
+
+def _sweep(row: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "name": row["name"],
+        "sweptAt": row["swept_at"],
+        "found": row["found"],
+        "secondsAgo": round(row["ago"].total_seconds(), 1),
+    }
+
+
+async def _ask_kafka(settings: OperatorSettings) -> None:
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - needed here only
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415
+
+    from saldo.record.kafka import producer_config  # noqa: PLC0415
+
+    if settings.kafka is None:
+        return
+    config = {
+        name: value
+        for name, value in producer_config(settings.kafka).items()
+        if name.startswith(("bootstrap", "security", "sasl", "oauth"))
+    }
+    admin = AdminClient({**config, "log_level": 0})
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.run_in_executor(None, admin.list_topics, settings.kafka.topic, PROBE_TIMEOUT_S)
+    except KafkaException as error:
+        raise OSError(str(error.args[0])) from error
+
+
+def _show(status: Status) -> None:
+    for name, state in status.parts.items():
+        mark = "[green]ok[/green]" if state == "ok" else f"[red]{state}[/red]"
+        answers.print(f"{name:<20}{mark}", soft_wrap=True)
+    answers.print(f"{status.events} events of {status.accounts} accounts")
+    answers.print(
+        f"read model behind by {status.behind_positions} positions, {status.behind_s:.1f} s"
+    )
+    answers.print(f"outbox {status.outbox_rows} rows, the oldest {status.outbox_age_s:.1f} s")
+    for sweep in status.sweeps:
+        answers.print(f"{sweep['name']} sweep {sweep['secondsAgo']} s ago, found {sweep['found']}")
+    answers.print(f"{status.dead_letters} dead letters wait, {status.blocked} accounts are blocked")
+    if status.blocked_accounts:
+        columns = ("account_id", "blocked_at", "blocked_reason")
+        print_table(columns, [[row[name] for name in columns] for row in status.blocked_accounts])

@@ -1,0 +1,119 @@
+"""Two processes, 32 clients each, one account: the limit holds, and a key records once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import httpx
+import pytest
+
+from local.services import RECORD
+from tests.functions.live import fresh
+
+if TYPE_CHECKING:
+    from tests.conftest import Serve
+    from tests.servers import Database
+
+CLIENTS_A_PROCESS = 32
+KEYS_OPEN_MAX = 40
+LIMIT = 100
+SCALE = 100  # centavos
+
+EVENTS = """
+SELECT position, balance_minor, key_hash, public_text FROM event_store.event
+WHERE account_id = $1 ORDER BY position
+"""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the clients were answered."""
+
+    recorded: dict[str, set[str]] = field(default_factory=dict)
+    refusals: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+
+
+def request_of(key: int) -> tuple[str, int]:
+    """The one request that a key stands for: mostly expenses, so that the limit is always near."""
+    chance = random.Random(key)  # noqa: S311 - the same for each client
+    return ("EXPENSE" if chance.random() < 0.6 else "INCOME"), chance.randint(1, 60)
+
+
+async def hammer(url: str, account_id: str, started: float, seconds: float, seen: Seen) -> None:
+    """One client: it sends keys that others send at the same time, and some of long ago."""
+    chance = random.Random()  # noqa: S311 - arrival orders, not secrets
+    async with httpx.AsyncClient(base_url=url, timeout=30, verify=False) as client:  # noqa: S501
+        while (now := time.monotonic()) < started + seconds:
+            newest = int((now - started) * 100)
+            back = KEYS_OPEN_MAX if chance.random() < 0.9 else newest + 1
+            key = max(0, newest - chance.randrange(back))
+            kind, value = request_of(key)
+            answer = await client.post(
+                "/transactions",
+                json={"accountId": account_id, "type": kind, "value": value},
+                headers={"Idempotency-Key": f"key-{key}"},
+            )
+            seen.statuses[answer.status_code] += 1
+            told = answer.json()
+            if answer.status_code == 201:
+                assert told["value"] == value
+                seen.recorded.setdefault(f"key-{key}", set()).add(told["id"])
+            elif answer.status_code == 422:
+                assert told["type"] == "urn:saldo:problem:insufficient-funds", told
+                seen.refusals.append((value, told))
+            else:
+                assert answer.status_code == 503, answer.text
+
+
+async def run(database: Database, serve: Serve, seconds: float) -> None:
+    account_id = fresh("hammered")
+    processes = [serve(RECORD), serve(RECORD)]
+    limit = {"overdraftLimit": LIMIT}
+    async with httpx.AsyncClient(base_url=processes[0].url) as client:
+        (await client.put(f"/accounts/{account_id}/limit", json=limit)).raise_for_status()
+    seen = Seen()
+    async with asyncio.TaskGroup() as clients:
+        started = time.monotonic()
+        for process in processes * CLIENTS_A_PROCESS:
+            clients.create_task(hammer(process.url, account_id, started, seconds, seen))
+
+    connection = await asyncpg.connect(database.dsn())
+    try:
+        events = await connection.fetch(EVENTS, account_id)
+    finally:
+        await connection.close()
+    assert [e["position"] for e in events] == list(range(1, len(events) + 1))
+    assert min(e["balance_minor"] for e in events) >= -LIMIT * SCALE
+    keys = Counter(e["key_hash"] for e in events if e["key_hash"] is not None)
+    assert set(keys.values()) == {1}
+    assert len(keys) == len(events) - 1
+    ids = {json.loads(e["public_text"])["id"] for e in events}
+    assert all(len(answered) == 1 for answered in seen.recorded.values())
+    assert {an_id for answered in seen.recorded.values() for an_id in answered} <= ids
+    balances = {e["position"]: e["balance_minor"] for e in events}
+    for value, told in seen.refusals:
+        assert balances[told["position"]] == round(told["balance"] * SCALE)
+        assert told["balance"] - value < -LIMIT == -told["limit"]
+    # It was a real fight: all of these happened often.
+    assert len(events) > 20 * seconds
+    assert len(seen.refusals) > 10 * seconds
+    assert seen.statuses[201] > len(events)
+
+
+@pytest.mark.timeout(90)
+async def test_limit_and_keys_hold_under_two_processes(database: Database, serve: Serve) -> None:
+    await run(database, serve, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_limit_and_keys_hold_for_half_a_minute(database: Database, serve: Serve) -> None:
+    await run(database, serve, 30)

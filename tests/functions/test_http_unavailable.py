@@ -1,0 +1,147 @@
+"""Every answer that says `not now`: with what it is not, and when to come back."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import httpx
+import pytest
+
+from local import postgres
+from local.services import BALANCE, RECORD
+from saldo.domain import errors
+from saldo.query import watch
+from saldo.record import batch, event_store
+from saldo.serve.problems import INTERNAL, TYPE_PREFIX, problem_response
+from tests import servers
+from tests.functions.live import Live, fresh, problem_type
+from tests.functions.tables import edges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from local.services import Function
+
+NOWHERE = "postgresql://saldo@127.0.0.1:1/saldo"
+DEADLINE_S = 10.0
+
+
+@contextlib.contextmanager
+def without(live: Live, function: Function, log: Path, setting: str) -> Iterator[str]:
+    """The function with one of its databases out of reach."""
+    served = servers.start_function(function, live.database, log, {setting: NOWHERE})
+    try:
+        yield served.url
+    finally:
+        served.child.kill()
+
+
+@pytest.mark.timeout(90)
+def test_recorder_without_its_database_says_that_nothing_was_recorded(
+    live: Live, tmp_path: Path
+) -> None:
+    with without(live, RECORD, tmp_path / "log", "EVENT_STORE_URL") as url:
+        body = {"accountId": fresh(), "type": "INCOME", "value": 1}
+        recorded = httpx.post(f"{url}/transactions", json=body, timeout=30)
+        read = httpx.get(f"{url}/accounts/a/events", timeout=30)
+        headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x"}
+        headers["ce-type"] = "dev.knative.sources.ping"
+        swept = httpx.post(url, headers=headers, json={}, timeout=30)
+    for answer in (recorded, read, swept):
+        assert answer.status_code == 503
+        assert problem_type(answer) == "store-unavailable"
+        assert answer.headers["retry-after"] == "2"
+
+
+@pytest.mark.parametrize("setting", ["READ_MODEL_URL", "EVENT_STORE_URL"])
+def test_reader_without_a_database_says_so(live: Live, tmp_path: Path, setting: str) -> None:
+    with without(live, BALANCE, tmp_path / "log", setting) as url:
+        answer = httpx.get(f"{url}/balances?accountId=a", timeout=30)
+    assert answer.status_code == 503
+    assert problem_type(answer) == "read-model-unavailable"
+    assert answer.headers["retry-after"] == "2"
+
+
+def test_third_large_request_at_once_is_sent_away(live: Live) -> None:
+    port = live.served["record_transaction"].port
+    head = (
+        "POST /transactions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {live.issuer.token()}\r\nContent-Length: 8000000\r\n\r\n["
+    )
+    lines = [{"accountId": fresh(), "type": "INCOME", "value": 1}]
+    with contextlib.ExitStack() as held:
+        deadline = time.monotonic() + DEADLINE_S
+        while (answer := live.record.post("/transactions", json=lines)).status_code == 201:
+            # One is not enough, and one that meets the request above on its way is sent away too.
+            assert time.monotonic() < deadline
+            connection = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            connection.sendall(head.encode() + b" " * 1_100_000)
+        assert answer.status_code == 503
+        assert problem_type(answer) == "too-busy"
+        assert answer.headers["retry-after"] == "1"
+        # A single transaction needs no such place.
+        assert live.record.post("/transactions", json=lines[0]).status_code == 201
+    # The places are free again once those clients are gone.
+    deadline = time.monotonic() + DEADLINE_S
+    while live.record.post("/transactions", json=lines).status_code != 201:
+        assert time.monotonic() < deadline
+
+
+WHICH = UUID("019ab3f2-7b1e-7c3a-9d55-0f6a3c1b2d4e")
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "members"),
+    [
+        (event_store.StoreBusy(), "store-busy", {}),
+        (
+            batch.OutcomeUnknown(transaction_id=WHICH),
+            "outcome-unknown",
+            {"transactionId": str(WHICH)},
+        ),
+        (watch.TooManyWaiters(), "too-many-waiters", {}),
+    ],
+)
+def test_what_only_faults_bring_about_is_answered_by_the_table(
+    error: Exception, name: str, members: dict[str, str]
+) -> None:
+    answers = [problem_response(error, edge.rules) for edge in edges()]
+    [answer] = [each for each in answers if each is not None]
+    told = httpx.Response(answer.status_code, headers=answer.headers, content=bytes(answer.body))
+    assert told.status_code == 503
+    assert problem_type(told) == name
+    assert told.headers["retry-after"] in {"1", "2"}
+    assert told.headers["cache-control"] == "no-store"
+    assert told.json().items() >= members.items()
+
+
+def test_every_error_of_the_domain_has_a_rule() -> None:
+    """A refusal without one would be a 500."""
+    [recorder, _] = edges()
+    refusals = set(errors.Refused.__subclasses__())
+    assert len(refusals) >= 8
+    assert refusals <= set(recorder.rules)
+
+
+def test_unexpected_error_tells_nothing_of_itself(live: Live, tmp_path: Path) -> None:
+    """A table that is gone is nobody's expectation: the log has it, the answer does not."""
+    with servers.cloned_database(live.database.data_dir) as database:
+        served = servers.start_function(RECORD, database, tmp_path / "log", {})
+        try:
+            postgres.run_sql(database.dsn(), "DROP SCHEMA event_store CASCADE")
+            answer = httpx.get(f"{served.url}/accounts/a/events")
+        finally:
+            served.child.kill()
+    assert answer.status_code == INTERNAL.status
+    assert answer.json() == {
+        "type": f"{TYPE_PREFIX}internal",
+        "title": INTERNAL.title,
+        "status": 500,
+        "detail": "The error was logged.",
+    }
+    assert "event_store" in served.log()

@@ -1,0 +1,243 @@
+"""What the program asks AWS for: the shape of the stacks, and the checks of others over all of it."""
+
+from __future__ import annotations
+
+import copy
+import ipaddress
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from infra_pulumi import versions
+from infra_pulumi.certificates import rds_root
+from infra_pulumi.network import subnets
+from tests.infra.conftest import by_type, tool
+from tests.infra.plan import cloudformation, terraform_plan
+from tests.infra.suppressions import SUPPRESSIONS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from infra_pulumi.capture import Captured
+
+AWS_STACKS = ("dev", "prod")
+in_aws = pytest.mark.parametrize("stack", AWS_STACKS, indirect=True)
+
+
+@in_aws
+def test_every_aws_resource_has_an_explicit_provider(captured: Captured) -> None:
+    seen = [r for r in captured.resources if r.custom and r.type.startswith("aws:")]
+
+    assert len(seen) > 100
+    assert [r.name for r in seen if "providers:aws::aws" not in r.provider] == []
+
+
+@in_aws
+def test_everything_in_the_cluster_has_its_explicit_provider(captured: Captured) -> None:
+    seen = [r for r in captured.resources if r.type.startswith("kubernetes:")]
+
+    assert len(seen) > 40
+    assert [r.name for r in seen if "providers:kubernetes::cluster" not in r.provider] == []
+
+
+@in_aws
+def test_pods_and_data_are_in_subnets_that_nobody_reaches(captured: Captured) -> None:
+    routes = by_type(captured, "aws:ec2/route:Route")
+    to_the_internet = [r for r in routes if r.get("gatewayId")]
+    (cluster,) = by_type(captured, "eks:index:Cluster")
+    (nodes,) = by_type(captured, "aws:eks/nodeGroup:NodeGroup")
+    (group,) = by_type(captured, "aws:rds/subnetGroup:SubnetGroup")
+
+    assert [r["routeTableId"] for r in to_the_internet] == ["routetable-public"]
+    assert not any(r["routeTableId"] == "routetable-data" for r in routes)
+    assert all(name.startswith("subnet-private-") for name in cluster["privateSubnetIds"])
+    assert "publicSubnetIds" not in cluster
+    assert all(name.startswith("subnet-private-") for name in nodes["subnetIds"])
+    assert all(name.startswith("subnet-data-") for name in group["subnetIds"])
+
+
+def test_the_subnets_of_a_network_do_not_overlap() -> None:
+    nets = [
+        ipaddress.ip_network(cidr)
+        for cidrs in subnets("10.40.0.0/16", 3).values()
+        for cidr in cidrs
+    ]
+
+    assert len(nets) == 9
+    assert not any(a.overlaps(b) for a in nets for b in nets if a is not b)
+    assert all(net.subnet_of(ipaddress.ip_network("10.40.0.0/16")) for net in nets)
+
+
+@in_aws
+def test_the_data_are_reached_from_the_nodes_only(captured: Captured) -> None:
+    rules = by_type(captured, "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule")
+    data = [
+        rule
+        for rule in rules
+        if rule["securityGroupId"] in {"securitygroup-database", "securitygroup-kafka"}
+    ]
+
+    assert data
+    assert {rule["referencedSecurityGroupId"] for rule in data} == {"securitygroup-nodes"}
+    assert {rule["fromPort"] for rule in data} <= {5432, 9096, 9098}
+
+
+@in_aws
+def test_each_function_has_a_role_that_logs_in_as_itself_alone(captured: Captured) -> None:
+    policies = {r.name: r.inputs["policy"] for r in captured.resources if "rolePolicy" in r.type}
+    roles = {
+        "record-transaction": "saldo_record",
+        "project-balance": "saldo_project",
+        "get-balance": "saldo_query",
+    }
+    for function, role in roles.items():
+        statements = json.loads(policies[function])["Statement"]
+        logins = [s["Resource"] for s in statements if s["Action"] == "rds-db:connect"]
+        assert [login.rpartition("/")[2] for login in logins] == [role]
+        may_write = "kafka-cluster:WriteData" in policies[function]
+        assert may_write == (
+            function == "record-transaction"
+            and bool(by_type(captured, "aws:msk/cluster:Cluster"))
+        )
+
+
+@in_aws
+def test_what_holds_data_is_protected_where_the_stack_says_so(
+    captured: Captured, stack: str
+) -> None:
+    kinds = (
+        "aws:kms/key:Key",
+        "aws:msk/cluster:Cluster",
+        "aws:msk/topic:Topic",
+        "aws:rds/instance:Instance",
+        "aws:secretsmanager/secret:Secret",
+        "eks:index:Cluster",
+        "random:index/randomBytes:RandomBytes",
+    )
+    seen = [r for r in captured.resources if r.type in kinds]
+    (database,) = by_type(captured, "aws:rds/instance:Instance")
+    protected = stack == "prod"
+
+    assert len(seen) >= 9
+    assert {r.protect for r in seen} == {protected}
+    assert database["deletionProtection"] is protected
+    assert database["skipFinalSnapshot"] is not protected
+
+
+@in_aws
+def test_secret_values_are_secret_to_pulumi(captured: Captured) -> None:
+    seen = [r for r in captured.resources if r.type.endswith(":SecretVersion")]
+
+    assert seen
+    assert all(".secretString" in r.secrets for r in seen)
+
+
+@in_aws
+def test_the_regions_root_is_a_certificate(captured: Captured) -> None:
+    (roots,) = [
+        r.inputs["data"]["ca.crt"] for r in captured.resources if r.name == "database-roots"
+    ]
+
+    assert roots == rds_root("us-east-1")
+    assert roots.startswith("-----BEGIN CERTIFICATE-----\n")
+    assert roots.count("BEGIN") == roots.count("END") == 1
+    assert versions.RDS_CERTIFICATE_AUTHORITY == "rds-ca-rsa2048-g1"
+
+
+# --- the checks of others -----------------------------------------------------------------------
+
+
+def checkov(plan: dict[str, Any], folder: Path) -> tuple[int, set[tuple[str, str]]]:
+    """How many checks passed, and the check and resource of each that failed."""
+    program = tool("CHECKOV", "checkov")
+    if program is None:
+        pytest.skip("checkov is not here")
+    file = folder / "plan.json"
+    file.write_text(json.dumps(plan))
+    done = subprocess.run(
+        [program, "-f", str(file), "--framework", "terraform_plan", "--skip-download"]
+        + ["--compact", "--quiet", "--soft-fail", "-o", "json"],
+        check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    found = report["results"]["failed_checks"]
+    return report["summary"]["passed"], {(c["check_id"], c["resource"]) for c in found}
+
+
+@in_aws
+@pytest.mark.slow
+def test_checkov_finds_nothing_but_what_has_its_reason(
+    captured: Captured, stack: str, tmp_path: Path, record_property: Any
+) -> None:
+    passed, found = checkov(terraform_plan(captured), tmp_path)
+    record_property("checks passed", passed)
+    expected = {(s.check, s.resource) for s in SUPPRESSIONS if stack in s.stacks}
+
+    assert passed > 300
+    assert found == expected
+    assert all(s.why for s in SUPPRESSIONS)
+
+
+@in_aws
+@pytest.mark.slow
+def test_checkov_notices_a_public_database_and_a_bucket_of_rules(
+    captured: Captured, tmp_path: Path
+) -> None:
+    plan = terraform_plan(captured)
+    for resource in plan["planned_values"]["root_module"]["resources"]:
+        if resource["type"] == "aws_db_instance":
+            resource["values"]["publicly_accessible"] = True
+        if resource["type"] == "aws_kms_key":
+            resource["values"]["enable_key_rotation"] = False
+
+    _, found = checkov(plan, tmp_path)
+
+    assert ("CKV_AWS_17", "aws_db_instance.database") in found
+    assert ("CKV_AWS_7", "aws_kms_key.database") in found
+
+
+def cfn_lint(template: dict[str, Any], folder: Path) -> list[str]:
+    """The rule and message of each finding."""
+    file = folder / "template.json"
+    file.write_text(json.dumps(template))
+    done = subprocess.run(
+        [sys.executable, "-m", "cfnlint", "--region", "us-east-1", "--format", "json"]
+        + ["--", str(file)],
+        check=False, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    return [f"{m['Rule']['Id']}: {m['Message']}" for m in json.loads(done.stdout or "[]")]
+
+
+@in_aws
+@pytest.mark.slow
+def test_cfn_lint_knows_every_value(
+    captured: Captured, tmp_path: Path, record_property: Any
+) -> None:
+    template = cloudformation(captured)
+    record_property("resources seen", len(template["Resources"]))
+
+    assert len(template["Resources"]) > 30
+    assert cfn_lint(template, tmp_path) == []
+
+
+@in_aws
+@pytest.mark.slow
+def test_cfn_lint_notices_what_aws_does_not_have(captured: Captured, tmp_path: Path) -> None:
+    template = copy.deepcopy(cloudformation(captured))
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::RDS::DBInstance":
+            resource["Properties"]["DBInstanceClass"] = "db.t4g.enormous"
+        if resource["Type"] == "AWS::IAM::ManagedPolicy":
+            statement = resource["Properties"]["PolicyDocument"]["Statement"][0]
+            statement["Action"] = "rds-db:conect"
+        if resource["Type"] == "AWS::Logs::LogGroup":
+            resource["Properties"]["RetentionInDays"] = 399
+
+    found = "\n".join(cfn_lint(template, tmp_path))
+
+    assert "db.t4g.enormous" in found
+    assert "conect" in found
+    assert "399" in found

@@ -1,0 +1,172 @@
+"""The configuration's rules: what a stack file may say, and how it is told what it may not."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra_pulumi import config
+from infra_pulumi.budget import connections_needed, connections_usable
+from infra_pulumi.config import BadConfig, read_config
+from infra_pulumi.parts import FUNCTIONS, source_identity
+
+PROGRAM = Path(config.__file__).parent
+STACKS = ("cluster", "dev", "prod")
+DIGEST = "sha256:" + "a" * 64
+
+
+def values_of(stack: str) -> dict[str, Any]:
+    raw = yaml.safe_load((PROGRAM / f"Pulumi.{stack}.yaml").read_text())["config"]
+    return {key.removeprefix("saldo:"): value for key, value in raw.items()}
+
+
+def problems_of(values: dict[str, Any]) -> tuple[str, ...]:
+    with pytest.raises(BadConfig) as caught:
+        read_config(values)
+    return caught.value.problems
+
+
+def changed(stack: str, path: str, value: object) -> dict[str, Any]:
+    """The values of ``stack`` with the one under ``path`` (keys joined by dots) replaced."""
+    values = copy.deepcopy(values_of(stack))
+    *tables, last = path.split(".")
+    table = values
+    for key in tables:
+        table = table[key]
+    if value is ...:
+        del table[last]
+    else:
+        table[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("stack", "path", "value", "problem"),
+    [
+        ("dev", "shape", "gcp", "saldo:shape: must be aws or cluster"),
+        ("dev", "images", ..., "saldo:images: is missing; say pending"),
+        ("dev", "callers", ..., "saldo:callers: is missing; say none"),
+        ("dev", "callers", "none", "may be none in the shape cluster only"),
+        ("dev", "callers.jwksUrl", "http://x", "saldo:callers.jwksUrl: must start with https://"),
+        ("dev", "callers.isuer", "x", "saldo:callers.isuer: is not known"),
+        ("dev", "aws", ..., "saldo:aws: is missing, and the shape aws needs it"),
+        ("dev", "aws.account", "1234", "saldo:aws.account: must be 12 digits"),
+        ("dev", "aws.account", 123456789012, "must be a text (in quotes, if digits)"),
+        ("dev", "aws.zones", ["us-east-1a"], "saldo:aws.zones: must be 2 or 3"),
+        ("dev", "aws.zones", ["us-east-1a", "us-east-1a"], "saldo:aws.zones: must be 2 or 3"),
+        ("dev", "aws.zones", ["us-east-1a", "eu-west-1a"], "eu-west-1a is not in us-east-1"),
+        ("dev", "aws.cidr", "10.0.0.0/24", "saldo:aws.cidr: must be a private network"),
+        ("dev", "aws.cidr", "8.0.0.0/16", "saldo:aws.cidr: must be a private network"),
+        ("dev", "aws.nat", "two", "saldo:aws.nat: must be one or per-zone"),
+        ("dev", "eks.publicAccessCidrs", ["0.0.0.0/0"], "must not be the whole internet"),
+        ("dev", "eks.publicAccessCidrs", ["desk"], "'desk' is not a network"),
+        ("dev", "eks.administrators", [], "saldo:eks.administrators: must name at least one"),
+        ("dev", "eks.administrators", ["me"], "'me' is not the ARN"),
+        ("dev", "eks.instanceTypes", [], "saldo:eks.instanceTypes: must name at least one"),
+        ("dev", "eks.nodesMin", 1, "saldo:eks.nodesMin: must be at least 2"),
+        ("dev", "eks.nodesMax", "6", "saldo:eks.nodesMax: must be a whole number"),
+        ("dev", "eks.nodesMax", True, "saldo:eks.nodesMax: must be a whole number"),
+        ("dev", "kafka.brokers", 2, "with two, a restart stops the topic"),
+        ("dev", "kafka.consumers", 13, "saldo:kafka.consumers: must be from 1 to the 12"),
+        ("dev", "kafka.retentionHours", 0, "retentionHours and storageGib must be at least 1"),
+        ("dev", "kafka.instanceType", "kafka.t3.small", "goes with kind msk"),
+        ("prod", "kafka.instanceType", ..., "goes with kind msk"),
+        ("prod", "kafka.brokers", 4, "must be a multiple of the number of zones"),
+        ("prod", "kafka.brokers", 1, "must be at least 3 in a protected stack"),
+        ("prod", "database.multiAz", False, "must be true in a protected stack"),
+        ("prod", "database.backupDays", 36, "saldo:database.backupDays: must be from 1 to 35"),
+        ("prod", "database.storageGibMax", 200, "must be above storageGib"),
+        ("prod", "database.instanceClass", ..., "saldo:database.instanceClass: is missing"),
+        ("prod", "protected", "yes", "saldo:protected: must be true or false"),
+        ("prod", "edge.hostedZone", ..., "saldo:edge.hostedZone: is missing"),
+        ("prod", "edge.domain", "localhost", "'localhost' is not a domain"),
+        ("prod", "currency", "reais", "is not an ISO 4217 code"),
+        ("prod", "telemetry", "collector:4318", "must be an http or https URL"),
+        ("prod", "knative.replicas", 0, "saldo:knative.replicas: must be from 1 to 5"),
+        ("prod", "functions", [], "saldo:functions: must be a table"),
+        ("prod", "functions.get_balance", ..., "saldo:functions.get_balance: is missing"),
+        ("prod", "functions.get_balance.podsMin", 21, "podsMin must be at most podsMax"),
+        ("prod", "functions.get_balance.podsMax", 0, "podsMax at least 1"),
+        ("prod", "functions.get_balance.concurrency", 501, "must be from 1 to concurrencyMax"),
+        ("prod", "functions.get_balance.timeoutS", 45, "must be at least 46"),
+        ("prod", "functions.get_balance.poolSize", 6, "must be from 2 to 5"),
+        ("prod", "functions.get_balance.memory", "lots", "'lots' is not a quantity"),
+        ("cluster", "kafka.kind", "msk", "msk is there in the shape aws only"),
+        ("cluster", "context", ..., "saldo:context: is missing"),
+        ("cluster", "database.multiAz", True, "means nothing in the shape cluster"),
+        ("cluster", "images", {"operate": "x"}, "saldo:images.get_balance: is missing"),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_path(
+    stack: str, path: str, value: object, problem: str
+) -> None:
+    problems = problems_of(changed(stack, path, value))
+
+    assert any(problem in line for line in problems), problems
+
+
+def test_all_problems_are_told_at_once() -> None:
+    values = changed("prod", "database.backupDays", 36)
+    values["currency"] = "x"
+    values["kafka"]["consumers"] = 0
+
+    assert len(problems_of(values)) == 3
+
+
+def test_images_are_named_by_digest_in_the_stacks_own_registry() -> None:
+    registry = "000000000000.dkr.ecr.us-east-1.amazonaws.com"
+    images = {f.name: f"{registry}/x@{DIGEST}" for f in FUNCTIONS} | {
+        "operate": f"{registry}/x:latest",
+        "get_balance": f"docker.io/x@{DIGEST}",
+    }
+
+    problems = problems_of(changed("prod", "images", images))
+
+    assert len(problems) == 2
+    assert any("saldo:images.operate: must be named by digest" in line for line in problems)
+    assert any("saldo:images.get_balance: must come from this stack's" in line for line in problems)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_stack_that_could_run_out_of_connections_is_refused(stack: str) -> None:
+    values = values_of(stack)
+    read = read_config(values)
+    needed = connections_needed({f.name: read.functions.of(f.name) for f in FUNCTIONS})
+    assert needed > 0
+    # The smallest database that this stack fits, and the one just below.
+    fits = next(size for size in range(5_000) if connections_usable(size) >= needed)
+
+    values["database"]["connectionsMax"] = fits
+    read_config(values)
+    values["database"]["connectionsMax"] = fits - 1
+
+    assert f"may open {needed}" in problems_of(values)[0]
+
+
+def test_the_budget_counts_every_pool_of_both_revisions() -> None:
+    functions = read_config(values_of("prod")).functions
+
+    needed = connections_needed({f.name: functions.of(f.name) for f in FUNCTIONS})
+
+    # 20 pods with one pool, 12 and 20 with two, of 4 connections each, while one revision drains.
+    assert needed == 2 * (20 * 1 * 4 + 12 * 2 * 4 + 20 * 2 * 4)
+
+
+def test_a_source_with_too_long_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        source_identity("a" * 27, "kafkasource")
+
+
+@pytest.mark.parametrize(
+    ("brokers", "replication", "min_in_sync"), [(1, 1, 1), (3, 3, 2), (6, 3, 2)]
+)
+def test_replication_follows_from_the_brokers(
+    brokers: int, replication: int, min_in_sync: int
+) -> None:
+    kafka = read_config(changed("dev", "kafka.brokers", brokers)).kafka
+
+    assert (kafka.replication, kafka.min_in_sync) == (replication, min_in_sync)

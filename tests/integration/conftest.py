@@ -1,0 +1,43 @@
+"""The two sides of the test's database, and a superuser's connection to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.sides import Connection, Reader, Writer, connected, projector_on, reader_on, writer_on
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from saldo.project.handler import Projector
+    from tests.servers import Database
+
+
+@pytest.fixture
+async def writer(database: Database) -> AsyncIterator[Writer]:
+    """The write side, as the recorder's role."""
+    async with writer_on(database.dsn("saldo_record")) as side:
+        yield side
+
+
+@pytest.fixture
+async def reader(database: Database) -> AsyncIterator[Reader]:
+    """The read side, as the projector's role."""
+    async with reader_on(database.dsn("saldo_project")) as side:
+        yield side
+
+
+@pytest.fixture
+async def projector(database: Database) -> AsyncIterator[Projector]:
+    """The projector of a process, as its role."""
+    async with projector_on(database.dsn("saldo_project")) as held:
+        yield held
+
+
+@pytest.fixture
+async def superuser(database: Database) -> AsyncIterator[Connection]:
+    """A connection that may do anything, to look, to damage and to hold locks."""
+    async with connected(database.dsn()) as connection:
+        yield connection

@@ -1,0 +1,79 @@
+"""Migrations: each once, in order, whoever else runs them; a changed file is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+
+from local import postgres
+from saldo.operate.migrate import SIDES, ChangedMigration, migrate, migrations
+from tests.servers import Database
+from tests.sides import connected
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def empty(postgres_data_dir: Path) -> AsyncIterator[Database]:
+    """A database in which nothing was ever done."""
+    database = Database(data_dir=postgres_data_dir, name=f"empty_{secrets.token_hex(6)}")
+    async with connected(postgres.dsn(postgres_data_dir, database="postgres")) as cluster:
+        await cluster.execute(f"CREATE DATABASE {database.name}")
+        try:
+            yield database
+        finally:
+            await cluster.execute(f"DROP DATABASE {database.name} WITH (FORCE)")
+
+
+def versions(side: str) -> list[str]:
+    return [migration.version for migration in migrations(side)]
+
+
+async def test_migrating_twice_changes_nothing(empty: Database) -> None:
+    for side in SIDES:
+        assert await migrate(side, empty.dsn()) == versions(side) != []
+    for side in SIDES:
+        assert await migrate(side, empty.dsn()) == []
+
+
+async def test_a_file_that_was_changed_after_it_was_applied_is_refused(empty: Database) -> None:
+    await migrate("event_store", empty.dsn())
+    async with connected(empty.dsn()) as connection:
+        await connection.execute("UPDATE public.saldo_migration SET sha256 = 'another'")
+    with pytest.raises(ChangedMigration, match="0001_"):
+        await migrate("event_store", empty.dsn())
+
+
+async def test_two_at_the_same_time_apply_each_once(empty: Database) -> None:
+    async def both_sides() -> list[str]:
+        return [version for side in SIDES for version in await migrate(side, empty.dsn())]
+
+    applied = await asyncio.gather(both_sides(), both_sides(), both_sides())
+    assert sorted(version for each in applied for version in each) == sorted(
+        versions(SIDES[0]) + versions(SIDES[1])
+    )
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(
+    empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saldo.operate import migrate as module  # noqa: PLC0415 - to change it
+
+    real = list(migrations("event_store"))
+    broken = module.Migration(
+        side="event_store", version="9999_broken", text="CREATE TABLE t (); x"
+    )
+    monkeypatch.setattr(module, "migrations", lambda _side: iter([*real, broken]))
+    with pytest.raises(Exception, match="syntax error"):
+        await migrate("event_store", empty.dsn())
+    async with connected(empty.dsn()) as connection:
+        assert await connection.fetchval("SELECT to_regclass('t')") is None
+        noted = await connection.fetch(
+            "SELECT version FROM public.saldo_migration ORDER BY version"
+        )
+    assert [row["version"] for row in noted] == [migration.version for migration in real]

@@ -1,0 +1,285 @@
+"""Reading what was projected: waiting for a position, pages under writes, balances of the past."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from saldo.query.statement import Filters, accounts_json, make_cursor, statement_json
+from saldo.query.watch import TooManyWaiters, Watch
+from saldo.serve.problems import Invalid
+from tests.controls import ACCOUNT, NOW, expense, income, limit
+from tests.sides import Reader, Writer, until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from saldo.domain.commands import Command
+
+ALL = Filters()
+
+
+async def page(
+    reader: Reader, cursor: str | None = None, *, limit_: int = 2, filters: Filters = ALL
+) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        await statement_json(reader.balances, ACCOUNT, filters, limit_, cursor)
+    )
+    return found
+
+
+def positions(found: dict[str, Any]) -> list[int]:
+    return [line["position"] for line in found["transactions"]]
+
+
+# --- statements -------------------------------------------------------------------------------
+
+
+async def test_pages_neither_shift_nor_repeat_while_transactions_are_recorded(
+    writer: Writer, reader: Reader
+) -> None:
+    seen: list[int] = []
+    await writer.record(*[income("1")] * 7)
+    await reader.catch_up(ACCOUNT)
+    cursor = None
+    while True:
+        found = await page(reader, cursor)
+        seen += positions(found)
+        cursor = found["next"]
+        if cursor is None:
+            break
+        await writer.record(income("1"), expense("2"))
+        await reader.catch_up(ACCOUNT)
+    assert seen == [7, 6, 5, 4, 3, 2, 1]
+
+
+async def test_limit_events_are_not_lines_and_end_no_page_early(
+    writer: Writer, reader: Reader
+) -> None:
+    await writer.record(income("1"), limit("5"), limit("6"), income("2"), limit("7"), income("3"))
+    await reader.catch_up(ACCOUNT)
+    first = await page(reader)
+    second = await page(reader, first["next"])
+    assert (positions(first), positions(second), second["next"]) == ([6, 4], [1], None)
+    assert [line["balance"] for line in first["transactions"]] == [6, 3]
+
+
+async def test_filters_are_kept_over_pages_and_bind_the_cursor(
+    writer: Writer, reader: Reader
+) -> None:
+    commands: list[Command] = []
+    for number in range(8):
+        at = NOW + timedelta(days=number)
+        commands += [
+            income("1", description=f"Rent {number}", occurred_at=at),
+            expense("1", occurred_at=at),
+        ]
+    await writer.record(*commands)
+    await reader.catch_up(ACCOUNT)
+    filters = Filters(
+        kind="INCOME", occurred_from=NOW, occurred_before=NOW + timedelta(days=7), text="rENT"
+    )
+    first = await page(reader, filters=filters, limit_=4)
+    second = await page(reader, first["next"], filters=filters, limit_=4)
+    assert positions(first) + positions(second) == [13, 11, 9, 7, 5, 3, 1]
+    for other in (ALL, Filters(kind="EXPENSE")):
+        with pytest.raises(Invalid):
+            await page(reader, first["next"], filters=other)
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "x", "é", "=" * 10, "A" * 401, base64.urlsafe_b64encode(b"[]").decode(), "bnVsbA"]
+    + [make_cursor("statement", "other", 5), make_cursor("accounts", "", "a")]
+    + [make_cursor("statement", ALL.digest(ACCOUNT), after) for after in (-1, 2**63, "x")]
+    + [make_cursor("statement", ALL.digest("other"), 5)],
+)
+async def test_a_cursor_that_is_not_ours_is_refused(cursor: str, reader: Reader) -> None:
+    with pytest.raises(Invalid):
+        await page(reader, cursor)
+
+
+@pytest.mark.parametrize("after", ["\0", "\ud800", "-", 5, "a" * 129])
+async def test_a_forged_cursor_of_accounts_does_not_reach_the_database(
+    after: str | int, reader: Reader
+) -> None:
+    with pytest.raises(Invalid):
+        await accounts_json(reader.balances, None, 5, make_cursor("accounts", "", after))
+
+
+async def test_accounts_are_listed_page_by_page_and_only_those_that_may_be_seen(
+    writer: Writer, reader: Reader
+) -> None:
+    names = ["B", "a", "a.b", "a0", "b", "z"]
+    await writer.record(*[income("1", name) for name in names])
+    await reader.catch_up(*names)
+
+    async def listed(visible: frozenset[str] | None) -> list[str]:
+        found: list[str] = []
+        cursor = None
+        while True:
+            part = json.loads(await accounts_json(reader.balances, visible, 2, cursor))
+            found += [account["accountId"] for account in part["accounts"]]
+            cursor = part["next"]
+            if cursor is None:
+                return found
+
+    assert await listed(None) == sorted(names)
+    assert await listed(frozenset({"z", "a0", "B", "unknown"})) == ["B", "a0", "z"]
+
+
+# --- the past ---------------------------------------------------------------------------------
+
+
+async def test_balances_of_the_past_are_what_the_events_say(writer: Writer, reader: Reader) -> None:
+    """By position, by recorded time and by occurred time, against a plain sum over the events."""
+    chance = random.Random(7)  # noqa: S311 - amounts and times, not secrets
+    recorded: list[tuple[int, Any, Any, int]] = []
+    for number in range(1, 41):
+        occurred = NOW + timedelta(
+            hours=chance.randint(-200, 200), microseconds=chance.randint(0, 5)
+        )
+        minor = chance.randint(1, 10_000)
+        make = chance.choice([income, expense])
+        writer.clock.seconds += chance.choice([0, 0, 0.000001, 3600])
+        moment = writer.clock.now()
+        await writer.record(make(f"{minor}e-2", occurred_at=occurred))
+        recorded.append((number, moment, occurred, minor if make is income else -minor))
+        if number % 7 == 0:
+            await writer.record(limit("100000", "other"))
+    await reader.catch_up(ACCOUNT, "other")
+    for position, moment, occurred, _ in recorded:
+        row = await reader.balances.at_position(ACCOUNT, position)
+        assert row is not None
+        assert row["balance_minor"] == sum(r[3] for r in recorded if r[0] <= position)
+        for step in (timedelta(0), timedelta(microseconds=-1), timedelta(microseconds=1)):
+            row = await reader.balances.as_of(ACCOUNT, moment + step)
+            known = [r for r in recorded if r[1] <= moment + step]
+            assert (row["balance_minor"] if row else 0) == sum(r[3] for r in known)
+            assert (row["position"] if row else 0) == len(known)
+            effective = await reader.balances.effective_at(ACCOUNT, occurred + step)
+            assert effective == sum(r[3] for r in recorded if r[2] <= occurred + step)
+    assert await reader.balances.at_position(ACCOUNT, 41) is None
+    assert await reader.balances.as_of(ACCOUNT, NOW - timedelta(days=1)) is None
+
+
+async def test_a_balance_says_how_far_its_stream_is_ahead(writer: Writer, reader: Reader) -> None:
+    await writer.record(*[income("1")] * 3)
+    await reader.catch_up(ACCOUNT)
+    await writer.record(*[income("1")] * 4, income("1", "fresh"))
+    here, fresh, nobody = await reader.balances.read([ACCOUNT, "fresh", "nobody"])
+    assert (here.position, here.behind, here.balance_minor) == (3, 4, 300)
+    assert (fresh.position, fresh.behind, fresh.stream_position) == (0, 1, 1)
+    assert (nobody.position, nobody.stream_position) == (0, 0)
+
+
+# --- waiting ----------------------------------------------------------------------------------
+
+
+class Counting:
+    """Reads positions, and remembers what it was asked for."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.asked: list[set[str]] = []
+
+    async def __call__(self, account_ids: Sequence[str]) -> dict[str, int]:
+        self.asked.append(set(account_ids))
+        return await self._reader.balances.positions(account_ids)
+
+
+async def test_waiting_ends_when_the_position_is_reached(writer: Writer, reader: Reader) -> None:
+    watch = Watch(Counting(reader))
+    waiting = [asyncio.create_task(watch.reach(ACCOUNT, wanted, 10)) for wanted in (1, 2, 2)]
+    await writer.record(income("1"))
+    await reader.catch_up(ACCOUNT)
+    assert await waiting[0] == 1
+    assert not waiting[1].done()
+    await writer.record(income("1"))
+    await reader.catch_up(ACCOUNT)
+    assert [await task for task in waiting[1:]] == [2, 2]
+    assert watch.waiting == 0
+
+
+async def test_waiting_ends_with_nothing_when_the_time_is_up(reader: Reader) -> None:
+    watch = Watch(Counting(reader))
+    assert await watch.reach(ACCOUNT, 1, 0.05) is None
+    assert watch.waiting == 0
+
+
+async def test_all_that_wait_are_one_query_and_nobody_is_none(
+    writer: Writer, reader: Reader
+) -> None:
+    await writer.record(*[income("1", f"a{n}") for n in range(20)])
+    counting = Counting(reader)
+    watch = Watch(counting)
+    waiting = [asyncio.create_task(watch.reach(f"a{n}", 1, 10)) for n in range(20)]
+
+    async def asked() -> bool:
+        return len(counting.asked) >= 3
+
+    await until(asked)
+    assert all(each == {f"a{n}" for n in range(20)} for each in counting.asked[1:])
+    await reader.catch_up(*(f"a{n}" for n in range(20)))
+    assert await asyncio.gather(*waiting) == [1] * 20
+
+    async def over() -> bool:
+        return watch._poller is None  # noqa: SLF001 - that nothing runs shows nowhere else
+
+    await until(over)
+
+
+async def test_a_waiter_that_goes_away_leaves_the_others(writer: Writer, reader: Reader) -> None:
+    watch = Watch(Counting(reader))
+    gone = asyncio.create_task(watch.reach(ACCOUNT, 1, 10))
+    stays = asyncio.create_task(watch.reach(ACCOUNT, 1, 10))
+
+    async def both() -> bool:
+        return watch.waiting == 2
+
+    await until(both)
+    gone.cancel()
+    await writer.record(income("1"))
+    await reader.catch_up(ACCOUNT)
+    assert await stays == 1
+    assert gone.cancelled()
+    assert watch.waiting == 0
+
+
+async def test_a_read_model_that_fails_for_a_moment_is_waited_through(
+    writer: Writer, reader: Reader
+) -> None:
+    failures = 0
+
+    async def failing_once(account_ids: Sequence[str]) -> dict[str, int]:
+        nonlocal failures
+        failures += 1
+        if failures == 1:
+            raise OSError("gone")
+        return await reader.balances.positions(account_ids)
+
+    watch = Watch(failing_once)
+    await writer.record(income("1"))
+    await reader.catch_up(ACCOUNT)
+    assert await watch.reach(ACCOUNT, 1, 10) == 1
+    assert failures == 2
+
+
+async def test_waiters_are_bounded(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saldo.query.watch.WAITERS_MAX", 1)
+    watch = Watch(Counting(reader))
+    first = asyncio.create_task(watch.reach(ACCOUNT, 1, 0.2))
+
+    async def one() -> bool:
+        return watch.waiting == 1
+
+    await until(one)
+    with pytest.raises(TooManyWaiters):
+        await watch.reach(ACCOUNT, 1, 1)
+    assert await first is None

@@ -1,0 +1,404 @@
+"""Recording on a real PostgreSQL: once and only once, whatever happens to locks and connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+
+from local.postgres import PORT, socket_dir
+from saldo.domain.commands import Kind
+from saldo.domain.errors import AlreadyReversed, IdempotencyKeyReused, PositionConflict
+from saldo.record.batch import OutcomeUnknown
+from saldo.record.event_store import StoreBusy, StoreUnavailable
+from tests.controls import (
+    ACCOUNT,
+    Clock,
+    events_of,
+    expense,
+    income,
+    intent,
+    limit,
+    reversal,
+    uuid,
+)
+from tests.sides import (
+    Connection,
+    Writer,
+    check_event_store,
+    connected,
+    until,
+    with_options,
+    writer_on,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.servers import Database
+
+HOLD = "SELECT FROM event_store.stream WHERE account_id = $1 FOR UPDATE"
+WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'test-writer'
+  AND wait_event_type = 'Lock'
+"""
+
+
+async def wait_for_waiting(superuser: Connection, count: int) -> None:
+    """Wait until so many sessions of writers wait for a lock."""
+
+    async def enough() -> bool:
+        # Within a database transaction the statistics stay as they were first seen.
+        await superuser.execute("SELECT pg_stat_clear_snapshot()")
+        return bool(await superuser.fetchval(WAITING) >= count)
+
+    await until(enough)
+
+
+# --- keys and reversals -----------------------------------------------------------------------
+
+
+async def test_a_repeated_request_is_answered_from_the_store(
+    writer: Writer, superuser: Connection
+) -> None:
+    [first] = await writer.outcomes(intent(income("1", description="rent"), key="k"))
+    replay, reused = await writer.outcomes(
+        intent(income("1.00", description="rent"), key="k", expected=7),
+        intent(income("2"), key="k"),
+    )
+    assert events_of(replay) == events_of(first)
+    assert isinstance(replay, list)
+    assert [recorded.replayed for recorded in replay] == [True]
+    assert isinstance(reused, IdempotencyKeyReused)
+    assert await check_event_store(superuser) == 1
+    assert len(writer.committed) == 1
+
+
+async def test_a_key_twice_in_one_batch_records_once(writer: Writer, superuser: Connection) -> None:
+    outcomes = await writer.outcomes(*[intent(income("1"), key="k")] * 3)
+    assert len({event.event_id for outcome in outcomes for event in events_of(outcome)}) == 1
+    assert await check_event_store(superuser) == 1
+
+
+async def test_two_processes_with_one_key_record_once(
+    database: Database, writer: Writer, superuser: Connection
+) -> None:
+    """Both wait for the account: the second must see the key that the first has just committed."""
+    await writer.record(income())
+    async with writer_on(database.dsn("saldo_record")) as other:
+        async with superuser.transaction():
+            await superuser.execute(HOLD, ACCOUNT)
+            both = [
+                asyncio.create_task(side.outcomes(intent(income("7"), key="k")))
+                for side in (writer, other)
+            ]
+            await wait_for_waiting(superuser, 2)
+        outcomes = [(await task)[0] for task in both]
+    assert len({event.event_id for outcome in outcomes for event in events_of(outcome)}) == 1
+    replays = [
+        recorded.replayed for each in outcomes if isinstance(each, list) for recorded in each
+    ]
+    assert sorted(replays) == [False, True]
+    assert await check_event_store(superuser) == 2
+
+
+async def test_two_processes_create_one_account_together(
+    database: Database, writer: Writer, superuser: Connection
+) -> None:
+    async with writer_on(database.dsn("saldo_record")) as other:
+        accounts = [f"a{number}" for number in range(20)]
+        sides = [(writer, accounts), (other, accounts[::-1])] * 4
+        await asyncio.gather(
+            *(side.record(*[income("1", account) for account in order]) for side, order in sides)
+        )
+    assert await check_event_store(superuser) == 160
+
+
+async def test_two_processes_reverse_once(
+    database: Database, writer: Writer, superuser: Connection
+) -> None:
+    [original] = await writer.record(income("5"))
+    undo = reversal(original, Kind.INCOME, 500)
+    async with writer_on(database.dsn("saldo_record")) as other:
+        async with superuser.transaction():
+            await superuser.execute(HOLD, ACCOUNT)
+            both = [asyncio.create_task(s.outcomes(intent(undo))) for s in (writer, other)]
+            await wait_for_waiting(superuser, 2)
+        outcomes = [(await task)[0] for task in both]
+    [refused] = [outcome for outcome in outcomes if isinstance(outcome, AlreadyReversed)]
+    [recorded] = [events_of(outcome) for outcome in outcomes if isinstance(outcome, list)]
+    assert refused.reversed_by == recorded[0].event_id
+    assert recorded[0].balance_minor == 0
+    assert await check_event_store(superuser) == 2
+
+
+async def test_a_refusal_records_nothing_and_leaves_the_others(
+    writer: Writer, superuser: Connection
+) -> None:
+    await writer.record(limit("0", "a"))
+    outcomes = await writer.outcomes(
+        intent(expense("1", "a")), intent(income("1", "b")), intent(income("1", "c"), expected=5)
+    )
+    assert isinstance(outcomes[1], list)
+    assert isinstance(outcomes[2], PositionConflict)
+    assert await check_event_store(superuser) == 2
+
+
+async def test_a_batch_of_refusals_leaves_no_stream_behind(
+    writer: Writer, superuser: Connection
+) -> None:
+    await writer.outcomes(intent(income(), expected=3))
+    assert await superuser.fetchval("SELECT count(*) FROM event_store.stream") == 0
+
+
+async def test_an_event_and_its_outbox_row_are_there_together(
+    writer: Writer, superuser: Connection
+) -> None:
+    stored = await writer.record(income("1"), income("2", "b"), expense("3"))
+    rows = await superuser.fetch("SELECT account_id, position FROM event_store.outbox")
+    assert {tuple(row) for row in rows} == {(e.account_id, e.position) for e in stored}
+
+
+# --- locks ------------------------------------------------------------------------------------
+
+
+async def test_a_deadlock_is_run_again(database: Database, superuser: Connection) -> None:
+    """The writer holds a and waits for b; another holds b and asks for a."""
+    url = with_options(database.dsn(), deadlock_timeout="20ms")
+    async with writer_on(url) as writer, connected(database.dsn()) as other:
+        await writer.record(income("1", "a"), income("1", "b"))
+        # The other is patient: it is the writer that finds the deadlock and gives way.
+        await other.execute("SET deadlock_timeout = '20s'")
+        async with other.transaction():
+            await other.execute(HOLD, "b")
+            recording = asyncio.create_task(writer.record(income("1", "a"), income("1", "b")))
+            await wait_for_waiting(superuser, 1)
+            await other.execute(HOLD, "a")
+        assert [event.position for event in await recording] == [2, 2]
+        assert writer.clock.seconds > 0
+    assert await check_event_store(superuser) == 4
+
+
+async def test_a_lock_that_is_soon_let_go_is_waited_for(
+    database: Database, superuser: Connection
+) -> None:
+    async with writer_on(with_options(database.dsn(), lock_timeout="30ms")) as writer:
+        await writer.record(income("1"))
+        holding = superuser.transaction()
+        await holding.start()
+        await superuser.execute(HOLD, ACCOUNT)
+
+        class Releasing(Clock):
+            """Lets the lock go when the batch waits for the second time."""
+
+            waits = 0
+
+            async def sleep(self, seconds: float) -> None:
+                await super().sleep(seconds)
+                self.waits += 1
+                if self.waits == 2:
+                    await holding.rollback()
+
+        side = _on_clock(writer, Releasing())
+        assert [event.position for event in await side.record(income("2"))] == [2]
+    assert await check_event_store(superuser) == 2
+
+
+async def test_a_lock_that_is_not_let_go_is_a_busy_store_and_nothing_is_recorded(
+    database: Database, superuser: Connection
+) -> None:
+    async with writer_on(with_options(database.dsn(), lock_timeout="10ms")) as writer:
+        await writer.record(income("1"))
+        async with superuser.transaction():
+            await superuser.execute(HOLD, ACCOUNT)
+            with pytest.raises(StoreBusy):
+                await writer.record(income("2"))
+        assert [event.position for event in await writer.record(income("3"))] == [2]
+    assert await check_event_store(superuser) == 2
+
+
+def _on_clock(writer: Writer, clock: Clock) -> Writer:
+    """The writer, with its waits on another clock."""
+    around = replace(writer.around, now=clock.now, monotonic=clock.monotonic, sleep=clock.sleep)
+    return Writer(writer.pool, writer.store, writer.outbox, clock, around, writer.committed)
+
+
+# --- lost connections -------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Cutter:
+    """A proxy before the server's socket that cuts a connection at COMMIT, or refuses all."""
+
+    upstream: Path
+    folder: Path
+    # What is done to the next COMMIT: "before" it arrives, or "after" the server has answered it.
+    cut: str | None = None
+    refusing: bool = False
+    cuts: int = 0
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        try:
+            if not self.refusing:
+                server, requests = await asyncio.open_unix_connection(str(self.upstream))
+                pumping = asyncio.create_task(self._answers(server, answers))
+                with contextlib.suppress(ConnectionError):
+                    await self._requests(client, requests, server, pumping)
+                requests.close()
+                pumping.cancel()
+        finally:
+            answers.close()
+            self.tasks.discard(task)
+
+    async def _requests(
+        self,
+        client: asyncio.StreamReader,
+        requests: asyncio.StreamWriter,
+        server: asyncio.StreamReader,
+        pumping: asyncio.Task[None],
+    ) -> None:
+        while data := await client.read(65_536):
+            if b"COMMIT\0" in data and self.cut is not None:
+                how, self.cut = self.cut, None
+                self.cuts += 1
+                if how == "before":
+                    return
+                pumping.cancel()
+                await asyncio.wait([pumping])
+                requests.write(data)
+                # The server has committed when it says so; nobody hears it.
+                while b"COMMIT\0" not in await server.read(65_536):
+                    pass
+                return
+            requests.write(data)
+
+    async def _answers(self, server: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        while data := await server.read(65_536):
+            answers.write(data)
+        answers.close()
+
+    def url(self, database: Database) -> str:
+        host = quote(str(self.folder))
+        return f"postgresql://saldo_record@/{database.name}?host={host}&port={PORT}"
+
+
+@pytest.fixture
+async def cutter(database: Database) -> AsyncIterator[Cutter]:
+    """A cutting proxy to the test's database."""
+    # Not in tmp_path: a socket's path has to be short.
+    name = f".s.PGSQL.{PORT}"
+    folder = Path(tempfile.mkdtemp(prefix="cut-"))
+    proxy = Cutter(upstream=socket_dir(database.data_dir) / name, folder=folder)
+    server = await asyncio.start_unix_server(proxy.serve, folder / name)
+    try:
+        yield proxy
+    finally:
+        server.close()
+        for task in proxy.tasks:
+            task.cancel()
+        await asyncio.gather(*proxy.tasks, return_exceptions=True)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("how", ["before", "after"])
+async def test_a_commit_of_unknown_outcome_ends_in_one_event_and_an_answer(
+    how: str, cutter: Cutter, database: Database, superuser: Connection
+) -> None:
+    """Whether the lost COMMIT took hold or not, each intent is recorded once."""
+    async with writer_on(cutter.url(database)) as writer:
+        await writer.record(income("1"))
+        cutter.cut = how
+        outcomes = await writer.outcomes(
+            intent(income("2"), key="k", ids=10),
+            intent(income("3", "other"), ids=11),
+            intent(income("4"), expected=99),
+        )
+    assert cutter.cuts == 1
+    assert [events_of(outcome)[0].event_id for outcome in outcomes[:2]] == [uuid(10), uuid(11)]
+    assert isinstance(outcomes[2], PositionConflict)
+    assert await check_event_store(superuser) == 3
+    told = [event.event_id for decided in writer.committed[1:] for event in decided.events]
+    assert told == [uuid(10), uuid(11)]
+
+
+@pytest.mark.parametrize("how", ["before", "after"])
+async def test_an_outage_at_commit_is_ridden_out_up_to_the_deadline(
+    how: str, cutter: Cutter, database: Database, superuser: Connection
+) -> None:
+    async with writer_on(cutter.url(database)) as writer:
+        await writer.record(income("1"))
+
+        class Outage(Clock):
+            """The server cannot be reached for most of the time that a batch has."""
+
+            async def sleep(self, seconds: float) -> None:
+                await super().sleep(seconds)
+                cutter.refusing = self.seconds < 8
+
+        cutter.cut = how
+        side = _on_clock(writer, Outage())
+        outcomes = await side.outcomes(intent(income("2"), ids=10))
+        assert events_of(outcomes[0])[0].event_id == uuid(10)
+    assert await check_event_store(superuser) == 2
+
+
+@pytest.mark.parametrize(("how", "events"), [("before", 1), ("after", 2)])
+async def test_past_the_deadline_the_outcome_is_unknown_and_the_transaction_named(
+    how: str, events: int, cutter: Cutter, database: Database, superuser: Connection
+) -> None:
+    async with writer_on(cutter.url(database)) as writer:
+        await writer.record(limit("0"))
+
+        class Outage(Clock):
+            async def sleep(self, seconds: float) -> None:
+                await super().sleep(seconds)
+                cutter.refusing = True
+
+        cutter.cut = how
+        side = _on_clock(writer, Outage())
+        in_doubt, refused = await side.outcomes(
+            intent(income("2"), ids=10), intent(income("1"), expected=77)
+        )
+        assert isinstance(in_doubt, OutcomeUnknown)
+        assert in_doubt.transaction_id == uuid(10)
+        assert isinstance(refused, PositionConflict)
+    assert await check_event_store(superuser) == events
+
+
+async def test_a_store_that_cannot_be_reached_records_nothing_and_says_so(
+    cutter: Cutter, database: Database, superuser: Connection
+) -> None:
+    cutter.refusing = True
+    async with writer_on(cutter.url(database)) as writer:
+        with pytest.raises(StoreUnavailable):
+            await writer.record(income("1"))
+    assert await check_event_store(superuser) == 0
+
+
+async def test_a_session_that_is_ended_while_it_waits_is_begun_anew(
+    writer: Writer, superuser: Connection
+) -> None:
+    await writer.record(income("1"))
+    async with superuser.transaction():
+        await superuser.execute(HOLD, ACCOUNT)
+        recording = asyncio.create_task(writer.record(income("2")))
+        await wait_for_waiting(superuser, 1)
+        await superuser.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'test-writer' AND datname = current_database()"
+            " AND wait_event_type = 'Lock'"
+        )
+    assert [event.position for event in await recording] == [2]
+    assert await check_event_store(superuser) == 2

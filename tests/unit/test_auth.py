@@ -1,0 +1,360 @@
+"""Tokens, against a real server of key sets. Only the clock is not real."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from saldo.serve import auth
+from saldo.serve.auth import Authenticator, Caller, Forbidden, IssuerUnavailable, Unauthenticated
+from saldo.serve.settings import OidcSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+ISSUER, AUDIENCE = "https://issuer.test", "saldo"
+RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+def jwk(key: PrivateKey, key_id: str, **more: str) -> dict[str, Any]:
+    """The public half, as an issuer publishes it."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        members = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    else:
+        members = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    return {**members, "kid": key_id, "use": "sig", **more}
+
+
+@dataclass(slots=True)
+class KeyServer:
+    """A server of a key set that can be changed, broken, and asked how often it was asked."""
+
+    url: str = ""
+    keys: list[dict[str, Any]] = field(default_factory=list)
+    body: bytes | None = None
+    status: int = 200
+    requests: int = 0
+
+
+@pytest.fixture
+def server() -> Iterator[KeyServer]:
+    state = KeyServer(keys=[jwk(RSA_KEY, "rsa"), jwk(EC_KEY, "ec")])
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.requests += 1
+            self.send_response(state.status)
+            self.end_headers()
+            told = json.dumps({"keys": state.keys}).encode()
+            self.wfile.write(told if state.body is None else state.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as listening:
+        state.url = f"http://127.0.0.1:{listening.server_port}/jwks"
+        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield state
+        listening.shutdown()
+        thread.join()
+
+
+@dataclass(slots=True)
+class Clock:
+    """What the authenticator takes for the time."""
+
+    ahead_s: float = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.ahead_s
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    moved = Clock()
+    monkeypatch.setattr(auth, "time", SimpleNamespace(time=moved.time, monotonic=moved.monotonic))
+    return moved
+
+
+@pytest.fixture
+def authenticator(server: KeyServer, clock: Clock) -> Authenticator:
+    del clock  # only that it stands in
+    return Authenticator(OidcSettings(issuer=ISSUER, audience=AUDIENCE, jwks_url=server.url))
+
+
+def token(
+    key: Any = RSA_KEY,  # noqa: ANN401 - a key of either kind, or a secret
+    key_id: str | None = "rsa",
+    algorithm: str = "RS256",
+    **claims: Any,  # noqa: ANN401 - JSON
+) -> str:
+    now = int(time.time())
+    whole = {"iss": ISSUER, "aud": AUDIENCE, "sub": "wesley", "exp": now + 300} | claims
+    said = {name: claim for name, claim in whole.items() if claim is not None}
+    return jwt.encode(said, key, algorithm, {"kid": key_id} if key_id is not None else {})
+
+
+async def caller_of(authenticator: Authenticator, text: str) -> Caller:
+    return await authenticator.authenticate(f"Bearer {text}")
+
+
+async def test_token_of_either_algorithm_names_its_caller(authenticator: Authenticator) -> None:
+    for text in (token(), token(EC_KEY, "ec", "ES256")):
+        caller = await caller_of(authenticator, text)
+        assert (caller.issuer, caller.subject) == (ISSUER, "wesley")
+        assert caller.accounts == frozenset({"wesley"})
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer ", "Basic abc", "Bearer x.y.z", "Bearer a b", "é"]
+)
+async def test_no_token_is_no_caller(authenticator: Authenticator, header: str | None) -> None:
+    with pytest.raises(Unauthenticated):
+        await authenticator.authenticate(header)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"exp": int(time.time()) - 31},
+        {"exp": None},
+        {"exp": "soon"},
+        {"iss": "https://other.test"},
+        {"iss": None},
+        {"aud": "other"},
+        {"aud": ["other", "another"]},
+        {"aud": None},
+        {"sub": None},
+        {"sub": 5},
+        {"nbf": int(time.time()) + 600},
+        {"saldo_accounts": {"wesley": True}},
+        {"saldo_accounts": "wesley"},
+        {"saldo_accounts": None, "saldo_accounts_": 1, "sub": None},
+        {"saldo_accounts": ["a"] * 1001},
+    ],
+)
+async def test_token_with_wrong_claims_is_refused(
+    authenticator: Authenticator, claims: dict[str, Any]
+) -> None:
+    with pytest.raises(Unauthenticated):
+        await caller_of(authenticator, token(**claims))
+
+
+async def test_clock_skew_is_bounded(authenticator: Authenticator, clock: Clock) -> None:
+    now = int(time.time())
+    await caller_of(authenticator, token(exp=now - 20))
+    await caller_of(authenticator, token(aud=["other", AUDIENCE]))
+    remembered = token(exp=now + 5)
+    first = await caller_of(authenticator, remembered)
+    clock.ahead_s = 34
+    assert await caller_of(authenticator, remembered) is first
+    clock.ahead_s = 40  # past its end and the skew: it is verified anew
+    assert await caller_of(authenticator, remembered) is not first
+
+
+async def test_unsigned_and_confused_tokens_are_refused(authenticator: Authenticator) -> None:
+    public = RSA_KEY.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    await caller_of(authenticator, token())  # the keys are known
+    unsigned = jwt.encode({"sub": "x"}, "", "none", {"kid": "rsa"})
+    # PyJWT itself refuses to sign with a PEM as a secret: by hand, then.
+    header = {"alg": "HS256", "kid": "rsa", "typ": "JWT"}
+    parts = token().split(".")
+    parts[0] = base64.urlsafe_b64encode(json.dumps(header).encode()).rstrip(b"=").decode()
+    signer = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
+    signature = signer.sign(".".join(parts[:2]).encode(), public)
+    parts[2] = base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
+    for text in (
+        unsigned,
+        ".".join(parts),
+        token(key_id=None),
+        token(key_id="ec"),  # another key's id
+        token(EC_KEY, "rsa", "ES256"),
+        token(algorithm="RS512"),
+        token(algorithm="PS256"),
+        token(rsa.generate_private_key(public_exponent=65537, key_size=2048)),
+        token()[:-4] + "AAAA",
+    ):
+        with pytest.raises(Unauthenticated):
+            await caller_of(authenticator, text)
+
+
+async def test_secret_key_in_the_set_is_passed_over(
+    authenticator: Authenticator, server: KeyServer
+) -> None:
+    secret = b"s" * 32
+    encoded = base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
+    server.keys += [
+        {"kty": "oct", "k": encoded, "kid": "oct"},
+        {"kty": "oct", "k": encoded, "kid": "oct-said-rs", "alg": "HS256"},
+        {"kty": "unheard-of", "kid": "odd"},
+        jwk(RSA_KEY, "encrypting", use="enc"),
+    ]
+    await caller_of(authenticator, token())
+    for text in (token(secret, "oct", "HS256"), token(key_id="encrypting"), token(key_id="odd")):
+        with pytest.raises(Unauthenticated):
+            await caller_of(authenticator, text)
+
+
+@pytest.mark.parametrize("header", ["[" * 3000, '{"alg":' * 500, "null", "5", '{"alg":["RS256"]}'])
+async def test_hostile_header_is_refused(authenticator: Authenticator, header: str) -> None:
+    encoded = base64.urlsafe_b64encode(header.encode()).rstrip(b"=").decode()
+    with pytest.raises(Unauthenticated):
+        await caller_of(authenticator, f"{encoded}.e30.AAAA")
+
+
+async def test_huge_token_is_not_even_read(authenticator: Authenticator, server: KeyServer) -> None:
+    with pytest.raises(Unauthenticated):
+        await caller_of(authenticator, token(padding="x" * 8192))
+    assert server.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("claims", "scopes"),
+    [
+        ({"scope": "a b"}, {"a", "b"}),
+        ({"scope": ["a", "b", 5]}, {"a", "b"}),
+        ({"scp": ["a"]}, {"a"}),
+        ({}, set()),
+        ({"scope": 5}, set()),
+        ({"scope": {"a": 1}}, set()),
+    ],
+)
+async def test_scopes_are_a_text_or_a_list(
+    authenticator: Authenticator, claims: dict[str, Any], scopes: set[str]
+) -> None:
+    assert (await caller_of(authenticator, token(**claims))).scopes == scopes
+
+
+@pytest.mark.parametrize(
+    ("named", "accounts"),
+    [
+        ("*", None),
+        (["a", "b", 5], {"a", "b"}),
+        ([], set()),
+        (["*"], {"*"}),
+    ],
+)
+async def test_accounts_are_a_list_or_all(
+    authenticator: Authenticator, named: object, accounts: set[str] | None
+) -> None:
+    caller = await caller_of(authenticator, token(saldo_accounts=named))
+    assert caller.accounts == accounts
+
+
+async def test_key_of_a_rotation_is_fetched_when_a_token_names_it(
+    authenticator: Authenticator, server: KeyServer, clock: Clock
+) -> None:
+    await caller_of(authenticator, token())
+    server.keys = [jwk(EC_KEY, "new")]
+    clock.ahead_s = 11
+    caller = await caller_of(authenticator, token(EC_KEY, "new", "ES256"))
+    assert caller.subject == "wesley"
+    with pytest.raises(Unauthenticated):  # the old key is gone, for a token not seen before
+        await caller_of(authenticator, token(jti="another"))
+
+
+async def test_withdrawn_key_is_forgotten_within_the_hour(
+    authenticator: Authenticator, server: KeyServer, clock: Clock
+) -> None:
+    await caller_of(authenticator, token())
+    server.keys = [jwk(EC_KEY, "ec")]
+    clock.ahead_s = 3601
+    with pytest.raises(Unauthenticated):
+        await caller_of(authenticator, token(exp=int(time.time()) + 7200))
+
+
+async def test_forged_key_ids_cost_the_issuer_one_request_in_ten_seconds(
+    authenticator: Authenticator, server: KeyServer, clock: Clock
+) -> None:
+    await caller_of(authenticator, token())
+    clock.ahead_s = 11
+    for number in range(50):
+        with pytest.raises(Unauthenticated):
+            await caller_of(authenticator, token(key_id=f"forged-{number}"))
+    assert server.requests == 2
+
+
+async def test_verified_token_is_remembered(
+    authenticator: Authenticator, server: KeyServer
+) -> None:
+    text = token()
+    first = await caller_of(authenticator, text)
+    server.keys, server.status = [], 500
+    assert await caller_of(authenticator, text) is first
+    assert server.requests == 1
+
+
+async def test_remembered_tokens_are_bounded(
+    authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "TOKENS_REMEMBERED_MAX", 3)
+    for number in range(5):
+        await caller_of(authenticator, token(jti=str(number)))
+    assert len(authenticator._remembered) == 3  # noqa: SLF001 - a bound that nothing else shows
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"keys":5}', b'{"keys":[]}', b'{"keys":[5]}', b"[" * 100_000]
+)
+async def test_issuer_that_answers_nonsense_is_unavailable(
+    authenticator: Authenticator, server: KeyServer, body: bytes
+) -> None:
+    server.body = body
+    for _ in range(2):  # the second time, without asking it again
+        with pytest.raises(IssuerUnavailable):
+            await caller_of(authenticator, token())
+    assert server.requests == 1
+
+
+async def test_outage_of_the_issuer_is_not_the_tokens_fault(
+    authenticator: Authenticator, server: KeyServer, clock: Clock
+) -> None:
+    server.status = 503
+    for _ in range(2):
+        with pytest.raises(IssuerUnavailable):
+            await caller_of(authenticator, token())
+    server.status = 200
+    clock.ahead_s = 11
+    await caller_of(authenticator, token())
+    server.status = 503
+    clock.ahead_s = 3700  # the keys are old now, and better than an outage
+    await caller_of(authenticator, token(exp=int(time.time()) + 7200))
+
+
+async def test_only_the_sources_may_deliver(server: KeyServer) -> None:
+    settings = OidcSettings(issuer=ISSUER, audience=AUDIENCE, jwks_url=server.url)
+    sink = Authenticator(settings, frozenset({"source"}))
+    assert (await caller_of(sink, token(sub="source"))).subject == "source"
+    with pytest.raises(Forbidden):
+        await caller_of(sink, token(sub="another"))
+
+
+def test_caller_needs_scope_and_account() -> None:
+    caller = Caller(
+        issuer=ISSUER, subject="s", scopes=frozenset({"read"}), accounts=frozenset({"a"})
+    )
+    caller.require("read")
+    caller.require("read", "a")
+    for scope, account_id in (("read", "b"), ("write", "a"), ("write", None)):
+        with pytest.raises(Forbidden):
+            caller.require(scope, account_id)

@@ -1,0 +1,100 @@
+"""A file's dates are read in one order, which they show or which is asked for."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saldo.operate.import_dates import ORDERS, Order, looks_like_date, read_dates
+from saldo.operate.import_lines import StatementUnreadable
+
+FORMATS: dict[str, Order] = {
+    "%d/%m/%Y": "dmy",
+    "%d.%m.%y": "dmy",
+    "%m/%d/%Y": "mdy",
+    "%m-%d-%y": "mdy",
+    "%Y-%m-%d": "ymd",
+    "%Y/%m/%d": "ymd",
+    "%Y%m%d": "ymd",
+    "%Y-%m-%dT%H:%M:%S": "ymd",
+    "%d/%m/%Y %H:%M": "dmy",
+}
+
+
+def numbered(texts: list[str]) -> list[tuple[int, str]]:
+    return list(enumerate(texts, start=2))
+
+
+@given(
+    days=st.lists(st.dates(min_value=date(2000, 1, 1), max_value=date(2099, 12, 31)), min_size=1),
+    style=st.sampled_from(sorted(FORMATS)),
+)
+def test_dates_are_what_they_were_or_their_order_is_asked_for(days: list[date], style: str) -> None:
+    """Never another day: that is what a guess would give."""
+    texts = [day.strftime(style) for day in days]
+
+    assert [read_dates(numbered(texts), FORMATS[style])[text] for text in texts] == days
+    try:
+        read = read_dates(numbered(texts), None)
+    except StatementUnreadable as error:
+        assert "--date-format" in error.reason  # noqa: PT017 - either this, or what follows
+        assert all(each.day <= 12 or "y" in style for each in days)
+    else:
+        assert [read[text] for text in texts] == days
+
+
+def test_an_order_that_stays_open_is_asked_for_with_its_readings() -> None:
+    with pytest.raises(StatementUnreadable) as refused:
+        read_dates(numbered(["05/05/2026", "03/04/2026"]), None)
+
+    assert refused.value.number == 3
+    assert "2026-04-03 (--date-format dmy) or 2026-03-04 (--date-format mdy)" in str(refused.value)
+
+
+def test_one_date_that_shows_the_order_settles_it_for_all() -> None:
+    read = read_dates(numbered(["03/04/2026", "31/01/2026"]), None)
+
+    assert read["03/04/2026"] == date(2026, 4, 3)
+
+
+def test_dates_that_mean_the_same_in_every_order_need_none() -> None:
+    assert read_dates(numbered(["05/05/2026"]), None) == {"05/05/2026": date(2026, 5, 5)}
+
+
+def test_a_date_against_the_order_is_named_with_its_line() -> None:
+    with pytest.raises(StatementUnreadable, match=r"line 3: '01/31/2026'.* '31/01/2026' before"):
+        read_dates(numbered(["31/01/2026", "01/31/2026"]), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("31 Jan 2026", date(2026, 1, 31)),
+        ("05-Feb-26", date(2026, 2, 5)),
+        ("5/dez/2026", date(2026, 12, 5)),
+        ("05 março 2026", date(2026, 3, 5)),
+        ("2026-Jan-05", date(2026, 1, 5)),
+    ],
+)
+def test_months_in_letters_leave_nothing_open(text: str, day: date) -> None:
+    assert read_dates(numbered([text]), None) == {text: day}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "today", "31/02/2026", "2026-13-01", "0001-01-01", "05 Foo 2026", "1/2", "12345"]
+)
+def test_what_is_no_date_is_refused_with_its_line(text: str) -> None:
+    with pytest.raises(StatementUnreadable, match="line 2"):
+        read_dates(numbered([text]), None)
+
+
+@given(st.text(max_size=12), st.sampled_from(ORDERS))
+def test_no_text_does_more_than_be_refused(text: str, order: Order) -> None:
+    looks_like_date(text)
+    try:
+        read_dates([(1, text)], order)
+    except StatementUnreadable as error:
+        assert error.number == 1  # noqa: PT017 - both outcomes are right
