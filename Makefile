@@ -6,6 +6,9 @@ PYTEST = .venv/bin/python -m pytest
 # Where nothing was ever installed nothing runs, and nothing needs to be installed to say so.
 INSTALLED = ls .venv/*.stamp >/dev/null 2>&1 || { echo 'saldo: it was never started here'; exit 0; }
 
+# What `make lint` looks at; `make lint-infra` does the rest.
+LINTED = src functions local tests --exclude tests/infra
+
 # Two tests at a time by default: the servers that they share need the rest of a small machine.
 WORKERS ?= 2
 
@@ -15,10 +18,10 @@ unexport PYTHONDONTWRITEBYTECODE
 export RECORD_PORT BALANCE_PORT PROJECT_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test check lint format lock clean
+.PHONY: help up down status demo test check lint format lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
 up: ## start everything here until Ctrl-C (DETACH=1: in the background)
 	@$(PYTHON) -m local.bootstrap local
@@ -30,6 +33,10 @@ down: ## stop what `make up DETACH=1` started; the data stay
 status: ## what runs
 	@$(INSTALLED) && .venv/bin/python -m local.stack status
 
+demo: ## record a year of several accounts in what `make up` started
+	@$(PYTHON) -m local.bootstrap local
+	@RECORD_URL=http://127.0.0.1:$(or $(RECORD_PORT),8080) .venv/bin/saldo demo
+
 test: lint ## lint, then all tests but the slow ones
 	$(PYTEST) -m 'not slow' -n $(WORKERS) --maxschedchunk=2 $(TESTS)
 
@@ -39,8 +46,8 @@ check: ## the slow tests: faults, load, first runs
 
 lint: ## style, types and layers
 	@$(PYTHON) -m local.bootstrap dev
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
+	.venv/bin/ruff check $(LINTED)
+	.venv/bin/ruff format --check $(LINTED)
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
@@ -55,3 +62,5 @@ lock: ## make locks/*.txt anew from pyproject.toml (UPGRADE=1: with the newest v
 
 clean: down ## delete all data, logs and jars of the local stack, and .venv
 	rm -rf .saldo .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+include infra_pulumi/infra.mk local/images.mk

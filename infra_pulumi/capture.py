@@ -190,7 +190,7 @@ class _Recorder(mocks.MockMonitor):  # type: ignore[misc] - the SDK leaves it un
         """pulumi-eks runs elsewhere: what it would register is put there for it."""
         urn = _eks_urn(request.name)
         self.resources[urn] = mocks.MockMonitor.ResourceRegistration(
-            urn, request.name, _eks_cluster(rpc.deserialize_properties(request.object)["name"])
+            urn, request.name, eks_cluster(rpc.deserialize_properties(request.object)["name"])
         )
 
 
@@ -198,7 +198,8 @@ def _eks_urn(name: str) -> str:
     return f"urn:pulumi:{pulumi.get_stack()}::saldo::aws:eks/cluster:Cluster::{name}"
 
 
-def _eks_cluster(name: str) -> dict[str, Any]:
+def eks_cluster(name: str) -> dict[str, Any]:
+    """What pulumi-eks's cluster is to the program."""
     issuer = f"https://oidc.eks.{REGION}.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE"
     return {
         "name": name,
@@ -219,7 +220,7 @@ class _Answers(mocks.Mocks):
         # Each is one resource's only, so that whoever reads them can tell what refers to what.
         state.setdefault("arn", f"arn:aws:{_service(args.typ)}:{REGION}:{ACCOUNT}:{last}/{args.name}")
         state.setdefault("name", args.name)
-        state |= _ADDED.get(args.typ, {})
+        state |= ADDED.get(args.typ, {})
         if args.typ == "eks:index:Cluster":
             state["eksCluster"] = _reference(_eks_urn(args.name), args.name)
             state["kubeconfigJson"] = "{}"
@@ -241,7 +242,8 @@ def _reference(urn: str, name: str) -> dict[str, Any]:
 
 
 _MSK = "{}-1.saldo.example.c1.kafka.us-east-1.amazonaws.com:{}"
-_ADDED: dict[str, dict[str, Any]] = {
+# What the cloud would add, by type; the engine's tests answer the same.
+ADDED: dict[str, dict[str, Any]] = {
     "aws:msk/cluster:Cluster": {
         "arn": f"arn:aws:kafka:{REGION}:{ACCOUNT}:cluster/saldo/00000000-0000-0000-0000-000000000000-1",
         "bootstrapBrokersSaslIam": _MSK.format("b", 9098),

@@ -426,9 +426,14 @@ def _scaler_statements(cluster: str, place: Aws) -> Sequence[dict[str, object]]:
                 "ec2:DescribeInstanceTypes",
                 "ec2:DescribeLaunchTemplateVersions",
                 "ec2:GetInstanceTypesFromInstanceRequirements",
-                "eks:DescribeNodegroup",
             ],
             "Resource": "*",
+        },
+        {
+            "Sid": "SeeThisCluster",
+            "Effect": "Allow",
+            "Action": "eks:DescribeNodegroup",
+            "Resource": f"arn:aws:eks:{place.region}:{place.account}:nodegroup/{cluster}/*/*",
         },
         {
             "Sid": "ScaleThisCluster",

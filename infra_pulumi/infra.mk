@@ -6,7 +6,7 @@ INFRA_PYTEST = $(INFRA_PYTHON) -m pytest -c tests/infra/pytest.ini --confcutdir=
 # Where the Pulumi CLI is kept that the engine's tests build once, about 7 minutes from nothing.
 SALDO_CACHE ?= $(HOME)/.cache/saldo
 PULUMI_VERSION = v3.259.0
-PULUMI = $(SALDO_CACHE)/pulumi/$(PULUMI_VERSION)/pulumi
+PULUMI = $(SALDO_CACHE)/pulumi/$(PULUMI_VERSION)/bin/pulumi
 # A folder of `make manifests`, and a file of images for it: make manifests IMAGES=images.json
 MANIFESTS ?= build/manifests
 

@@ -11,6 +11,7 @@ earlier run left behind is ended before the next one starts.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -106,6 +107,9 @@ class Postgres:
         """Close the connections and shut down in order; killed past the timeout."""
         # SIGINT is PostgreSQL's fast shutdown; SIGQUIT leaves a recovery to the next start.
         self.child.stop(timeout_s, signal.SIGINT, signal.SIGQUIT)
+        # Empty now, or another server's already.
+        with contextlib.suppress(OSError):
+            socket_dir(self.data_dir).rmdir()
 
     def kill(self) -> None:
         """End the server and all its processes as a power cut would."""
@@ -179,11 +183,16 @@ def start_postgres(
 
 def socket_dir(data_dir: Path) -> Path:
     """Where the socket of the server on ``data_dir`` is: beside it, if its path is short enough."""
-    folder = data_dir.with_name(data_dir.name + "-socket")
-    if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_MAX_BYTES:
-        return folder
     key = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"saldo-{os.geteuid()}-{key}"
+    name = f"saldo-{os.geteuid()}-{key}"
+    for folder in (
+        data_dir.with_name(data_dir.name + "-socket"),
+        Path(tempfile.gettempdir()) / name,
+        Path("/tmp") / name,  # noqa: S108 - checked when it is made, see _make_socket_dir
+    ):
+        if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_MAX_BYTES:
+            return folder
+    raise PostgresError("no folder has a path short enough for a socket")
 
 
 def dsn(data_dir: Path, role: str = SUPERUSER, database: str = DATABASE) -> str:

@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from saldo.domain.money import format_minor
@@ -17,6 +18,7 @@ from saldo.operate.import_statement import ReadingOptions, read_statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
     from saldo.operate.import_lines import BankStatement
 
 SAMPLES = Path(__file__).parent / "fixtures" / "statements"
@@ -174,6 +176,9 @@ def held_by(lines: Iterable[BankLine]) -> Counter[tuple[str, str, str | None, st
         for line in lines
     )
 
+
+# By the clock of a busy machine an example may take long, which is no failure.
+UNHURRIED = settings(deadline=None, max_examples=60)
 
 # Few days, amounts and descriptions, so that equal lines are the rule and not the exception.
 ALIKE_LINES = st.lists(

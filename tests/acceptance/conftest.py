@@ -69,9 +69,20 @@ class Stack:
 
 
 @pytest.fixture
+def light_stack(database: Database, kafka: Kafka, topic: str, tmp_path: Path) -> Iterator[Stack]:
+    """A stack on the run's own PostgreSQL, for tests in which nothing depends on its speed."""
+    yield from running(Stack(database=database, kafka=kafka, topic=topic, folder=tmp_path))
+
+
+@pytest.fixture
 def stack(own_postgres: OwnPostgres, kafka: Kafka, topic: str, tmp_path: Path) -> Iterator[Stack]:
     """A stack on which nothing runs yet but its servers."""
-    made = Stack(database=own_postgres.database, kafka=kafka, topic=topic, folder=tmp_path)
+    database = own_postgres.database
+    yield from running(Stack(database=database, kafka=kafka, topic=topic, folder=tmp_path))
+
+
+def running(made: Stack) -> Iterator[Stack]:
+    """The stack, whose processes are ended after the test."""
     try:
         yield made
     finally:

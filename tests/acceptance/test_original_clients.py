@@ -24,9 +24,9 @@ SOON_S = 2.0
 
 
 @pytest.mark.timeout(180)
-def test_the_originals_requests_are_answered_as_it_answered_them(stack: Stack) -> None:
-    record, balance, project = (stack.serve(f) for f in (RECORD, BALANCE, PROJECT))
-    stack.deliver(project)
+def test_the_originals_requests_are_answered_as_it_answered_them(light_stack: Stack) -> None:
+    record, balance, project = (light_stack.serve(f) for f in (RECORD, BALANCE, PROJECT))
+    light_stack.deliver(project)
     urls = {"record": record.url, "balance": balance.url}
     with httpx.Client(timeout=DEADLINE_S) as client:
         for call in CALLS:

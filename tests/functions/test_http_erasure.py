@@ -139,7 +139,8 @@ def test_copy_is_erased_by_the_sweep_where_kafka_lost_the_word(
     secret, account_id = secrets.token_hex(12), fresh()
     record = serve(RECORD)  # its Kafka is down
     serve(PROJECT)
-    body = {"accountId": account_id, "type": "INCOME", "value": 1, "description": secret}
+    body: dict[str, Any] = {"accountId": account_id, "type": "INCOME", "value": 1}
+    body |= {"description": secret, "metadata": {"note": secret}}
     posted = httpx.post(f"{record.url}/transactions", json=body).json()
     until(lambda: "read_model.statement" in tables_with(database, secret))
     httpx.delete(f"{record.url}/transactions/{posted['id']}/private")

@@ -117,3 +117,29 @@ async def test_limit_and_keys_hold_under_two_processes(database: Database, serve
 @pytest.mark.timeout(180)
 async def test_limit_and_keys_hold_for_half_a_minute(database: Database, serve: Serve) -> None:
     await run(database, serve, 30)
+
+
+async def test_answer_that_a_crash_swallowed_is_given_to_the_repetition(
+    database: Database, serve: Serve
+) -> None:
+    """Killed between the commit and the answer, or as near to it as can be seen from outside."""
+    account_id, headers = fresh(), {"Idempotency-Key": "k"}
+    body = {"accountId": account_id, "type": "INCOME", "value": 1}
+    doomed = serve(RECORD)
+    connection = await asyncpg.connect(database.dsn())
+    try:
+        async with httpx.AsyncClient(base_url=doomed.url) as client:
+            asked = asyncio.create_task(client.post("/transactions", json=body, headers=headers))
+            async with asyncio.timeout(10):
+                while not (events := await connection.fetch(EVENTS, account_id)):
+                    pass  # it waits for the database
+            doomed.child.kill()
+            await asyncio.wait([asked])
+            asked.exception()  # an answer or none: nobody has read it
+        async with httpx.AsyncClient(base_url=serve(RECORD).url) as client:
+            again = await client.post("/transactions", json=body, headers=headers)
+        assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
+        assert again.json()["id"] == json.loads(events[0]["public_text"])["id"]
+        assert len(await connection.fetch(EVENTS, account_id)) == 1
+    finally:
+        await connection.close()

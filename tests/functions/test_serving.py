@@ -18,7 +18,13 @@ import pytest
 from local import processes, services
 from local.services import BALANCE, FUNCTIONS, PROJECT, RECORD
 from tests.servers import HASH_SECRET, NO_KAFKA
-from tests.sides import Connection, check_event_store, connected, until
+from tests.sides import (
+    Connection,
+    check_event_store,
+    connected,
+    is_outbox_empty,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
     from local.processes import Child
     from local.services import Function
     from tests.conftest import Serve
-    from tests.servers import Database, Served
+    from tests.servers import Database, Kafka, Served
 
 SALARY = {"accountId": "wesley", "description": "Salary", "type": "INCOME", "value": 1000}
 HOLD = "SELECT FROM event_store.stream WHERE account_id = 'wesley' FOR UPDATE"
@@ -257,6 +263,16 @@ async def test_no_wrong_request_records_anything_or_breaks_anything(
     assert "Traceback" not in record.log()
 
 
+async def test_a_limit_that_the_currency_cannot_hold_is_named_by_its_own_field(
+    serve: Serve,
+) -> None:
+    async with client_of(serve(RECORD).url) as client:
+        for wrong in (0.001, 1e30):
+            answer = await client.put("/accounts/a/limit", json={"overdraftLimit": wrong})
+            assert answer.status_code == 400
+            assert [error["field"] for error in answer.json()["errors"]] == ["overdraftLimit"]
+
+
 STRUCTURED = {
     "specversion": "1.0",
     "id": "1",
@@ -351,9 +367,9 @@ async def ended(served: Served) -> int:
 
 
 async def test_a_request_in_flight_is_answered_before_the_process_ends(
-    serve: Serve, superuser: Connection
+    serve: Serve, kafka: Kafka, topic: str, superuser: Connection
 ) -> None:
-    record = serve(RECORD)
+    record = serve(RECORD, KAFKA_BOOTSTRAP_SERVERS=kafka.bootstrap_servers, KAFKA_TOPIC=topic)
     async with client_of(record.url) as client, client_of(record.url) as late:
         await client.post("/transactions", json=SALARY)
         async with superuser.transaction():
@@ -375,6 +391,8 @@ async def test_a_request_in_flight_is_answered_before_the_process_ends(
     # Once all is closed, the server ends by the signal itself, as a shell wants to see it.
     assert await ended(record) in {0, -signal.SIGTERM}
     assert await check_event_store(superuser) == 2
+    # What was recorded was sent before the end, too.
+    assert await is_outbox_empty(superuser)
 
 
 async def test_a_client_that_goes_away_cancels_nobody(serve: Serve, superuser: Connection) -> None:

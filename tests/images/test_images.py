@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = ("record_transaction", "project_balance", "get_balance")
 FUNCTION_BYTES_MAX = 120_000_000
 # The command line reads bank statements, which takes an XML parser and a terminal's colours.
-OPERATE_BYTES_MAX = 145_000_000
+OPERATE_BYTES_MAX = 150_000_000
 USER = "65532:65532"
 START_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 25.0

@@ -106,13 +106,16 @@ def test_an_initdb_that_was_cut_short_is_done_again(
 
 
 def test_a_path_too_long_for_a_socket_is_no_obstacle(
-    tmp_path: Path, start: Callable[[Path], Postgres]
+    tmp_path: Path, start: Callable[[Path], Postgres], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor is a folder for temporary files whose path is as long."""
     folder = tmp_path / ("a" * 100)
     folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     server = start(folder)
     assert run_sql(server.dsn(), "SELECT 1") == "1"
-    shutil.rmtree(postgres.socket_dir(server.data_dir))
+    server.stop()
+    assert not postgres.socket_dir(server.data_dir).exists()
 
 
 def test_a_socket_folder_that_others_may_enter_is_refused(

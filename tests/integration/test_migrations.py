@@ -11,7 +11,7 @@ import pytest
 from local import postgres
 from saldo.operate.migrate import SIDES, ChangedMigration, migrate, migrations
 from tests.servers import Database
-from tests.sides import connected
+from tests.sides import connected, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -57,6 +57,31 @@ async def test_two_at_the_same_time_apply_each_once(empty: Database) -> None:
     assert sorted(version for each in applied for version in each) == sorted(
         versions(SIDES[0]) + versions(SIDES[1])
     )
+
+
+async def test_two_databases_of_one_server_are_migrated_at_the_same_time(
+    empty: Database, postgres_data_dir: Path
+) -> None:
+    """Their roles are the same: the server refuses a change while another's is under way."""
+    async with connected(postgres.dsn(postgres_data_dir, database="postgres")) as other:
+        changing = other.transaction()
+        await changing.start()
+        await other.execute("ALTER ROLE saldo_record SET lock_timeout = '3s'")
+        migrating = asyncio.create_task(migrate("event_store", empty.dsn()))
+
+        async def waits() -> bool:
+            await other.execute("SELECT pg_stat_clear_snapshot()")
+            return bool(
+                await other.fetchval(
+                    "SELECT EXISTS (SELECT FROM pg_stat_activity"
+                    " WHERE datname = $1 AND wait_event_type = 'Lock')",
+                    empty.name,
+                )
+            )
+
+        await until(waits)
+        await changing.commit()
+        assert await migrating == versions("event_store")
 
 
 async def test_a_migration_that_fails_leaves_nothing_behind(

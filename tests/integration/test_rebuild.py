@@ -302,6 +302,24 @@ async def test_it_gives_up_and_says_so_when_the_tables_never_come_free(
     assert (rebuilt.resumed, rebuilt.switched) == (True, True)
 
 
+async def test_a_balance_beyond_its_stream_is_not_replaced_unasked(database: Database) -> None:
+    """As after a restore of the store: the old model knows of an event that the store has lost."""
+    async with opened(database) as ledger:
+        await fill(ledger)
+        await ledger.pool.execute("DELETE FROM event_store.event WHERE position = 2")
+        await ledger.pool.execute(
+            "UPDATE event_store.stream AS s SET position = 1, hash = e.hash, "
+            "balance_minor = e.balance_minor, recorded_at = "
+            "(e.public_text::json->>'recordedAt')::timestamptz "
+            "FROM event_store.event AS e WHERE e.account_id = s.account_id"
+        )
+        await ledger.pool.execute("DELETE FROM event_store.outbox WHERE position = 2")
+        with pytest.raises(RebuildRefused, match="does not have"):
+            await rebuild(ledger)
+        assert (await rebuild(ledger, accept_differences=True)).switched
+        assert (await ledger.verify()).clean
+
+
 async def test_two_at_a_time_are_refused(database: Database) -> None:
     async with opened(database) as ledger, ledger.pool.acquire() as other:
         await fill(ledger)

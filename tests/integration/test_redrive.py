@@ -84,9 +84,7 @@ async def test_an_account_that_cannot_be_projected_is_blocked_again(database: Da
     assert (done.blocked, done.projected) == (True, 0)
 
 
-async def test_a_version_that_knows_the_event_goes_on_by_itself(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_version_that_knows_the_event_goes_on_by_itself(database: Database) -> None:
     """Blocked by an older version, the account is tried again at the next delivery."""
     async with opened(database) as ledger:
         await ledger.record(income("1", "ana"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from saldo.domain.money import CURRENCY_DIGITS, MINOR_UNITS_MAX
 from saldo.operate.import_amounts import MARKS, BadAmount, Decimal, decimal_of, parse_amount
+from tests.statement_files import UNHURRIED
 
 DECIMALS: list[Decimal] = ["comma", "point"]
 
@@ -21,6 +22,7 @@ def written(amount_minor: int, currency: str, decimal: Decimal, group: str) -> s
     return text + (f"{MARKS[decimal]}{fraction:0{digits}d}" if digits else "")
 
 
+@UNHURRIED
 @given(
     amount_minor=st.integers(-MINOR_UNITS_MAX, MINOR_UNITS_MAX),
     currency=st.sampled_from(["BRL", "EUR", "JPY", "KWD", "CLF"]),
@@ -87,6 +89,7 @@ def test_what_is_not_clearly_an_amount_is_refused(text: str, decimal: Decimal) -
         parse_amount(text, "BRL", decimal)
 
 
+@UNHURRIED
 @given(st.text(max_size=20), st.sampled_from(DECIMALS))
 def test_no_text_does_more_than_be_refused(text: str, decimal: Decimal) -> None:
     with contextlib.suppress(BadAmount):

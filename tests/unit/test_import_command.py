@@ -10,10 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from saldo.operate.import_command import import_statement_command
+from saldo.operate.cli import app
 from tests.statement_files import SAMPLES, BankLine, as_ofx, numbered, read
 
 if TYPE_CHECKING:
@@ -22,14 +21,15 @@ if TYPE_CHECKING:
 
     from typer.testing import Result
 
-APP = typer.Typer()
-APP.command()(import_statement_command)
 NOBODY = "http://127.0.0.1:1"
 
 
 def run(*arguments: str | Path, url: str = NOBODY) -> Result:
-    fixed = ["--account=wesley", f"--record-url={url}", f"--balance-url={url}"]
-    return CliRunner().invoke(APP, [*map(str, arguments), *fixed])
+    return CliRunner().invoke(
+        app,
+        ["import", *map(str, arguments), "--account=wesley"],
+        env={"RECORD_URL": url, "BALANCE_URL": url},
+    )
 
 
 def test_a_dry_run_needs_no_function() -> None:
@@ -66,10 +66,12 @@ def test_a_broken_file_is_an_error_in_json_too() -> None:
     "option", ["--account=a b", "--currency=XYZ", "--delimiter=;;", "--date-format=ydm"]
 )
 def test_a_wrong_option_is_refused_with_its_name(option: str) -> None:
-    result = CliRunner().invoke(APP, [str(SAMPLES / "with_ids.csv"), "--account=w", option])
+    result = CliRunner().invoke(
+        app, ["import", str(SAMPLES / "with_ids.csv"), "--account=w", option]
+    )
 
     assert result.exit_code == 2
-    assert option.split("=")[0] in result.stderr
+    assert option.split("=", maxsplit=1)[0] in result.stderr
 
 
 def test_a_currency_that_nobody_tells_is_asked_for_with_the_reason() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from saldo.operate.import_dates import ORDERS, Order, looks_like_date, read_dates
 from saldo.operate.import_lines import StatementUnreadable
+from tests.statement_files import UNHURRIED
 
 FORMATS: dict[str, Order] = {
     "%d/%m/%Y": "dmy",
@@ -28,6 +29,7 @@ def numbered(texts: list[str]) -> list[tuple[int, str]]:
     return list(enumerate(texts, start=2))
 
 
+@UNHURRIED
 @given(
     days=st.lists(st.dates(min_value=date(2000, 1, 1), max_value=date(2099, 12, 31)), min_size=1),
     style=st.sampled_from(sorted(FORMATS)),
@@ -91,6 +93,7 @@ def test_what_is_no_date_is_refused_with_its_line(text: str) -> None:
         read_dates(numbered([text]), None)
 
 
+@UNHURRIED
 @given(st.text(max_size=12), st.sampled_from(ORDERS))
 def test_no_text_does_more_than_be_refused(text: str, order: Order) -> None:
     looks_like_date(text)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from saldo.operate.import_csv_columns import CsvMapping
 from saldo.operate.import_lines import BankStatement, StatementUnreadable
 from saldo.operate.import_statement import FORMATS, Format, ReadingOptions, read_statement
-from tests.statement_files import SAMPLES, read
+from tests.statement_files import SAMPLES, UNHURRIED, read
 
 
 def sample(name: str, options: ReadingOptions | None = None) -> BankStatement:
@@ -345,6 +345,7 @@ def test_ofx_on_one_line_is_read() -> None:
     assert on_one == tuple(replace(line, number=1) for line in lines)
 
 
+@UNHURRIED
 @given(
     name=st.sampled_from(["checking.ofx", "giro.sta", "statement.camt.xml", "extrato.csv"]),
     data=st.data(),
@@ -361,6 +362,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(name: str, data: st.
         assert error.reason  # noqa: PT017 - both outcomes are right
 
 
+@UNHURRIED
 @given(content=st.binary(max_size=200), format=st.sampled_from([None, *FORMATS]))
 def test_no_bytes_do_more_than_be_refused(content: bytes, format: Format | None) -> None:  # noqa: A002 - the option's name
     try:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from saldo.operate.import_keys import idempotency_keys
 from tests.statement_files import (
     ALIKE_LINES,
+    UNHURRIED,
     WRITERS,
     BankLine,
     Books,
@@ -29,6 +30,7 @@ FORMATS = pytest.mark.parametrize("format_name", sorted(WRITERS))
 
 
 @FORMATS
+@UNHURRIED
 @given(data=st.data(), lines=ALIKE_LINES)
 def test_windows_of_whole_days_are_the_union(
     format_name: str, data: st.DataObject, lines: list[BankLine]
@@ -43,6 +45,7 @@ def test_windows_of_whole_days_are_the_union(
 
 
 @FORMATS
+@UNHURRIED
 @given(data=st.data(), lines=ALIKE_LINES.map(numbered))
 def test_windows_with_references_are_the_union_wherever_they_cut(
     format_name: str, data: st.DataObject, lines: list[BankLine]
@@ -55,6 +58,7 @@ def test_windows_with_references_are_the_union_wherever_they_cut(
     assert held_by(lines) == books.held()
 
 
+@UNHURRIED
 @given(data=st.data(), lines=ALIKE_LINES)
 def test_of_equal_lines_the_fullest_file_counts(data: st.DataObject, lines: list[BankLine]) -> None:
     """Windows that cut a day between lines without a reference: never more than there are."""
@@ -70,6 +74,7 @@ def test_of_equal_lines_the_fullest_file_counts(data: st.DataObject, lines: list
 
 
 @FORMATS
+@UNHURRIED
 @given(lines=ALIKE_LINES, data=st.data())
 def test_the_order_of_a_file_does_not_matter(
     format_name: str, lines: list[BankLine], data: st.DataObject
@@ -83,6 +88,7 @@ def test_the_order_of_a_file_does_not_matter(
     assert held_by(lines) == books.held()
 
 
+@UNHURRIED
 @given(lines=ALIKE_LINES)
 def test_two_formats_without_references_agree(lines: list[BankLine]) -> None:
     """The format is no part of a key: a bank that changes it does not double the books."""

@@ -48,7 +48,7 @@ class RecordTransaction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReverseTransaction:
-    """Record the transaction that undoes ``original``: an event of the same account, as recorded."""
+    """Record the transaction that undoes ``original``, an event of the same account."""
 
     account_id: str
     original_id: UUID

@@ -84,7 +84,7 @@ class AlreadyReversed(Refused):
 
 
 class NotReversible(Refused):
-    """The event cannot be reversed: only a recorded transaction that is not itself a reversal can."""
+    """The event cannot be reversed: only a transaction that is not a reversal itself can."""
 
 
 class Unreadable(Exception):  # noqa: N818 - names what the stored event is

@@ -70,7 +70,7 @@ class Value:
         return f"{self.coefficient}e{-self.scale}"
 
 
-class BadValue(ValueError):
+class BadValue(ValueError):  # noqa: N818 - it is what the value is
     """The text is not a decimal that the ledger accepts; the message says why."""
 
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from saldo.domain.commands import ACCOUNT_ID
 from saldo.domain.money import CURRENCY_DIGITS
@@ -48,26 +44,22 @@ from saldo.operate.import_statement import (
     detect_format,
     read_statement,
 )
+from saldo.operate.ledger_client import Functions
+from saldo.operate.terminal import (
+    FAILED,
+    INTERRUPTED,
+    answers,
+    notes,
+    print_json,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RECORD_URL = "http://127.0.0.1:8080"
-BALANCE_URL = "http://127.0.0.1:8081"
-
-FAILED = 1
-INTERRUPTED = 130
+    from rich.console import Console
 
 _CSV = "CSV files"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Target:
-    """Where the functions are, and who asks."""
-
-    record_url: str
-    balance_url: str
-    token: str | None
 
 
 def _checked_account(account: str) -> str:
@@ -157,15 +149,6 @@ def import_statement_command(  # noqa: PLR0913 - a command line has one paramete
         typer.Option(help="The bank's own id of a transaction.", rich_help_panel=_CSV),
     ] = None,
     balance_column: Annotated[str | None, typer.Option(rich_help_panel=_CSV)] = None,
-    record_url: Annotated[
-        str, typer.Option(envvar="SALDO_RECORD_URL", help="Where record_transaction is.")
-    ] = RECORD_URL,
-    balance_url: Annotated[
-        str, typer.Option(envvar="SALDO_BALANCE_URL", help="Where get_balance is.")
-    ] = BALANCE_URL,
-    token: Annotated[
-        str | None, typer.Option(envvar="SALDO_TOKEN", help="A bearer token.", show_default=False)
-    ] = None,
 ) -> None:
     """Record a bank's file. What was recorded before is not recorded again."""
     options = ReadingOptions(
@@ -186,14 +169,14 @@ def import_statement_command(  # noqa: PLR0913 - a command line has one paramete
             balance=balance_column,
         ),
     )
-    target = _Target(record_url=record_url, balance_url=balance_url, token=token)
+    functions = Functions.from_environment()
     content = _read_file(file, json=json)
     held, unknown = None, ""
     # a dry run does without the functions, unless only they can tell the currency
     needed = currency is None and _is_csv(content, options)
     if needed or not dry_run:
         wait_s = WAIT_A_REQUEST_S if needed else 0
-        held, unknown = asyncio.run(_held_currency(target, account, wait_s))
+        held, unknown = asyncio.run(_held_currency(functions, account, wait_s))
     try:
         statement = read_statement(content, options, currency_held=held)
     except StatementUnreadable as error:
@@ -214,7 +197,7 @@ def import_statement_command(  # noqa: PLR0913 - a command line has one paramete
         _answer(preview_json(plan), as_json=json, show=lambda out: show_preview(out, plan))
         return
     _ask(plan, yes=yes, json=json)
-    report = _record(plan, target, json=json)
+    report = _record(plan, functions, json=json)
     _answer(
         report_json(plan, report), as_json=json, show=lambda out: show_report(out, plan, report)
     )
@@ -239,11 +222,13 @@ def _is_csv(content: bytes, options: ReadingOptions) -> bool:
         return False
 
 
-async def _held_currency(target: _Target, account_id: str, wait_s: int) -> tuple[str | None, str]:
+async def _held_currency(
+    functions: Functions, account_id: str, wait_s: int
+) -> tuple[str | None, str]:
     """The account's currency, None where there is none yet; and why it could not be learned."""
-    async with new_client(target.token) as client:
+    async with new_client(functions.token) as client:
         try:
-            url = target.balance_url
+            url = functions.balance_url
             return await account_currency(client, url, account_id, wait_s=wait_s), ""
         except BalanceUnknown as error:
             # the recorder checks it again, so a file that names its currency can do without
@@ -256,7 +241,7 @@ def _ask(plan: ImportPlan, *, yes: bool, json: bool) -> None:
         raise _failed("--json cannot ask: say --yes to record, or --dry-run to look", json=json)
     if json:
         return
-    show_preview(Console(), plan)
+    show_preview(answers, plan)
     if yes:
         return
     if not sys.stdin.isatty():
@@ -265,24 +250,20 @@ def _ask(plan: ImportPlan, *, yes: bool, json: bool) -> None:
         )
     count = len(plan.statement.lines)
     if not typer.confirm(f"Record {count:,} transactions into {plan.account_id}?"):
-        typer.echo("Nothing was recorded.")
+        answers.print("Nothing was recorded.")
         raise typer.Exit(FAILED)
 
 
-def _record(plan: ImportPlan, target: _Target, *, json: bool) -> ImportReport:
+def _record(plan: ImportPlan, functions: Functions, *, json: bool) -> ImportReport:
     """Record and compare; where that fails, the command ends and says how far it got."""
     outcome = Outcome()
     total = len(plan.statement.lines)
     again = "run the same import again to go on: nothing is recorded twice"
-    with _progress(json=json) as progress:
-        task = progress.add_task("Recording", total=total)
+    with progress_bar("Recording", as_json=json) as shown:
         try:
             return asyncio.run(
                 _record_and_compare(
-                    plan,
-                    target,
-                    outcome,
-                    on_progress=lambda now: progress.update(task, completed=now.done),
+                    plan, functions, outcome, on_progress=lambda now: shown(now.done, total)
                 )
             )
         except ImportFailed as error:
@@ -298,22 +279,22 @@ def _record(plan: ImportPlan, target: _Target, *, json: bool) -> ImportReport:
 
 async def _record_and_compare(
     plan: ImportPlan,
-    target: _Target,
+    functions: Functions,
     outcome: Outcome,
     on_progress: Callable[[Outcome], None],
 ) -> ImportReport:
     lines = outgoing_lines(
         plan.statement, plan.account_id, with_opening_balance=plan.with_opening_balance
     )
-    async with new_client(target.token) as client:
-        await record_lines(client, target.record_url, lines, outcome, on_progress)
+    async with new_client(functions.token) as client:
+        await record_lines(client, functions.record_url, lines, outcome, on_progress)
         closing = plan.statement.closing
         if closing is None:
             return ImportReport(outcome=outcome, comparison=None, uncompared=None)
         try:
             saldo_minor = await effective_balance(
                 client,
-                target.balance_url,
+                functions.balance_url,
                 plan.account_id,
                 on=closing.on,
                 position=outcome.position,
@@ -326,29 +307,17 @@ async def _record_and_compare(
     return ImportReport(outcome=outcome, comparison=comparison, uncompared=None)
 
 
-def _progress(*, json: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=json,
-    )
-
-
 def _answer(members: dict[str, Any], *, as_json: bool, show: Callable[[Console], None]) -> None:
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(members), indent=2).decode())
+        print_json(members)
     else:
-        show(Console())
+        show(answers)
 
 
 def _failed(message: str, *, json: bool, line: int | None = None, code: int = FAILED) -> typer.Exit:
     """Tell the user, and give back what ends the command."""
     if json:
-        error = {"error": {"message": message, "line": line}}
-        typer.echo(msgspec.json.format(msgspec.json.encode(error), indent=2).decode())
+        print_json({"error": {"message": message, "line": line}})
     else:
-        typer.echo(f"saldo import: {message}", err=True)
+        notes.print(f"saldo: {message}", markup=False, soft_wrap=True)
     return typer.Exit(code)

@@ -89,7 +89,7 @@ async def _get(
 ) -> httpx.Response:
     headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
     try:
-        return await client.get(f"{url.rstrip('/')}/balances", params=query, headers=headers)
+        return await client.get(f"{url}/balances", params=query, headers=headers)
     except httpx.TransportError as error:
         raise BalanceUnknown(f"{url} does not answer ({type(error).__name__})") from error
 

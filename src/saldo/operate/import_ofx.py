@@ -43,6 +43,7 @@ _POSITION = re.compile(r"position=\[([0-9]+):")
 _DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})", re.ASCII)
 
 _START, _END = "<STMTTRN>", "</STMTTRN>"
+_CORRECTION = "<CORRECTFITID>"
 # The element of a statement, and within it the one that says whose it is.
 _STATEMENTS = {"STMTRS": "BANKACCTFROM", "CCSTMTRS": "CCACCTFROM"}
 

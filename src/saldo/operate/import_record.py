@@ -174,7 +174,7 @@ async def record_lines(
     Raises ImportFailed. Chunks that were answered before stay recorded: the same import, run again,
     goes on where this one ended.
     """
-    sender = _Sender(client, f"{url.rstrip('/')}/transactions", outcome, on_progress)
+    sender = _Sender(client, f"{url}/transactions", outcome, on_progress)
     waiting = deque(chunks_of(lines))
     if waiting:
         await sender.send(waiting.popleft())

@@ -6,12 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from saldo.operate.import_camt import parse_camt
-from saldo.operate.import_csv import parse_csv
 from saldo.operate.import_csv_columns import CsvMapping
 from saldo.operate.import_lines import StatementUnreadable
-from saldo.operate.import_mt940 import parse_mt940
-from saldo.operate.import_ofx import parse_ofx
 
 if TYPE_CHECKING:
     from saldo.operate.import_lines import BankStatement
@@ -58,20 +54,39 @@ def read_statement(
     if not content.strip():
         raise StatementUnreadable("the file is empty")
     found = options.format or detect_format(content)
+    statement = _parse(content, found, options, currency_held)
+    if options.currency is not None and options.currency != statement.currency:
+        raise StatementUnreadable(
+            f"the statement is in {statement.currency}, not in {options.currency}"
+        )
+    return statement
+
+
+def _parse(
+    content: bytes, found: Format, options: ReadingOptions, currency_held: str | None
+) -> BankStatement:
+    # Only the reader that is needed is loaded: together they take half a second, which every other
+    # command of `saldo` would spend too.
     if found == "csv":
+        from saldo.operate.import_csv import parse_csv  # noqa: PLC0415
+
         return parse_csv(
             content,
             currency=options.currency or currency_held,
             encoding=options.encoding,
             mapping=options.csv,
         )
-    parse = {"ofx": parse_ofx, "mt940": parse_mt940, "camt": parse_camt}[found]
-    statement = parse(content, bank_account=options.bank_account)
-    if options.currency is not None and options.currency != statement.currency:
-        raise StatementUnreadable(
-            f"the statement is in {statement.currency}, not in {options.currency}"
-        )
-    return statement
+    if found == "ofx":
+        from saldo.operate.import_ofx import parse_ofx  # noqa: PLC0415
+
+        return parse_ofx(content, bank_account=options.bank_account)
+    if found == "mt940":
+        from saldo.operate.import_mt940 import parse_mt940  # noqa: PLC0415
+
+        return parse_mt940(content, bank_account=options.bank_account)
+    from saldo.operate.import_camt import parse_camt  # noqa: PLC0415
+
+    return parse_camt(content, bank_account=options.bank_account)
 
 
 def detect_format(content: bytes) -> Format:

@@ -23,6 +23,14 @@ SIDES = ("event_store", "read_model")
 # a proxy.
 ADVISORY_LOCK = 0x5A1D0
 
+PREPARE_ATTEMPTS_MAX = 20
+# "tuple concurrently updated" for a role that was altered, the others for one that was created.
+CHANGED_MEANWHILE = (
+    asyncpg.InternalServerError,
+    asyncpg.DuplicateObjectError,
+    asyncpg.UniqueViolationError,
+)
+
 MIGRATIONS_TABLE = """
 CREATE TABLE IF NOT EXISTS public.saldo_migration (
     side text NOT NULL, version text NOT NULL, sha256 text NOT NULL,
@@ -79,12 +87,10 @@ async def migrate(
     connection = await asyncpg.connect(url)
     applied_now: list[str] = []
     try:
-        for migration in (None, *migrations(side)):
+        await _prepare(connection, iam=iam, passwords=passwords)
+        for migration in migrations(side):
             async with connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK)
-                if migration is None:
-                    await _prepare(connection, iam=iam, passwords=passwords)
-                    continue
                 applied = {
                     row["version"]: row["sha256"] for row in await connection.fetch(APPLIED, side)
                 }
@@ -101,6 +107,26 @@ async def migrate(
 
 
 async def _prepare(
+    connection: asyncpg.Connection[asyncpg.Record], *, iam: bool, passwords: Mapping[str, str]
+) -> None:
+    """Create or change the roles, and the table of what was applied.
+
+    Roles are the whole server's, the lock is one database's: the migrations of another database may
+    change them at the same moment, and then the server refuses the later change.
+    """
+    for attempt in range(1, PREPARE_ATTEMPTS_MAX + 1):
+        try:
+            async with connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK)
+                await _prepare_once(connection, iam=iam, passwords=passwords)
+        except CHANGED_MEANWHILE:
+            if attempt == PREPARE_ATTEMPTS_MAX:
+                raise
+        else:
+            return
+
+
+async def _prepare_once(
     connection: asyncpg.Connection[asyncpg.Record], *, iam: bool, passwords: Mapping[str, str]
 ) -> None:
     roles = (resources.files("saldo") / "sql" / "roles.sql").read_text()

@@ -38,8 +38,8 @@ PREFETCH_ROWS = 2_000
 FAULTS_KEPT_MAX = 1_000
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-# Before the snapshot is taken: a rebuild's switch would show this snapshot tables whose rows are all
-# newer. It tries again when the verification has ended.
+# Before the snapshot is taken: a rebuild's switch would show this snapshot tables whose rows are
+# all newer. It tries again when the verification has ended.
 KEEP_TABLES = """
 LOCK TABLE read_model.balance, read_model.statement, read_model.daily_total IN ACCESS SHARE MODE
 """

@@ -235,9 +235,9 @@ class AccountCheck:
             raise Wrong("event", "appended_at", "it is before recordedAt, or in the future")
         erased_at = row["erased_at"]
         if erased_at is not None and not (
-            appended_at - CLOCK_SKEW_MAX <= erased_at <= self.now + CLOCK_SKEW_MAX
+            fact.recorded_at - CLOCK_SKEW_MAX <= erased_at <= self.now + CLOCK_SKEW_MAX
         ):
-            raise Wrong("event", "erased_at", "it is before appended_at, or in the future")
+            raise Wrong("event", "erased_at", "it is before recordedAt, or in the future")
 
     def _check_private(self, row: Row, fact: Event) -> dict[str, Any] | None:
         text, erased_at = row["private_text"], row["erased_at"]

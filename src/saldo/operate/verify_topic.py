@@ -125,7 +125,8 @@ async def check_topic(
 def _retention(config: dict[str, Any], topic: str) -> timedelta:
     """How long the topic keeps records."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-    futures = AdminClient(config).describe_configs([resource], request_timeout=TIMEOUT_S)
+    admin = AdminClient(config)  # named, or it would be closed before it has answered
+    futures = admin.describe_configs([resource], request_timeout=TIMEOUT_S)
     retention_ms = int(futures[resource].result(TIMEOUT_S)["retention.ms"].value)
     # -1 is for ever.
     return timedelta(milliseconds=retention_ms) if retention_ms >= 0 else FOR_EVER

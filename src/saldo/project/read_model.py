@@ -58,8 +58,10 @@ class StreamReader(Protocol):
     async def read_from(
         self, positions: Sequence[tuple[str, int]], events_max: int
     ) -> dict[str, list[StreamEvent]]:
-        """For each (account, position): the event at that position (its hash alone), and up to
-        ``events_max`` after it, in order. A position of 0 has no event of its own."""
+        """For each (account, position): the event at that position, and up to ``events_max`` after.
+
+        Of the first only the hash is read. A position of 0 has no event of its own.
+        """
 
 
 # Creates and locks in one statement, in the order of account ids: the same in every process.

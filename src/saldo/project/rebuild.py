@@ -89,13 +89,6 @@ STANDING = """
 SELECT account_id, position, blocked_schema FROM read_model_next.balance
 WHERE account_id = ANY ($1::text[])
 """
-BEHIND = """
-SELECT o.account_id, o.position FROM read_model.balance AS o
-LEFT JOIN read_model_next.balance AS n ON n.account_id = o.account_id
-WHERE o.blocked_schema IS NULL AND (n.position IS NULL OR n.position < o.position)
-  AND n.blocked_schema IS NULL
-LIMIT $1
-"""
 # The old model may lag behind the new one, so each row is compared where both have come by. What
 # was erased in between is null in one of them: not a difference.
 DIFFERENCES = """
@@ -293,25 +286,34 @@ class Rebuild:
     async def _pass_until_level(self) -> None:
         """Catch up what was appended during the last pass, until a pass finds little."""
         for _ in range(PASSES_MAX):
-            since = self._pass_started
-            self._pass_started = await self._streams.fetchval(STORE_NOW)
-            if since is None:
-                return
-            rows = await self._streams.fetch(APPENDED_SINCE, since - OVERLAP)
-            lagging = await self._catch_up({row["account_id"]: row["position"] for row in rows})
-            if lagging <= REST_ACCOUNTS_MAX:
+            now = await self._streams.fetchval(STORE_NOW)
+            ends = await self._appended_since_pass()
+            self._pass_started = now
+            if await self._catch_up(ends) <= REST_ACCOUNTS_MAX:
                 return
         raise RebuildRefused("more is recorded than can be caught up: try at a quieter time")
 
-    async def _catch_up(self, ends: dict[str, int]) -> int:
-        """Bring the new balances to ``ends``; how many lagged. A blocked one is left."""
-        standing = {row["account_id"]: row for row in await self._pool.fetch(STANDING, list(ends))}
-        lagging = [
+    async def _appended_since_pass(self) -> dict[str, int]:
+        """The accounts to which was appended since the last pass began, and their positions."""
+        if self._pass_started is None:
+            return {}
+        rows = await self._streams.fetch(APPENDED_SINCE, self._pass_started - OVERLAP)
+        return {row["account_id"]: row["position"] for row in rows}
+
+    async def _lagging(self, ends: dict[str, int]) -> list[str]:
+        """The accounts whose new balance has not reached ``ends``; a blocked one never will."""
+        rows = await self._pool.fetch(STANDING, list(ends))
+        standing = {row["account_id"]: row for row in rows}
+        return [
             account_id
             for account_id, position in ends.items()
             if (row := standing.get(account_id)) is None
             or (row["position"] < position and row["blocked_schema"] is None)
         ]
+
+    async def _catch_up(self, ends: dict[str, int]) -> int:
+        """Bring the new balances to ``ends``; how many lagged."""
+        lagging = await self._lagging(ends)
         batches = [lagging[i : i + BATCH_ACCOUNTS] for i in range(0, len(lagging), BATCH_ACCOUNTS)]
         for i in range(0, len(batches), BATCHES_AT_ONCE):
             await asyncio.gather(*(self._drain(b) for b in batches[i : i + BATCHES_AT_ONCE]))
@@ -368,13 +370,18 @@ class Rebuild:
     async def _switch_once(self, connection: Connection, *, accept_differences: bool) -> None:
         await connection.execute(f"SET LOCAL lock_timeout = '{SWITCH_LOCK_TIMEOUT_MS}ms'")
         await connection.execute(LOCK_OLD)
-        behind = await connection.fetch(BEHIND, REST_ACCOUNTS_MAX + 1)
-        if len(behind) > REST_ACCOUNTS_MAX:
+        # What the last pass did not see. By the store, not by the old balances: after a restore
+        # they may know of events that it has lost. On other connections, in database transactions
+        # of their own: the new tables are ours.
+        ends = await self._appended_since_pass()
+        if len(await self._lagging(ends)) > REST_ACCOUNTS_MAX:
             raise _TooMuchRest
-        # On other connections, in database transactions of their own: the new tables are ours.
-        await self._catch_up({row["account_id"]: row["position"] for row in behind})
+        await self._catch_up(ends)
         if not accept_differences and await connection.fetchval(UNEQUAL):
-            raise RebuildRefused("a balance does not stand on the store's chain: see saldo verify")
+            raise RebuildRefused(
+                "a balance knows of events that the store does not have: see saldo verify. "
+                "--accept-differences replaces it"
+            )
         # An erasure that the sweep has just done in the old statement is done in the new one; one
         # that comes later finds the new one in place.
         since = self._started

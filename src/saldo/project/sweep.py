@@ -1,8 +1,8 @@
 """The lag sweep: finds accounts whose events the read model lacks, whatever Kafka did with them.
 
-It walks the event store by ``appended_at`` from its watermark, so an idle account costs nothing. It
-starts OVERLAP before the watermark: an event is stamped before its transaction commits, and a commit
-may come as late as the recorder's transaction timeout allows, which is less.
+It walks the event store by ``appended_at`` from its watermark, so an idle account costs nothing.
+It starts OVERLAP before the watermark: an event is stamped before its transaction commits, and a
+commit may come as late as the recorder's transaction timeout allows, which is less.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from zlib import crc32
 from starlette.responses import Response
 
 from saldo.domain.commands import Command, ReverseTransaction
-from saldo.domain.errors import IdempotencyKeyReused, Refused
+from saldo.domain.errors import AmountOutOfRange, IdempotencyKeyReused, Refused, TooManyDigits
 from saldo.domain.events import TransactionRecorded, genesis_hash, read_event
 from saldo.record.answers import (
     bulk_json,
@@ -86,6 +86,7 @@ from saldo.serve.problems import (
     FieldError,
     Invalid,
     Problem,
+    detail_of,
 )
 from saldo.serve.settings import read_settings
 from saldo.serve.sweeps import Sweeper
@@ -325,7 +326,11 @@ async def put_limit(request: Request, _prefix: str, account_id: str) -> Response
     checked_account_id(account_id)
     caller.require(ADMIN, account_id)
     command = parse_limit(_json_of(request, await read_body(request)), account_id)
-    recorded = await _record_one(recorder, request, caller, command)
+    try:
+        recorded = await _record_one(recorder, request, caller, command)
+    except (TooManyDigits, AmountOutOfRange) as refused:
+        # The domain calls any amount a value; this request has another field for it.
+        raise Invalid([FieldError("overdraftLimit", detail_of(refused))]) from refused
     return _json(transaction_json(recorded.stored), 200, _headers(recorded))
 
 
