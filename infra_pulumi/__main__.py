@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pulumi
 import pulumi_aws as aws
@@ -19,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from infra_pulumi.certificates import Certificates
 from infra_pulumi.cluster import Cluster, kubeconfig_cluster
-from infra_pulumi.config import Aws, Eks, Stack
 from infra_pulumi.database import DatabaseAccess, PostgresPod, Rds
 from infra_pulumi.edge import Edge
 from infra_pulumi.functions import HASH_SECRET, Functions, Surroundings
@@ -34,6 +34,9 @@ from infra_pulumi.registry import Registry
 from infra_pulumi.secrets import Secrets
 from infra_pulumi.settings import read_stack
 from infra_pulumi.sources import SourcesIdentity, eks_identity, kubernetes_identity
+
+if TYPE_CHECKING:
+    from infra_pulumi.config import Aws, Eks, Stack
 
 # Keys the hashes of idempotency keys and of account ids in logs: bytes.
 HASH_SECRET_BYTES = 32

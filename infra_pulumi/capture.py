@@ -1,9 +1,9 @@
 """A run of the whole program without an engine: every resource it would make, as it asked for it.
 
-Pulumi's mocks answer where the cloud would. The tests judge what was asked, and render.py writes it
-down as manifests. Numbers come back as floats: Pulumi's wire knows no others.
+Pulumi's mocks answer where the cloud would. The tests judge what was asked, and render.py writes
+it down as manifests. Numbers come back as floats: Pulumi's wire knows no others.
 
-Pulumi's SDK keeps one program's state in its module, and threads and event loops that nobody closes:
+Pulumi's SDK keeps one program's state in its modules, and leaves event loops that nobody closes:
 ``capture_apart`` runs it in a process of its own, which is this file run as a module.
 """
 
@@ -69,9 +69,7 @@ def stack_values(stack: str) -> dict[str, Any]:
     """The values below ``saldo:`` of a stack file."""
     config = yaml.safe_load((HERE / f"Pulumi.{stack}.yaml").read_text())["config"]
     return {
-        key.removeprefix(_PREFIX): value
-        for key, value in config.items()
-        if key.startswith(_PREFIX)
+        key.removeprefix(_PREFIX): value for key, value in config.items() if key.startswith(_PREFIX)
     }
 
 
@@ -97,7 +95,7 @@ def capture(stack: str, values: Mapping[str, Any]) -> Captured:
     recorder = _Recorder(_Answers())
     mocks.set_mocks(_Answers(), project="saldo", stack=stack, preview=False, monitor=recorder)
     # The mocks' own root is there for tests that have no program of their own.
-    pulumi.runtime.settings.set_root_resource(None)
+    pulumi.runtime.settings.set_root_resource(None)  # type: ignore[arg-type]
     set_all_config({f"saldo:{key}": _text(value) for key, value in values.items()})
     try:
         loop.run_until_complete(pulumi_stack.run_in_stack(_run_program))
@@ -111,7 +109,12 @@ def capture_apart(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Captured]:
     """What ``capture`` returns for each stack and its values, in another process."""
     command = [sys.executable, "-m", "infra_pulumi.capture"]
     done = subprocess.run(  # noqa: S603 - this module
-        command, input=json.dumps(runs), check=True, cwd=HERE.parent, stdout=subprocess.PIPE, text=True
+        command,
+        input=json.dumps(runs),
+        check=True,
+        cwd=HERE.parent,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     return {
         stack: Captured(
@@ -132,7 +135,7 @@ def capture_apart(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Captured]:
 
 
 def main() -> None:
-    """Read stacks and their values from the standard input, write what they ask for to the output."""
+    """Read stacks and their values from the standard input, write what they ask for."""
     runs = json.load(sys.stdin)
     made = {stack: dataclasses.asdict(capture(stack, values)) for stack, values in runs.items()}
     json.dump(made, sys.stdout, default=sorted)
@@ -146,7 +149,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-class _Recorder(mocks.MockMonitor):  # type: ignore[misc] - the SDK leaves it untyped
+class _Recorder(mocks.MockMonitor):
     """The mocks' monitor, which also keeps what each request says besides its inputs."""
 
     def __init__(self, answers: mocks.Mocks) -> None:
@@ -159,7 +162,7 @@ class _Recorder(mocks.MockMonitor):  # type: ignore[misc] - the SDK leaves it un
         _name_references(request.object)
         if request.type == "eks:index:Cluster":
             self._register_eks_cluster(request)
-        response = super().RegisterResource(request)
+        response = super().RegisterResource(request)  # type: ignore[no-untyped-call]
         if request.type != "pulumi:pulumi:Stack":
             secrets: set[str] = set()
             inputs = _plain(rpc.deserialize_properties(request.object), "", secrets)
@@ -184,7 +187,7 @@ class _Recorder(mocks.MockMonitor):  # type: ignore[misc] - the SDK leaves it un
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: ANN401, N802 - the service's name
         if "::pulumi:pulumi:Stack::" in request.urn:
             self.outputs |= _plain(rpc.deserialize_properties(request.outputs), "", set())
-        return super().RegisterResourceOutputs(request)
+        return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
 
     def _register_eks_cluster(self, request: Any) -> None:  # noqa: ANN401 - the service's type
         """pulumi-eks runs elsewhere: what it would register is put there for it."""
@@ -218,7 +221,9 @@ class _Answers(mocks.Mocks):
         state = dict(args.inputs)
         last = args.typ.rpartition(":")[2].lower()
         # Each is one resource's only, so that whoever reads them can tell what refers to what.
-        state.setdefault("arn", f"arn:aws:{_service(args.typ)}:{REGION}:{ACCOUNT}:{last}/{args.name}")
+        state.setdefault(
+            "arn", f"arn:aws:{_service(args.typ)}:{REGION}:{ACCOUNT}:{last}/{args.name}"
+        )
         state.setdefault("name", args.name)
         state |= ADDED.get(args.typ, {})
         if args.typ == "eks:index:Cluster":
@@ -228,7 +233,7 @@ class _Answers(mocks.Mocks):
 
 
 def _service(token: str) -> str:
-    return token.split(":")[1].split("/")[0] if token.startswith("aws:") else "none"
+    return token.split(":")[1].partition("/")[0] if token.startswith("aws:") else "none"
 
 
 def _reference(urn: str, name: str) -> dict[str, Any]:
@@ -245,12 +250,14 @@ _MSK = "{}-1.saldo.example.c1.kafka.us-east-1.amazonaws.com:{}"
 # What the cloud would add, by type; the engine's tests answer the same.
 ADDED: dict[str, dict[str, Any]] = {
     "aws:msk/cluster:Cluster": {
-        "arn": f"arn:aws:kafka:{REGION}:{ACCOUNT}:cluster/saldo/00000000-0000-0000-0000-000000000000-1",
+        "arn": f"arn:aws:kafka:{REGION}:{ACCOUNT}:cluster/saldo/00000000-0000-0000",
         "bootstrapBrokersSaslIam": _MSK.format("b", 9098),
         "bootstrapBrokersSaslScram": _MSK.format("b", 9096),
     },
     "aws:kms/key:Key": {"keyId": "00000000-0000-0000-0000-000000000000"},
-    "aws:ecr/repository:Repository": {"repositoryUrl": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/x"},
+    "aws:ecr/repository:Repository": {
+        "repositoryUrl": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/x"
+    },
     "aws:msk/configuration:Configuration": {"latestRevision": 1},
     "aws:rds/instance:Instance": {
         "address": "saldo.example.us-east-1.rds.amazonaws.com",

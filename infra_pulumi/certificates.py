@@ -1,5 +1,7 @@
 """Who certifies: an authority of the stack's own, or one that browsers know."""
 
+# ruff: noqa: PLR0913, PLR0917 - a layer is made from every layer that it stands on
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,8 +1,10 @@
 """Kubernetes: EKS with its nodes and add-ons, or the cluster that a kubeconfig names."""
 
+# ruff: noqa: PLR0913, PLR0917 - a layer is made from every layer that it stands on
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 import pulumi_aws as aws
@@ -63,9 +65,8 @@ class Cluster(pulumi.ComponentResource):
         self.nodes = self._nodes_group(control_plane)
         cluster = self._control_plane(stack, eks_config, key, control_plane, logs)
         self.name = cluster.eks_cluster.apply(lambda made: made.name)
-        self.issuer = cluster.eks_cluster.apply(lambda made: made.identities).apply(
-            lambda identities: identities[0].oidcs[0].issuer
-        )
+        identities: Any = cluster.eks_cluster.apply(lambda made: made.identities)
+        self.issuer = identities.apply(lambda identities: identities[0].oidcs[0].issuer)
         self.provider = k8s.Provider(
             "cluster",
             kubeconfig=cluster.kubeconfig_json,
@@ -230,8 +231,8 @@ class Cluster(pulumi.ComponentResource):
                 # One hop ends at the node: no pod reads the node's credentials.
                 http_put_response_hop_limit=1,
             ),
-            # Bottlerocket: a read-only system disk, and this one for images and logs. AWS's own key:
-            # nothing of Saldo is kept here.
+            # Bottlerocket: a read-only system disk, and this one for images and logs. AWS's own
+            # key: nothing of Saldo is kept here.
             block_device_mappings=[
                 aws.ec2.LaunchTemplateBlockDeviceMappingArgs(
                     device_name="/dev/xvdb",
@@ -323,9 +324,7 @@ class Cluster(pulumi.ComponentResource):
             volume_binding_mode="WaitForFirstConsumer",
             allow_volume_expansion=True,
             reclaim_policy="Delete",
-            opts=pulumi.ResourceOptions(
-                parent=self, provider=self.provider, depends_on=[driver]
-            ),
+            opts=pulumi.ResourceOptions(parent=self, provider=self.provider, depends_on=[driver]),
         )
 
     def _controllers(self, stack: Stack, nodes: aws.eks.NodeGroup) -> None:

@@ -289,7 +289,7 @@ def _convert(hint: Any, path: str, value: object, problems: list[str]) -> Any:  
 
 def _check_shape(stack: Stack) -> list[str]:
     """Each shape has what it needs, and nothing that it would ignore."""
-    needed = {
+    needed: dict[str, dict[str, object]] = {
         "aws": {
             "saldo:aws": stack.aws,
             "saldo:eks": stack.eks,
@@ -435,8 +435,10 @@ def _check_connections(stack: Stack) -> list[str]:
     if needed <= usable:
         return []
     return [
-        f"saldo:database.connectionsMax: {stack.database.connections_max} leave {usable} for the"
-        f" functions, which may open {needed}: raise it, or lower podsMax or poolSize"
+        (
+            f"saldo:database.connectionsMax: {stack.database.connections_max} leave {usable} for"
+            f" the functions, which may open {needed}: raise it, or lower podsMax or poolSize"
+        )
     ]
 
 

@@ -1,5 +1,7 @@
 """PostgreSQL: RDS, or one pod in the cluster. TLS only, verified by whoever connects."""
 
+# ruff: noqa: PLR0913, PLR0917 - a layer is made from every layer that it stands on
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -62,7 +64,7 @@ class Rds(pulumi.ComponentResource):
 
     access: DatabaseAccess
 
-    def __init__(  # noqa: PLR0913 - one a layer it stands on
+    def __init__(
         self,
         name: str,
         stack: Stack,
@@ -84,13 +86,11 @@ class Rds(pulumi.ComponentResource):
             tags={"Name": f"{self._title}-database"},
             opts=self._own,
         )
-        cluster.allow(
-            "nodes-to-database", cluster.nodes, group, (POSTGRES_PORT, POSTGRES_PORT)
-        )
+        cluster.allow("nodes-to-database", cluster.nodes, group, (POSTGRES_PORT, POSTGRES_PORT))
         instance = self._instance(network, group, key)
         owner = secrets.deliver(
             CREDENTIALS,
-            instance.master_user_secrets.apply(lambda made: made[0].secret_arn),
+            instance.master_user_secrets.apply(lambda made: made[0].secret_arn or ""),
             {"owner-url": self._owner_url(instance)},
             properties=["username", "password"],
         )
@@ -117,7 +117,9 @@ class Rds(pulumi.ComponentResource):
         database, protected = self._stack.database, self._stack.protected
         # The two that RDS would make itself, unencrypted and for ever.
         logs = [
-            log_group(f"database-{kind}", f"/aws/rds/instance/{self._title}/{kind}", key, parent=self)
+            log_group(
+                f"database-{kind}", f"/aws/rds/instance/{self._title}/{kind}", key, parent=self
+            )
             for kind in ("postgresql", "upgrade")
         ]
         monitoring = service_role(
@@ -237,7 +239,7 @@ class PostgresPod(pulumi.ComponentResource):
 
     access: DatabaseAccess
 
-    def __init__(  # noqa: PLR0913 - one a layer it stands on
+    def __init__(
         self,
         name: str,
         stack: Stack,
@@ -326,9 +328,7 @@ class PostgresPod(pulumi.ComponentResource):
             "name": "postgres",
             "image": versions.POSTGRES_IMAGE,
             "args": [
-                word
-                for name, value in settings.items()
-                for word in ("-c", f"{name}={value}")
+                word for name, value in settings.items() for word in ("-c", f"{name}={value}")
             ],
             "ports": [{"name": "postgresql", "containerPort": POSTGRES_PORT}],
             "env": environment,

@@ -1,5 +1,7 @@
 """The way in from the internet: one load balancer that passes TLS on, and the functions' names."""
 
+# ruff: noqa: PLR0913, PLR0917 - a layer is made from every layer that it stands on
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -24,7 +26,7 @@ KOURIER_TLS_PORT = 8443
 class Edge(pulumi.ComponentResource):
     """The load balancer and the names of one stack in AWS."""
 
-    def __init__(  # noqa: PLR0913 - one a layer it stands on
+    def __init__(
         self,
         name: str,
         stack: Stack,
@@ -54,9 +56,7 @@ class Edge(pulumi.ComponentResource):
             cidr_ipv4="0.0.0.0/0",
             opts=own,
         )
-        cluster.allow(
-            "edge-to-kourier", group, cluster.nodes, (KOURIER_TLS_PORT, KOURIER_TLS_PORT)
-        )
+        cluster.allow("edge-to-kourier", group, cluster.nodes, (KOURIER_TLS_PORT, KOURIER_TLS_PORT))
         balancer = aws.lb.LoadBalancer(
             "edge",
             name=title,

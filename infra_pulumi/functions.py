@@ -345,7 +345,10 @@ class Functions(pulumi.ComponentResource):
 
     def _volumes(self, function: Function) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         around = self._around
-        volumes = [{"name": "tmp", "emptyDir": {}}, {"name": "database"} | around.database.authority]
+        volumes = [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "database"} | around.database.authority,
+        ]
         mounts = [_mount("tmp", "/tmp"), _mount("database", AUTHORITY_DIR)]  # noqa: S108 - the pod's own
         if function is RECORD and around.kafka.authority is not None:
             secret, key = around.kafka.authority
@@ -353,9 +356,7 @@ class Functions(pulumi.ComponentResource):
             volumes.append({"name": "kafka", "secret": {"secretName": secret, "items": items}})
             mounts.append(_mount("kafka", KAFKA_AUTHORITY_DIR))
         if around.sources.authority is not None and self._takes_sources(function):
-            volumes.append(
-                {"name": "sources", "configMap": {"name": around.sources.authority}}
-            )
+            volumes.append({"name": "sources", "configMap": {"name": around.sources.authority}})
             mounts.append(_mount("sources", SOURCES_AUTHORITY_DIR))
         return volumes, mounts
 

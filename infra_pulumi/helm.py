@@ -1,5 +1,7 @@
 """Helm charts, pinned, each waited for: what comes next needs its custom resources."""
 
+# ruff: noqa: PLR0913 - what a chart or a role is made of, each named where it is called
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,5 @@ def release(
             timeout=INSTALL_TIMEOUT_S,
             values=values,
         ),
-        opts=pulumi.ResourceOptions(
-            parent=parent, provider=provider, depends_on=list(depends_on)
-        ),
+        opts=pulumi.ResourceOptions(parent=parent, provider=provider, depends_on=list(depends_on)),
     )

@@ -1,5 +1,7 @@
 """IAM roles: of AWS's services, and of pods by EKS Pod Identity."""
 
+# ruff: noqa: PLR0913 - what a chart or a role is made of, each named where it is called
+
 from __future__ import annotations
 
 import json

@@ -24,7 +24,7 @@ POSTGRES_PORT = 5432
 # MSK's listeners, and Strimzi's one for clients.
 MSK_IAM_PORT, MSK_SCRAM_PORT = 9098, 9096
 STRIMZI_CLIENT_PORT = 9093
-# queue-proxy in front of each function: requests (plain, HTTP/2, TLS), its own and the user's metrics.
+# queue-proxy before each function: requests (plain, HTTP/2, TLS), its metrics and the function's.
 QUEUE_PROXY_PORTS = (8012, 8013, 8112, 9090, 9091)
 # The agent of EKS Pod Identity, on the node itself.
 POD_IDENTITY = "169.254.170.23/32"
@@ -189,9 +189,7 @@ class Isolation(pulumi.ComponentResource):
             },
             opts=pulumi.ResourceOptions(parent=self, provider=provider),
         )
-        inside = pulumi.ResourceOptions(
-            parent=self, provider=provider, depends_on=[self.namespace]
-        )
+        inside = pulumi.ResourceOptions(parent=self, provider=provider, depends_on=[self.namespace])
         spec: Any
         for policy, spec in policies(stack, data_cidrs).items():
             k8s.networking.v1.NetworkPolicy(

@@ -1,5 +1,7 @@
 """Kafka: MSK, or Strimzi in the cluster. Either way TLS only, and nobody without an identity."""
 
+# ruff: noqa: PLR0913, PLR0917 - a layer is made from every layer that it stands on
+
 from __future__ import annotations
 
 import json
@@ -11,9 +13,8 @@ import pulumi_aws as aws
 import pulumi_random as random
 
 from infra_pulumi import versions
-from infra_pulumi.isolation import EVENTING, MSK_IAM_PORT, MSK_SCRAM_PORT, STRIMZI_CLIENT_PORT
+from infra_pulumi.isolation import EVENTING, MSK_IAM_PORT, MSK_SCRAM_PORT, STRIMZI_CLIENT_PORT, part
 from infra_pulumi.isolation import namespace as all_pods_of
-from infra_pulumi.isolation import part
 from infra_pulumi.keys import layer_key, log_group
 from infra_pulumi.operators import custom_resource
 from infra_pulumi.parts import (

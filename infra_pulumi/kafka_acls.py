@@ -56,12 +56,10 @@ def main() -> None:
     )
     # The first token is made while polling.
     client.poll(1)
-    wanted = acls(
-        os.environ["CONSUMER"], os.environ["KAFKA_TOPIC"], os.environ["CONSUMER_GROUP"]
-    )
+    wanted = acls(os.environ["CONSUMER"], os.environ["KAFKA_TOPIC"], os.environ["CONSUMER_GROUP"])
     for binding, outcome in client.create_acls(wanted, request_timeout=TIMEOUT_S).items():
         outcome.result(timeout=TIMEOUT_S)
-        print(binding)
+        print(binding)  # noqa: T201 - the Job's log
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The operators that the rest is made through, and the manifest of one custom resource."""
 
+# ruff: noqa: PLR0913 - a layer is made from every layer that it stands on
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

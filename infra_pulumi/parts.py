@@ -12,7 +12,7 @@ TOPIC = "transactions"
 PORT = 8080
 CONSUMER_GROUP = "saldo-project-balance"
 KAFKA_SOURCE = "transactions"
-# The role that the projector's source logs in to Kafka with, and the recorder's where IAM is absent.
+# The user that the KafkaSource logs in to Kafka as, and the recorder's where there is no IAM.
 KAFKA_SOURCE_USER = "saldo-kafka-source"
 KAFKA_RECORDER_USER = "saldo-record-transaction"
 

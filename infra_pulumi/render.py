@@ -1,8 +1,8 @@
 """Writes the objects of the shape cluster to a folder: `make manifests`.
 
-For GitOps and for a plain `kubectl apply`. One file an object, numbered in an order in which they can
-be applied; charts are only named, since their objects are theirs. No secret is among them: passwords
-are made up in the cluster.
+For GitOps and for a plain `kubectl apply`. One file an object, numbered in an order in which they
+can be applied; charts are only named, since their objects are theirs. No secret is among them:
+passwords are made up in the cluster.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ STACK = "cluster"
 INTRODUCTION = """\
 # Saldo for a cluster that is there already
 
-Written by `make manifests` from Pulumi.cluster.yaml; change that file, not these. Install the charts
-below, each in a namespace of its own name, and wait for them; then:
+Written by `make manifests` from Pulumi.cluster.yaml; change that file, not these. Install the
+charts below, each in the namespace beside it, and wait for them; then:
 
     kubectl apply -f .
 
 Kinds that an operator has not defined yet are refused at first: apply again until nothing is. The
 functions' pods wait for the database, the migrations Job for the database's password.
 
-| chart | version | values |
-|---|---|---|
+| chart | version | namespace | values |
+|---|---|---|---|
 """
 
 
@@ -51,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.images is not None:
         values["images"] = json.loads(options.images.read_text())
     if values["images"] == "pending":
-        print(
+        print(  # noqa: T201 - to whoever runs make
             f"saldo:images of Pulumi.{STACK}.yaml is pending: run `make images STACK={STACK}`"
             " first, or name them by --images",
             file=sys.stderr,
         )
         return 1
     written = write(capture(STACK, values).resources, options.out)
-    print(f"{written} objects in {options.out}")
+    print(f"{written} objects in {options.out}")  # noqa: T201 - to whoever runs make
     return 0
 
 
@@ -73,7 +73,8 @@ def write(resources: Iterable[Resource], folder: Path) -> int:
         text = yaml.safe_dump(item, sort_keys=True, width=100)
         (folder / f"{index:02d}-{name}.yaml").write_text(text)
     rows = [
-        f"| {chart['chart']} | {chart['version']} | `{json.dumps(chart['values'], sort_keys=True)}` |\n"
+        f"| {chart['chart']} | {chart['version']} | {chart['namespace']}"
+        f" | `{json.dumps(chart['values'], sort_keys=True)}` |\n"
         for chart in charts(resources)
     ]
     (folder / "README.md").write_text(INTRODUCTION + "".join(rows))

@@ -1,9 +1,11 @@
 """Secrets: where they are made, and how they reach a pod. No value is ever written in a program.
 
 In AWS, Secrets Manager holds them and the External Secrets operator copies them into the namespace.
-Elsewhere the operator's generator makes them up in the cluster, once: neither Pulumi's state nor the
-rendered manifests have ever seen them.
+Elsewhere the operator's generator makes them up in the cluster, once: neither Pulumi's state nor
+the rendered manifests have ever seen them.
 """
+
+# ruff: noqa: PLR0913, PLR0917 - a layer is made from every layer that it stands on
 
 from __future__ import annotations
 
@@ -11,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 import pulumi_aws as aws
-import pulumi_kubernetes as k8s
 
 from infra_pulumi.identity import pod_role
 from infra_pulumi.keys import layer_key
@@ -19,6 +20,8 @@ from infra_pulumi.operators import EXTERNAL_SECRETS, custom_resource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import pulumi_kubernetes as k8s
 
     from infra_pulumi.cluster import Cluster
     from infra_pulumi.config import Aws, Stack
@@ -42,7 +45,7 @@ class Secrets(pulumi.ComponentResource):
     # Encrypts the secrets that the program itself makes. None outside AWS.
     key: aws.kms.Key | None
 
-    def __init__(  # noqa: PLR0913 - one a layer it stands on
+    def __init__(
         self,
         name: str,
         stack: Stack,
@@ -81,7 +84,7 @@ class Secrets(pulumi.ComponentResource):
         )
 
     def _manager(self, place: Aws, cluster: Cluster) -> pulumi.Resource:
-        """The store behind Secrets Manager, and the operator's right to read this stack's secrets."""
+        """The store in front of Secrets Manager, and the operator's right to read this stack's."""
         stack = pulumi.get_stack()
         here = f"{place.region}:{place.account}"
         pod_role(
@@ -115,9 +118,7 @@ class Secrets(pulumi.ComponentResource):
                         "StringEquals": {
                             "kms:ViaService": f"secretsmanager.{place.region}.amazonaws.com"
                         },
-                        "ForAnyValue:StringLike": {
-                            "kms:ResourceAliases": f"alias/saldo-{stack}-*"
-                        },
+                        "ForAnyValue:StringLike": {"kms:ResourceAliases": f"alias/saldo-{stack}-*"},
                     },
                 },
             ],
@@ -222,5 +223,3 @@ class Secrets(pulumi.ComponentResource):
 def from_secret(secret: str, key: str) -> dict[str, Any]:
     """A pod's environment variable that comes from a Secret of its namespace."""
     return {"secretKeyRef": {"name": secret, "key": key}}
-
-

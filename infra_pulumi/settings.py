@@ -16,7 +16,9 @@ def read_stack() -> Stack:
     try:
         return read_config({key: _parse(config.get(key)) for key in KEYS})
     except BadConfig as bad:
-        raise pulumi.RunError(f"Pulumi.{pulumi.get_stack()}.yaml cannot be deployed:\n{bad}") from bad
+        raise pulumi.RunError(
+            f"Pulumi.{pulumi.get_stack()}.yaml cannot be deployed:\n{bad}"
+        ) from bad
 
 
 def _parse(text: str | None) -> Any:  # noqa: ANN401 - whatever the file holds

@@ -91,6 +91,8 @@ def run_inside(command: Sequence[str]) -> int:
         except subprocess.TimeoutExpired:
             engine.kill()
         shutil.rmtree(state, ignore_errors=True)
+        # Gigabytes of layers, of which the next run would use none: its bases are new ones.
+        shutil.rmtree(FOLDER / "data", ignore_errors=True)
 
 
 if __name__ == "__main__":

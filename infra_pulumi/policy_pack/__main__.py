@@ -1,5 +1,7 @@
 """The policies of policies.py inside `pulumi preview --policy-pack infra_pulumi/policy_pack`."""
 
+# ruff: noqa: INP001 - Pulumi runs it by its path
+
 from __future__ import annotations
 
 import sys
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-# Stands for what the cloud has yet to say, in a preview: it is there, and it is not empty.
-UNKNOWN = "(known once it is made)"
+# Stands for what the cloud has yet to say, in a preview: it is there, it is not empty, and like a
+# template it is not what it will be.
+UNKNOWN = "{{ known once it is made }}"
 
 
 def _validator(policy: Policy) -> Callable[[ResourceValidationArgs, ReportViolation], None]:

@@ -395,6 +395,24 @@ async def test_a_request_in_flight_is_answered_before_the_process_ends(
     assert await is_outbox_empty(superuser)
 
 
+async def test_an_event_stream_does_not_hold_up_the_end(
+    serve: Serve, superuser: Connection
+) -> None:
+    """A stream lasts longer than the server's own patience; it is told to end at the signal."""
+    record, balance = serve(RECORD), serve(BALANCE)
+    async with client_of(record.url) as client:
+        await client.post("/transactions", json=SALARY)
+    async with (
+        client_of(balance.url) as client,
+        client.stream("GET", "/balances/stream?accountId=wesley") as stream,
+    ):
+        lines = stream.aiter_lines()
+        assert (await anext(lines)).startswith("retry:")
+        balance.child.process.send_signal(signal.SIGTERM)
+        assert await ended(balance) in {0, -signal.SIGTERM}
+    assert await said(superuser, "SELECT count(*) FROM event_store.stream") == 1
+
+
 async def test_a_client_that_goes_away_cancels_nobody(serve: Serve, superuser: Connection) -> None:
     """Both wait for the same account, in one batch; the one that left is recorded all the same."""
     record = serve(RECORD)

@@ -1,5 +1,7 @@
 """One way, or more, of breaking each policy: what a policy does not notice, it does not guard."""
 
+# ruff: noqa: FBT003 - a value to put has no name but its path
+
 from __future__ import annotations
 
 import json
@@ -126,9 +128,7 @@ BREACHES = [
         do=_statement("assumeRolePolicy"),
         of=lambda role: "pods.eks" in role["assumeRolePolicy"],
     ),
-    Breach(
-        policy="secrets-have-a-key-of-their-own", says="kmsKeyId", do=_put("kmsKeyId", ...)
-    ),
+    Breach(policy="secrets-have-a-key-of-their-own", says="kmsKeyId", do=_put("kmsKeyId", ...)),
     Breach(
         policy="logs-are-encrypted-and-kept",
         says="retentionInDays",
@@ -154,6 +154,11 @@ BREACHES = [
         policy="clusters-are-closed-and-logged",
         says="authenticationMode",
         do=_put("authenticationMode", "API_AND_CONFIG_MAP"),
+    ),
+    Breach(
+        policy="made-clusters-are-closed-and-logged",
+        says="publicAccessCidrs must be narrow",
+        do=_put("vpcConfig/publicAccessCidrs", []),
     ),
     Breach(
         policy="nodes-keep-their-credentials",
@@ -343,9 +348,7 @@ BREACHES = [
         says="ClusterIP",
         do=_put("spec/type", "LoadBalancer"),
     ),
-    Breach(
-        policy="names-have-certificates", says="tls.secretName", do=_put("spec/tls", {})
-    ),
+    Breach(policy="names-have-certificates", says="tls.secretName", do=_put("spec/tls", {})),
     Breach(
         policy="the-namespace-enforces-restricted",
         says="level restricted",

@@ -1,7 +1,7 @@
 """What the deployment's tests share: each stack as the program asks for it, captured once.
 
-Most of them need Pulumi's SDK, which is in .venv-infra and not in .venv: there they are left out, and
-the run's header says so. `make test-infra` runs all of them.
+Most of them need Pulumi's SDK, which is in .venv-infra and not in .venv: there they are left out,
+and the run's header says so. `make test-infra` runs all of them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from infra_pulumi.capture import Captured
     from tests.infra.definitions import Schema
+
+    RecordProperty = Callable[[str, object], None]
 
 HERE = Path(__file__).parent
 STACKS = ("cluster", "dev", "prod")
@@ -24,9 +28,7 @@ WITHOUT_PULUMI = {"test_config.py"}
 HAS_PULUMI = find_spec("pulumi") is not None
 
 collect_ignore = (
-    []
-    if HAS_PULUMI
-    else [f.name for f in HERE.glob("test_*.py") if f.name not in WITHOUT_PULUMI]
+    [] if HAS_PULUMI else [f.name for f in HERE.glob("test_*.py") if f.name not in WITHOUT_PULUMI]
 )
 
 

@@ -1,4 +1,4 @@
-"""Judging an object by the definition of its kind, closed: what the definition does not name is wrong.
+"""Judging an object by the definition of its kind, closed: what that does not name is wrong.
 
 The API server would drop such a field without a word, or a strict one refuse it.
 """

@@ -1,4 +1,6 @@
-"""One stack's whole life in Pulumi's real engine, told as JSON: python -m tests.infra.engine STACK
+"""One stack's whole life in Pulumi's real engine, told as JSON.
+
+    python -m tests.infra.engine STACK
 
 Run as a process of its own: Pulumi's SDK leaves threads and event loops behind that nobody closes.
 """
@@ -68,7 +70,7 @@ class Life:
         self.configure()
 
     def _analyzer(self) -> Path:
-        """The folder with what starts a policy pack, which comes with Pulumi's own build of the CLI."""
+        """The folder with what starts a policy pack: Pulumi's own build of the CLI brings it."""
         program = self._folder / "bin" / "pulumi-analyzer-policy-python"
         program.parent.mkdir()
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -u -m pulumi.policy "$1" "$2"\n')

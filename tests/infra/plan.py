@@ -1,8 +1,8 @@
 """What the program asks AWS for, in the forms that others' checks read.
 
 Terraform's plan for checkov: Pulumi's provider is bridged from Terraform's, so that names differ in
-their spelling and lists of one are unwrapped. CloudFormation for cfn-lint: the few types whose values
-it knows.
+their spelling and lists of one are unwrapped. CloudFormation for cfn-lint: the few types whose
+values it knows.
 """
 
 from __future__ import annotations
@@ -205,7 +205,9 @@ def cloudformation(captured: Captured) -> dict[str, Any]:
     for resource in captured.resources:
         made = _FORMED.get(resource.type)
         if made is not None:
-            title = re.sub(r"\W|_", "", f"{resource.type.rpartition(':')[2]}{resource.name.title()}")
+            title = re.sub(
+                r"\W|_", "", f"{resource.type.rpartition(':')[2]}{resource.name.title()}"
+            )
             resources[title] = made(resource.inputs)
     return {"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}
 

@@ -1,7 +1,8 @@
 """A provider that makes nothing: Pulumi's real engine talks to it as to AWS's or Kubernetes' own.
 
-It takes every resource, answers as the mocks do, and, in a preview, with the inputs only, so that what
-the cloud would add is unknown there as it is in life. The engine finds it by PULUMI_DEBUG_PROVIDERS.
+It takes every resource, answers as the mocks do, and, in a preview, with the inputs only, so that
+what the cloud would add is unknown there as it is in life. The engine finds it by
+PULUMI_DEBUG_PROVIDERS.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ MESSAGE_BYTES_MAX = 64 << 20
 EKS = "eks:index:Cluster"
 
 
-class StandIn(provider_pb2_grpc.ResourceProviderServicer):  # type: ignore[misc] - generated
+class StandIn(provider_pb2_grpc.ResourceProviderServicer):
     """The whole of the protocol that the engine uses, for every package at once."""
 
     def __init__(self, secrets: dict[str, str]) -> None:
@@ -85,7 +86,8 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):  # type: ignore[misc]
         _, kind, name = request.urn.rsplit("::", 2)
         self.made.append(request.urn)
         return provider_pb2.CreateResponse(
-            id=f"{name}-id", properties=self._state(kind.rpartition("$")[2], name, request.properties)
+            id=f"{name}-id",
+            properties=self._state(kind.rpartition("$")[2], name, request.properties),
         )
 
     def _state(self, kind: str, name: str, properties: Any) -> Struct:  # noqa: ANN401 - protobuf's
@@ -129,7 +131,7 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):  # type: ignore[misc]
                     protect=request.protect,
                 )
             )
-            name = request.inputs.fields["name"].string_value
+            made = _eks_cluster(json_format.MessageToDict(request.inputs))
             cluster = monitor.RegisterResource(
                 resource_pb2.RegisterResourceRequest(
                     type="aws:eks/cluster:Cluster",
@@ -139,7 +141,7 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):  # type: ignore[misc]
                     acceptSecrets=True,
                     acceptResources=True,
                     provider=request.providers["aws"],
-                    object=json_format.ParseDict(eks_cluster(name), Struct()),
+                    object=json_format.ParseDict(made, Struct()),
                 )
             )
             outputs = Struct()
@@ -154,6 +156,20 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):  # type: ignore[misc]
                 resource_pb2.RegisterResourceOutputsRequest(urn=component.urn, outputs=outputs)
             )
         return provider_pb2.ConstructResponse(urn=component.urn, state=outputs)
+
+
+def _eks_cluster(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The cluster of AWS that pulumi-eks makes of its inputs, as far as anything here looks."""
+    return eks_cluster(inputs["name"]) | {
+        "accessConfig": {"authenticationMode": inputs["authenticationMode"]},
+        "vpcConfig": {
+            "endpointPrivateAccess": inputs["endpointPrivateAccess"],
+            "endpointPublicAccess": inputs["endpointPublicAccess"],
+            "publicAccessCidrs": inputs["publicAccessCidrs"],
+        },
+        "enabledClusterLogTypes": inputs["enabledClusterLogTypes"],
+        "encryptionConfig": {"provider": {"keyArn": inputs["encryptionConfigKeyArn"]}},
+    }
 
 
 @contextmanager

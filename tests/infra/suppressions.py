@@ -1,4 +1,4 @@
-"""What checkov finds and stays as it is: the check, where, and why. An entry that nothing needs fails."""
+"""What checkov finds and stays as it is: where, and why. An entry that nothing needs fails."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SUPPRESSIONS = (
     Suppression(
         check="CKV_AWS_91",
         resource="aws_lb.edge",
-        why="A network load balancer logs the connections of TLS listeners only; this one passes TLS"
-        " on. The flow logs have its connections, Kourier and the functions the requests.",
+        why="A network load balancer logs the connections of TLS listeners only; this one passes"
+        " TLS on. The flow logs have its connections, Kourier and the functions the requests.",
     ),
     Suppression(
         check="CKV_AWS_226",
         resource="aws_db_instance.database",
-        why="The minor version is pinned in versions.py and raised there: an upgrade by itself would"
-        " be a restart nobody planned, and a difference in every later preview.",
+        why="The minor version is pinned in versions.py and raised there: an upgrade by itself"
+        " would be a restart nobody planned, and a difference in every later preview.",
     ),
     Suppression(
         check="CKV2_AWS_30",
@@ -46,8 +46,8 @@ SUPPRESSIONS = (
     Suppression(
         check="CKV2_AWS_57",
         resource="aws_secretsmanager_secret.hash",
-        why="It keys the hashes of idempotency keys: another key would take a repeated request for a"
-        " new one. docs/deploy.md says what to do if it leaks.",
+        why="It keys the hashes of idempotency keys: another key would take a repeated request"
+        " for a new one. docs/deploy.md says what to do if it leaks.",
     ),
     Suppression(
         check="CKV2_AWS_57",

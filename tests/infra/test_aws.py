@@ -1,4 +1,4 @@
-"""What the program asks AWS for: the shape of the stacks, and the checks of others over all of it."""
+"""What the program asks AWS for: the shape of the stacks, and the checks of others over it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.infra.suppressions import SUPPRESSIONS
 
 if TYPE_CHECKING:
     from infra_pulumi.capture import Captured
+    from tests.infra.conftest import RecordProperty
 
 AWS_STACKS = ("dev", "prod")
 in_aws = pytest.mark.parametrize("stack", AWS_STACKS, indirect=True)
@@ -60,14 +61,14 @@ def test_pods_and_data_are_in_subnets_that_nobody_reaches(captured: Captured) ->
 
 def test_the_subnets_of_a_network_do_not_overlap() -> None:
     nets = [
-        ipaddress.ip_network(cidr)
+        ipaddress.IPv4Network(cidr)
         for cidrs in subnets("10.40.0.0/16", 3).values()
         for cidr in cidrs
     ]
 
     assert len(nets) == 9
     assert not any(a.overlaps(b) for a in nets for b in nets if a is not b)
-    assert all(net.subnet_of(ipaddress.ip_network("10.40.0.0/16")) for net in nets)
+    assert all(net.subnet_of(ipaddress.IPv4Network("10.40.0.0/16")) for net in nets)
 
 
 @in_aws
@@ -86,7 +87,9 @@ def test_the_data_are_reached_from_the_nodes_only(captured: Captured) -> None:
 
 @in_aws
 def test_each_function_has_a_role_that_logs_in_as_itself_alone(captured: Captured) -> None:
-    policies = {r.name: r.inputs["policy"] for r in captured.resources if r.type.endswith(":RolePolicy")}
+    policies = {
+        r.name: r.inputs["policy"] for r in captured.resources if r.type.endswith(":RolePolicy")
+    }
     roles = {
         "record-transaction": "saldo_record",
         "project-balance": "saldo_project",
@@ -98,8 +101,7 @@ def test_each_function_has_a_role_that_logs_in_as_itself_alone(captured: Capture
         assert [login.rpartition("/")[2] for login in logins] == [role]
         may_write = "kafka-cluster:WriteData" in policies[function]
         assert may_write == (
-            function == "record-transaction"
-            and bool(by_type(captured, "aws:msk/cluster:Cluster"))
+            function == "record-transaction" and bool(by_type(captured, "aws:msk/cluster:Cluster"))
         )
 
 
@@ -169,7 +171,7 @@ def checkov(plan: dict[str, Any], folder: Path) -> tuple[int, set[tuple[str, str
 @in_aws
 @pytest.mark.slow
 def test_checkov_finds_nothing_but_what_has_its_reason(
-    captured: Captured, stack: str, tmp_path: Path, record_property: Any
+    captured: Captured, stack: str, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     passed, found = checkov(terraform_plan(captured), tmp_path)
     record_property("checks passed", passed)
@@ -203,7 +205,7 @@ def cfn_lint(template: dict[str, Any], folder: Path) -> list[str]:
     file = folder / "template.json"
     file.write_text(json.dumps(template))
     done = subprocess.run(
-        [Path(sys.executable).with_name("cfn-lint"), "--region", "us-east-1"]
+        [str(Path(sys.executable).with_name("cfn-lint")), "--region", "us-east-1"]
         + ["--format", "json", "--", str(file)],
         check=False, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -215,7 +217,7 @@ def cfn_lint(template: dict[str, Any], folder: Path) -> list[str]:
 @in_aws
 @pytest.mark.slow
 def test_cfn_lint_knows_every_value(
-    captured: Captured, tmp_path: Path, record_property: Any
+    captured: Captured, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     template = cloudformation(captured)
     record_property("resources seen", len(template["Resources"]))

@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.infra.conftest import tool
+
+if TYPE_CHECKING:
+    from tests.infra.conftest import RecordProperty
 
 ROOT = Path(__file__).parents[2]
 LIFE_TIMEOUT_S = 900
@@ -35,7 +38,9 @@ def life(request: pytest.FixtureRequest) -> dict[str, Any]:
     return told | {"stack": request.param}
 
 
-def test_a_preview_makes_nothing_and_shows_all(life: dict[str, Any], record_property: Any) -> None:
+def test_a_preview_makes_nothing_and_shows_all(
+    life: dict[str, Any], record_property: RecordProperty
+) -> None:
     record_property("resources seen", len(life["preview"]["create"]))
 
     assert life["made_by_preview"] == 0

@@ -21,9 +21,11 @@ from tests.infra import definitions
 from tests.infra.conftest import by_kind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from infra_pulumi.capture import Captured
+    from tests.infra.conftest import RecordProperty
 
 # Kinds whose definition is not at hand: the load balancer controller's, and ESO's generator.
 WITHOUT_DEFINITION = {
@@ -46,7 +48,7 @@ def strictly(item: dict[str, Any]) -> None:
 
 
 def test_objects_of_kubernetes_itself_are_valid(
-    captured: Captured, record_property: Any
+    captured: Captured, record_property: RecordProperty
 ) -> None:
     items = [item for item in whole(captured) if is_core(item)]
     record_property("objects seen", len(items))
@@ -65,7 +67,7 @@ def test_the_strict_check_notices_a_field_that_is_not_there(captured: Captured) 
 
 
 def test_custom_objects_meet_their_closed_definitions(
-    captured: Captured, schemas: dict[tuple[str, str], Any], record_property: Any
+    captured: Captured, schemas: dict[tuple[str, str], Any], record_property: RecordProperty
 ) -> None:
     items = [item for item in whole(captured) if not is_core(item)]
     record_property("objects seen", len(items))
@@ -94,8 +96,12 @@ def test_custom_objects_meet_their_closed_definitions(
         ("Certificate", "spec/dnsName", "x", "'dnsName' was unexpected"),
     ],
 )
-def test_a_field_that_a_definition_lacks_is_noticed(
-    kind: str, path: str, value: object, problem: str, captures: dict[str, Captured],
+def test_a_field_that_a_definition_lacks_is_noticed(  # noqa: PLR0913, PLR0917 - a case's parts
+    kind: str,
+    path: str,
+    value: object,
+    problem: str,
+    captures: dict[str, Captured],
     schemas: dict[tuple[str, str], Any],
 ) -> None:
     item = copy.deepcopy(next(i for i in whole(captures["cluster"]) if i["kind"] == kind))
@@ -137,7 +143,7 @@ def test_every_reference_to_a_secret_or_a_file_leads_somewhere(captured: Capture
     assert named <= made
 
 
-def walk(value: Any) -> Any:
+def walk(value: object) -> Iterator[tuple[str, Any]]:
     """Every key with its value, at any depth."""
     if isinstance(value, dict):
         for key, item in value.items():
@@ -296,9 +302,7 @@ def test_the_manifests_name_their_charts_with_versions(manifests: Path) -> None:
         assert f"| {chart.name} | {chart.version} |" in readme
 
 
-def test_rendering_again_changes_nothing(
-    manifests: Path, captures: dict[str, Captured]
-) -> None:
+def test_rendering_again_changes_nothing(manifests: Path, captures: dict[str, Captured]) -> None:
     before = {file.name: file.read_text() for file in manifests.iterdir()}
     render.write(tuple(reversed(captures["cluster"].resources)), manifests)
 

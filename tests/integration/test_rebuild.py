@@ -408,6 +408,7 @@ class Traffic:
         await asyncio.gather(*running)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_reads_writes_and_projections_go_on_across_two_rebuilds(
     database: Database, serve: Serve

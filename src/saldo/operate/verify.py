@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -216,7 +217,7 @@ async def _walk(taken: Snapshots, workers: int) -> AsyncIterator[tuple[Counts, l
         return
     # Spawned, not forked: a fork would share the sockets that hold the snapshots.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts)
     loop = asyncio.get_running_loop()
     try:
         runs = [loop.run_in_executor(pool, _run_range, work) for work in taken.works]
@@ -224,6 +225,11 @@ async def _walk(taken: Snapshots, workers: int) -> AsyncIterator[tuple[Counts, l
             yield await run
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches all processes of the terminal; only the one that leads answers to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_range(work: Work) -> tuple[Counts, list[Fault]]:

@@ -31,7 +31,7 @@ from saldo.query.statement import (
 )
 from saldo.query.stream import STREAMS_MAX, balance_events
 from saldo.query.watch import TooManyWaiters, Watch
-from saldo.serve.app import Resident
+from saldo.serve.app import DRAINS, Resident
 from saldo.serve.auth import ANYONE, READ, Caller, authenticator_of
 from saldo.serve.cloud_event import read_cloud_event
 from saldo.serve.database import close_pool, open_pool, rds_iam_password
@@ -111,9 +111,14 @@ class Reader:
             return ANYONE
         return await self.authenticator.authenticate(request.headers.get("authorization"))
 
+    def drain(self) -> None:
+        """End the event streams and the long waits: the process is about to stop."""
+        self.stopping = True
+        self.watch.release()
+
     async def close(self) -> None:
         """Answer what waits and let go."""
-        self.stopping = True
+        self.drain()
         await self.reads.drain()
         await self.watch.close()
         await close_pool(self.read_model, CLOSE_POOL_S)
@@ -136,6 +141,7 @@ async def open_reader() -> Reader:
     reader = Reader(read_settings("get_balance"))
     await reader.read_model
     await reader.streams_pool
+    DRAINS.append(reader.drain)
     return reader
 
 

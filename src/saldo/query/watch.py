@@ -32,6 +32,7 @@ class Watch:
         self._positions = positions
         self._waiting: defaultdict[str, set[tuple[int, asyncio.Future[int]]]] = defaultdict(set)
         self._count = 0
+        self._released = False
         self._poller: asyncio.Task[None] | None = None
 
     @property
@@ -43,6 +44,8 @@ class Watch:
         """The account's position once it is at least ``position``; None after ``timeout_s``."""
         if self._count >= WAITERS_MAX:
             raise TooManyWaiters
+        if self._released:
+            return None
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         waiter = (position, future)
         self._waiting[account_id].add(waiter)
@@ -51,9 +54,11 @@ class Watch:
             self._poller = asyncio.create_task(self._poll())
         try:
             async with asyncio.timeout(timeout_s):
-                return await future
+                reached = await future
         except TimeoutError:
             return None
+        else:
+            return reached if reached >= position else None
         finally:
             self._count -= 1
             waiters = self._waiting[account_id]
@@ -80,6 +85,14 @@ class Watch:
             # A waiter that came between the last check and here would wait for nobody.
             if self._waiting:
                 self._poller = asyncio.create_task(self._poll())
+
+    def release(self) -> None:
+        """Let all waiters go with what they have, and keep no new one: the process stops."""
+        self._released = True
+        for waiters in self._waiting.values():
+            for _, future in waiters:
+                if not future.done():
+                    future.set_result(-1)
 
     async def close(self) -> None:
         """Stop polling."""

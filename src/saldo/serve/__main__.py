@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from saldo.serve.app import build_app
+from saldo.serve.app import begin_drain, build_app
 from saldo.serve.logs import log_config
 from saldo.serve.settings import BadSetting, read_settings
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 # A proxy in front keeps idle connections for 90 s: closing them earlier answers a request with a
 # reset. The drain ends well inside the pod's termination grace.
 KEEP_ALIVE_S = 120
 DRAIN_S = 20
 BACKLOG = 2_048
+
+
+class DrainingServer(uvicorn.Server):
+    """Tells the function at the first signal that it is to stop.
+
+    The server itself says so only after the last answer was given, and an event stream's answer
+    would hold the drain until its time is over.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        begin_drain()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"saldo: {error}", file=sys.stderr)  # noqa: T201 - the one line that must be seen
         return 2
     source = options.source or f"functions/{options.function}/main.py"
-    uvicorn.run(
+    config = uvicorn.Config(
         build_app(options.function, source),
         host=options.host,
         port=options.port,
@@ -49,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         timeout_graceful_shutdown=DRAIN_S,
         log_config=log_config(settings.log_level),
     )
+    with contextlib.suppress(KeyboardInterrupt):
+        DrainingServer(config).run()
     return 0
 
 

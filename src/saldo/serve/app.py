@@ -76,6 +76,16 @@ class Resident(Generic[Held]):
 RESIDENTS: list[Resident[Any]] = []
 
 
+# What ends by itself only when it is told that the process stops: event streams, long waits.
+DRAINS: list[Callable[[], None]] = []
+
+
+def begin_drain() -> None:
+    """Tell whoever asked in DRAINS that the process is about to stop. Runs on the loop's thread."""
+    for drain in DRAINS:
+        drain()
+
+
 @contextlib.asynccontextmanager
 async def lifespan(_app: Starlette) -> AsyncIterator[None]:
     """Open every resident before the first request, close them after the last."""

@@ -36,7 +36,8 @@ DISCONNECTED = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,  # too many connections, a full disk, no memory
+    asyncpg.InvalidAuthorizationSpecificationError,  # a password that is being changed
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.TransactionTimeoutError,
     asyncpg.ReadOnlySQLTransactionError,

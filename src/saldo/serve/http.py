@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from saldo.serve import cors, openapi
@@ -104,6 +105,8 @@ class Edge:
     async def _respond(self, request: Request) -> Response:
         try:
             return await self._dispatch(request)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
         except Exception as error:
             response = problem_response(error, self.rules)
             if response is not None:
