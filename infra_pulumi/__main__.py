@@ -133,7 +133,7 @@ def finish(
     if stack.images is None:
         pulumi.log.warn(
             "saldo:images is pending: no function is deployed."
-            f" Run `make images STACK={pulumi.get_stack()}`, then `pulumi up` again."
+            " Run `make images-push`, put the digests it prints there, and `pulumi up` again."
         )
     else:
         functions = Functions("functions", stack, stack.images, around, opts)

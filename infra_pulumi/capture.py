@@ -74,7 +74,7 @@ def stack_values(stack: str) -> dict[str, Any]:
 
 
 def sample_images(values: Mapping[str, Any]) -> dict[str, str]:
-    """References that look as `make images` would write them for this stack."""
+    """References that look as `make images-push` would print them for this stack."""
     place = values.get("aws")
     registry = (
         "registry.example.com"

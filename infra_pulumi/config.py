@@ -137,7 +137,7 @@ class Functions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Images:
-    """References by digest, as `make images` writes them."""
+    """References by digest, as `make images-push` prints them."""
 
     record_transaction: str
     project_balance: str

@@ -41,7 +41,7 @@ CREDENTIALS = "database-credentials"
 SUPERUSER = "saldo_owner"
 # The uid of postgres in its image.
 POSTGRES_UID = 999
-_FIRST_START = Path(__file__).with_name("first_start.sh")
+_HBA = Path(__file__).with_name("pg_hba.conf")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +52,8 @@ class DatabaseAccess:
     # By role: the value of the URL's variable, a text or a reference to a Secret.
     urls: dict[str, dict[str, Any]]
     owner_url: dict[str, Any]
+    # What the migrations are told besides: the passwords of the roles, where they have any.
+    passwords: dict[str, dict[str, Any]]
     # The volume with the authority's certificate.
     authority: dict[str, Any]
     ready: list[pulumi.Resource]
@@ -105,6 +107,7 @@ class Rds(pulumi.ComponentResource):
             auth="rds-iam",
             urls={f.role: {"value": self._url(instance, f.role)} for f in FUNCTIONS},
             owner_url={"valueFrom": from_secret(CREDENTIALS, "owner-url")},
+            passwords={},
             authority={"configMap": {"name": "database-roots"}},
             ready=[instance, owner, roots],
             statements={f.role: [self._may_log_in(instance, f.role)] for f in FUNCTIONS},
@@ -259,13 +262,13 @@ class PostgresPod(pulumi.ComponentResource):
         self._inside = pulumi.ResourceOptions(
             parent=self, provider=provider, depends_on=[isolation.namespace]
         )
-        start = k8s.core.v1.ConfigMap(
-            "database-first-start",
-            metadata={"name": "database-first-start", "namespace": NAMESPACE},
-            data={"first-start.sh": _FIRST_START.read_text()},
+        access = k8s.core.v1.ConfigMap(
+            "database-access",
+            metadata={"name": "database-access", "namespace": NAMESPACE},
+            data={_HBA.name: _HBA.read_text()},
             opts=self._inside,
         )
-        k8s.core.v1.Service(
+        address = k8s.core.v1.Service(
             "database",
             metadata={"name": DATABASE_PART, "namespace": NAMESPACE},
             spec={
@@ -282,7 +285,7 @@ class PostgresPod(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 provider=provider,
-                depends_on=[credentials, certificate, start],
+                depends_on=[credentials, certificate, access],
                 protect=stack.protected,
             ),
         )
@@ -292,6 +295,12 @@ class PostgresPod(pulumi.ComponentResource):
                 f.role: {"valueFrom": from_secret(CREDENTIALS, f"{f.role}-url")} for f in FUNCTIONS
             },
             owner_url={"valueFrom": from_secret(CREDENTIALS, "owner-url")},
+            passwords={
+                f"ROLE_PASSWORD_{f.role.removeprefix('saldo_').upper()}": {
+                    "valueFrom": from_secret(CREDENTIALS, f.role)
+                }
+                for f in FUNCTIONS
+            },
             authority={
                 "secret": {
                     "secretName": "database-tls",
@@ -299,15 +308,17 @@ class PostgresPod(pulumi.ComponentResource):
                     "items": [{"key": AUTHORITY_KEY, "path": AUTHORITY_KEY}],
                 }
             },
-            ready=[pod],
+            ready=[pod, address],
         )
         self.register_outputs({"host": host})
 
     def _spec(self) -> Any:  # noqa: ANN401 - the SDK's own type is a union of two spellings
         data, run, tls = "/var/lib/postgresql", "/var/run/postgresql", "/etc/saldo/tls"
+        access = "/etc/saldo/access"
         settings = {
             "max_connections": self._stack.database.connections_max,
             "password_encryption": "scram-sha-256",
+            "hba_file": f"{access}/{_HBA.name}",
             "ssl": "on",
             "ssl_cert_file": f"{tls}/tls.crt",
             "ssl_key_file": f"{tls}/tls.key",
@@ -315,13 +326,7 @@ class PostgresPod(pulumi.ComponentResource):
         environment = [
             {"name": "POSTGRES_USER", "value": SUPERUSER},
             {"name": "POSTGRES_DB", "value": DATABASE},
-            # Whoever comes by the network shows a password over TLS.
-            {"name": "POSTGRES_HOST_AUTH_METHOD", "value": "scram-sha-256"},
             {"name": "POSTGRES_PASSWORD", "valueFrom": from_secret(CREDENTIALS, "owner")},
-            *(
-                {"name": f.role.upper(), "valueFrom": from_secret(CREDENTIALS, f.role)}
-                for f in FUNCTIONS
-            ),
         ]
         probe = {"exec": {"command": ["pg_isready", "--username", SUPERUSER]}}
         container = {
@@ -345,11 +350,7 @@ class PostgresPod(pulumi.ComponentResource):
                 {"name": "run", "mountPath": run},
                 {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
                 {"name": "tls", "mountPath": tls, "readOnly": True},
-                {
-                    "name": "start",
-                    "mountPath": "/docker-entrypoint-initdb.d",
-                    "readOnly": True,
-                },
+                {"name": "access", "mountPath": access, "readOnly": True},
             ],
         }
         return {
@@ -379,7 +380,7 @@ class PostgresPod(pulumi.ComponentResource):
                             "name": "tls",
                             "secret": {"secretName": "database-tls", "defaultMode": 0o640},
                         },
-                        {"name": "start", "configMap": {"name": "database-first-start"}},
+                        {"name": "access", "configMap": {"name": "database-access"}},
                     ],
                 },
             },

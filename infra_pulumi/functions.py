@@ -145,6 +145,7 @@ class Functions(pulumi.ComponentResource):
             _variable("READ_MODEL_URL", self._around.database.owner_url),
             # The owner's URL has its password; this makes the functions' roles log in by IAM.
             _variable("DATABASE_AUTH", {"value": self._around.database.auth}),
+            *(_variable(*entry) for entry in self._around.database.passwords.items()),
         ]
         return self._job(
             MIGRATE_PART,
@@ -185,7 +186,7 @@ class Functions(pulumi.ComponentResource):
         return self._job(
             KAFKA_ACLS_PART,
             {
-                "command": ["python", f"/etc/saldo/acls/{_KAFKA_ACLS.name}"],
+                "command": ["python3", f"/etc/saldo/acls/{_KAFKA_ACLS.name}"],
                 "env": [_variable(key, {"value": value}) for key, value in values.items()],
                 "volumeMounts": [_mount("acls", "/etc/saldo/acls")],
             },

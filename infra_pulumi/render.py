@@ -34,8 +34,8 @@ charts below, each in the namespace beside it, and wait for them; then:
 Kinds that an operator has not defined yet are refused at first: apply again until nothing is. The
 functions' pods wait for the database, the migrations Job for the database's password.
 
-| chart | version | namespace | values |
-|---|---|---|---|
+| chart | repository | version | namespace | values |
+|---|---|---|---|---|
 """
 
 
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values["images"] = json.loads(options.images.read_text())
     if values["images"] == "pending":
         print(  # noqa: T201 - to whoever runs make
-            f"saldo:images of Pulumi.{STACK}.yaml is pending: run `make images STACK={STACK}`"
-            " first, or name them by --images",
+            f"saldo:images of Pulumi.{STACK}.yaml is pending: put the digests there that"
+            " `make images-push` prints, or name them by --images",
             file=sys.stderr,
         )
         return 1
@@ -73,7 +73,8 @@ def write(resources: Iterable[Resource], folder: Path) -> int:
         text = yaml.safe_dump(item, sort_keys=True, width=100)
         (folder / f"{index:02d}-{name}.yaml").write_text(text)
     rows = [
-        f"| {chart['chart']} | {chart['version']} | {chart['namespace']}"
+        f"| {chart['chart']} | {chart.get('repositoryOpts', {}).get('repo', 'its own')}"
+        f" | {chart['version']} | {chart['namespace']}"
         f" | `{json.dumps(chart['values'], sort_keys=True)}` |\n"
         for chart in charts(resources)
     ]

@@ -6,6 +6,7 @@ the run: a test that silently stopped running would be worse than none.
 
 from __future__ import annotations
 
+import signal
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from local.services import Function
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process
+# that they start: the tests of an interruption would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 ALLOWED_SKIPS = TESTS / "allowed_skips.txt"

@@ -36,6 +36,7 @@ CLONED = (
     "local",
     "src",
     "functions",
+    "infra_pulumi/infra.mk",
 )
 INSTALL_TIMEOUT_S = 400
 MAKE_TIMEOUT_S = 240
@@ -158,6 +159,7 @@ def new_clone(folder: Path) -> Clone:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         else:
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     names = ("RECORD_PORT", "BALANCE_PORT", "PROJECT_PORT")
     return Clone(folder=folder, ports={name: processes.free_port() for name in names})

@@ -1,21 +1,23 @@
 """What the deployment's tests share: each stack as the program asks for it, captured once.
 
-Most of them need Pulumi's SDK, which is in .venv-infra and not in .venv: there they are left out,
-and the run's header says so. `make test-infra` runs all of them.
+They run in .venv-infra, by `make test-infra`: the functions' own environment has no Pulumi. A skip
+whose reason is not in allowed_skips.txt fails the run.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from infra_pulumi.capture import capture_apart, sample_images, stack_values
+from tests.infra.definitions import read_definitions
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from infra_pulumi.capture import Captured
     from tests.infra.definitions import Schema
@@ -24,25 +26,36 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 STACKS = ("cluster", "dev", "prod")
-WITHOUT_PULUMI = {"test_config.py"}
-HAS_PULUMI = find_spec("pulumi") is not None
-
-collect_ignore = (
-    [] if HAS_PULUMI else [f.name for f in HERE.glob("test_*.py") if f.name not in WITHOUT_PULUMI]
-)
+ALLOWED_SKIPS = HERE.parent / "allowed_skips.txt"
+SKIPPED = pytest.StashKey[list[str]]()
 
 
-def pytest_report_header() -> str:
-    if HAS_PULUMI:
-        return "infra: with Pulumi's SDK"
-    return f"infra: without Pulumi's SDK; {len(collect_ignore)} files run in `make test-infra` only"
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SKIPPED] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep why a test was skipped: pytest says "Skipped: why" as the last part of where."""
+    del call
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple):
+        item.config.stash[SKIPPED].append(report.longrepr[2].removeprefix("Skipped: "))
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in which something was skipped for a reason that nobody allowed."""
+    allowed = set(ALLOWED_SKIPS.read_text().splitlines())
+    if any(reason not in allowed for reason in session.config.stash[SKIPPED]):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
 def captures() -> dict[str, Captured]:
-    """Every stack of the repository, with images as `make images` would have named them."""
-    from infra_pulumi.capture import capture_apart, sample_images, stack_values  # noqa: PLC0415 - see above
-
+    """Every stack of the repository, with images as `make images-push` would print them."""
     runs = {stack: stack_values(stack) for stack in STACKS}
     for values in runs.values():
         values["images"] = sample_images(values)
@@ -65,8 +78,6 @@ def captured(captures: dict[str, Captured], stack: str) -> Captured:
 @pytest.fixture(scope="session")
 def schemas() -> dict[tuple[str, str], Schema]:
     """The closed definitions of custom resources, from the folder beside the repository."""
-    from tests.infra.definitions import read_definitions  # noqa: PLC0415 - see above
-
     folder = Path(os.environ.get("SALDO_CRDS", HERE.parents[2] / "shared" / "crds"))
     if not folder.is_dir():
         pytest.skip("the definitions of the custom resources are not here")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from infra_pulumi import versions
+from infra_pulumi.capture import capture_apart, stack_values
 from infra_pulumi.certificates import rds_root
 from infra_pulumi.network import subnets
 from tests.infra.conftest import by_type, tool
@@ -146,6 +147,17 @@ def test_the_regions_root_is_a_certificate(captured: Captured) -> None:
     assert roots.startswith("-----BEGIN CERTIFICATE-----\n")
     assert roots.count("BEGIN") == roots.count("END") == 1
     assert versions.RDS_CERTIFICATE_AUTHORITY == "rds-ca-rsa2048-g1"
+
+
+def test_a_stack_without_images_makes_their_repositories_and_no_function() -> None:
+    pending = stack_values("dev")
+    assert pending["images"] == "pending"
+
+    made = capture_apart({"dev": pending})["dev"]
+
+    assert len(by_type(made, "aws:ecr/repository:Repository")) == 4
+    assert not any("serving.knative.dev" in r.type for r in made.resources)
+    assert set(made.outputs) == {"cluster", "dashboards", "repositories", "topic"}
 
 
 # --- the checks of others -----------------------------------------------------------------------

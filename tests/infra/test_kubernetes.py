@@ -299,7 +299,7 @@ def test_the_manifests_name_their_charts_with_versions(manifests: Path) -> None:
         versions.KNATIVE_OPERATOR,
         versions.STRIMZI,
     ):
-        assert f"| {chart.name} | {chart.version} |" in readme
+        assert f"| {chart.name} | {chart.repository or 'its own'} | {chart.version} |" in readme
 
 
 def test_rendering_again_changes_nothing(manifests: Path, captures: dict[str, Captured]) -> None:
@@ -314,7 +314,7 @@ def test_rendering_without_images_says_what_to_do(
 ) -> None:
     assert render.main(["--out", str(tmp_path)]) == 1
 
-    assert "make images STACK=cluster" in capsys.readouterr().err
+    assert "make images-push" in capsys.readouterr().err
 
 
 def test_render_takes_the_images_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
