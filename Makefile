@@ -39,6 +39,7 @@ demo: ## record a year of several accounts in what `make up` started
 
 test: lint ## lint, then all tests but the slow ones
 	$(PYTEST) -m 'not slow' -n $(WORKERS) --maxschedchunk=2 $(TESTS)
+	@$(MAKE) --no-print-directory test-infra-quick
 
 check: ## the slow tests: faults, load, first runs
 	@$(PYTHON) -m local.bootstrap dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from saldo.record.kafka import producer_config
 from saldo.serve.__main__ import main
 from saldo.serve.settings import BadSetting, read_settings
 
@@ -97,6 +98,12 @@ def test_scram_needs_a_name_and_a_password(name: str) -> None:
     scram = {"KAFKA_SECURITY": "scram", "KAFKA_USERNAME": "u", "KAFKA_PASSWORD": "p"}
     with pytest.raises(BadSetting, match=f"^{name} "):
         read_settings("record_transaction", without(name, **scram))
+
+
+def test_an_authority_of_kafkas_own_reaches_the_producer() -> None:
+    settings = read_settings("record_transaction", PLAIN | {"KAFKA_CA_FILE": "/etc/kafka/ca.crt"})
+    assert settings.kafka is not None
+    assert producer_config(settings.kafka)["ssl.ca.location"] == "/etc/kafka/ca.crt"
 
 
 def test_an_unknown_function_is_told_of_the_known_ones() -> None:

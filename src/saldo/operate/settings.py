@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -13,7 +13,7 @@ from saldo.serve.database import CONNECT_TIMEOUT_S, rds_iam_password
 from saldo.serve.settings import BadSetting, KafkaSettings, read_kafka
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 # Workers of a verification or a rebuild are processes of their own: they are handed the URLs and
 # read DATABASE_AUTH themselves.
@@ -49,29 +49,28 @@ def _database(env: Mapping[str, str], name: str) -> str:
     return url
 
 
+def _password(url: str) -> Callable[[], str] | None:
+    """What makes the password where it is not in the URL."""
+    return rds_iam_password(url) if os.environ.get("DATABASE_AUTH") == "rds-iam" else None
+
+
 async def connect(url: str) -> asyncpg.Connection[asyncpg.Record]:
     """A connection of the operator's own: no statement timeout, its work is long."""
-    extra: dict[str, Any] = {}
-    if os.environ.get("DATABASE_AUTH") == "rds-iam":
-        extra = {"password": rds_iam_password(url), "ssl": "require"}
     return await asyncpg.connect(
         url,
         timeout=CONNECT_TIMEOUT_S,
         server_settings={"application_name": APPLICATION},
-        **extra,
+        password=_password(url),
     )
 
 
 def open_operator_pool(url: str) -> asyncpg.Pool[asyncpg.Record]:
     """A pool of the operator's own, to be awaited; it leaves no session state behind."""
-    extra: dict[str, Any] = {}
-    if os.environ.get("DATABASE_AUTH") == "rds-iam":
-        extra = {"password": rds_iam_password(url), "ssl": "require"}
     return asyncpg.create_pool(
         url,
         min_size=0,
         max_size=POOL_CONNECTIONS_MAX,
         timeout=CONNECT_TIMEOUT_S,
         server_settings={"application_name": APPLICATION},
-        **extra,
+        password=_password(url),
     )

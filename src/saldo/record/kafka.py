@@ -48,6 +48,8 @@ def producer_config(settings: KafkaSettings) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 1_000,
         "log_level": 2,
     }
+    if settings.ca_file is not None:  # a cluster whose certificates are of an authority of its own
+        config["ssl.ca.location"] = settings.ca_file
     if settings.security == "scram":
         config |= {
             "security.protocol": "SASL_SSL",

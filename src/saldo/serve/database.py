@@ -60,8 +60,10 @@ def open_pool(
     application: str,
     password: Callable[[], str] | None = None,
 ) -> asyncpg.Pool[asyncpg.Record]:
-    """A pool that is ready to be awaited (``await pool``) and connects when first used."""
-    extra: dict[str, Any] = {} if password is None else {"password": password, "ssl": "require"}
+    """A pool that is ready to be awaited (``await pool``) and connects when first used.
+
+    TLS is as the URL says (``sslmode``).
+    """
     return asyncpg.create_pool(
         url,
         min_size=0,
@@ -71,7 +73,7 @@ def open_pool(
         command_timeout=COMMAND_TIMEOUT_S,
         reset=_leave_as_it_is,
         server_settings={"application_name": application},
-        **extra,
+        password=password,
     )
 
 

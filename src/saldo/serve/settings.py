@@ -52,6 +52,7 @@ class KafkaSettings:
     username: str | None
     password: str | None
     region: str | None
+    ca_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +124,7 @@ def read_kafka(env: Mapping[str, str]) -> KafkaSettings:
         username=_text(env, "KAFKA_USERNAME") if scram else None,
         password=_text(env, "KAFKA_PASSWORD") if scram else None,
         region=_text(env, "AWS_REGION") if security == "msk-iam" else None,
+        ca_file=env.get("KAFKA_CA_FILE") or None,
     )
 
 
