@@ -338,7 +338,8 @@ def screen(ports: Mapping[Function, int], *, stop: str) -> str:
         "",
         f"  {post} '{income}'",
         f"  {post} '{expense}'",
-        f"  curl -i '{balance}/balances?accountId=wesley'",
+        # Pasted together, the last one comes before the projection: it waits for what was recorded.
+        f"  curl -i '{balance}/balances?accountId=wesley&minPosition=2' -H 'Prefer: wait=5'",
         "",
         f"Logs are in .saldo/logs, Kafka's in .saldo/kafka/kafka.log. {stop} stops everything.",
         "",

@@ -1,6 +1,6 @@
 """Who may deliver: checked on the ASGI scope, before the function, which sees no headers.
 
-The same place refuses what the framework would let pass: a wrong method or path, an oversize body.
+The same place refuses what the framework would take whole: a body that says it is too large.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
 from saldo.project.sweep import LagSweep
 from saldo.serve.app import Resident, is_gated
 from saldo.serve.auth import authenticator_of
-from saldo.serve.database import close_pool, open_pool, rds_iam_password
+from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit
 from saldo.serve.settings import BadSetting, read_settings
 from saldo.serve.sweeps import Sweeper
@@ -68,8 +68,8 @@ class Projector:
             message = "the projector's settings are incomplete"
             raise ValueError(message)
         self.settings = settings
-        self.streams = _pool(settings, settings.event_store_url)
-        self.read_model = _pool(settings, settings.read_model_url)
+        self.streams = function_pool(settings, settings.event_store_url)
+        self.read_model = function_pool(settings, settings.read_model_url)
         self.around = Surroundings(
             read_model=PostgresReadModel(self.read_model),
             streams=PostgresStreamReader(self.streams),
@@ -168,16 +168,6 @@ class Projector:
         await self.sweeper.stop()
         await close_pool(self.streams, CLOSE_POOL_S)
         await close_pool(self.read_model, CLOSE_POOL_S)
-
-
-def _pool(settings: Settings, url: str) -> Any:  # noqa: ANN401 - asyncpg's pool
-    password = rds_iam_password(url) if settings.database_auth == "rds-iam" else None
-    return open_pool(
-        url,
-        size_max=settings.pool_size_max,
-        application="saldo-project-balance",
-        password=password,
-    )
 
 
 def _age(text: object) -> timedelta:

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 import asyncpg
 
 from saldo.project.fold import Balance, Folded, StreamEvent, new_balance
-from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT, terminate
+from saldo.serve import database
+from saldo.serve.database import DISCONNECTED, NOT_BEGUN, TIMED_OUT, TRANSIENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncpg.pool import PoolConnectionProxy
-
-ACQUIRE_TIMEOUT_S = 5.0
-ROLLBACK_TIMEOUT_S = 2.0
 
 
 class ReadModelBusy(Exception):  # noqa: N818 - an ordinary outcome under contention
@@ -227,14 +225,9 @@ class PostgresReadModelTransaction:
         await self._pool.release(self._connection)
 
     async def roll_back(self) -> None:
-        if self._released:
-            return
-        self._released = True
-        try:
-            await self._connection.execute("ROLLBACK", timeout=ROLLBACK_TIMEOUT_S)
-        except (*DISCONNECTED, asyncpg.PostgresError):
-            terminate(self._connection)
-        await self._pool.release(self._connection)
+        if not self._released:
+            self._released = True
+            await database.roll_back(self._pool, self._connection)
 
     async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         try:
@@ -258,14 +251,8 @@ class PostgresReadModel:
         self, transaction: type[PostgresReadModelTransaction]
     ) -> PostgresReadModelTransaction:
         try:
-            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
-        except (*DISCONNECTED, *TIMED_OUT, asyncpg.PostgresError) as error:
-            raise ReadModelUnavailable from error
-        try:
-            await connection.execute("BEGIN")
-        except (*DISCONNECTED, asyncpg.PostgresError) as error:
-            terminate(connection)
-            await self._pool.release(connection)
+            connection = await database.begin(self._pool)
+        except NOT_BEGUN as error:
             raise ReadModelUnavailable from error
         return transaction(self._pool, connection)
 

@@ -34,7 +34,7 @@ from saldo.query.watch import TooManyWaiters, Watch
 from saldo.serve.app import DRAINS, Resident
 from saldo.serve.auth import ANYONE, READ, Caller, authenticator_of
 from saldo.serve.cloud_event import read_cloud_event
-from saldo.serve.database import close_pool, open_pool, rds_iam_password
+from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.http import TIME_FAULT, is_held, parse_time, whole_number
 from saldo.serve.json_body import Number
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
-    import asyncpg
     from starlette.requests import Request
 
     from saldo.serve.settings import Settings
@@ -79,11 +78,11 @@ class Reader:
             message = "the reader's settings are incomplete"
             raise ValueError(message)
         self.settings = settings
-        self.read_model = _pool(settings, settings.read_model_url)
+        self.read_model = function_pool(settings, settings.read_model_url)
         self.streams_pool = (
             self.read_model
             if settings.event_store_url == settings.read_model_url
-            else _pool(settings, settings.event_store_url)
+            else function_pool(settings, settings.event_store_url)
         )
         self.balances = Balances(self.read_model, self.streams_pool)
         self.reads = GroupCommit[str, Standing](
@@ -124,16 +123,6 @@ class Reader:
         await close_pool(self.read_model, CLOSE_POOL_S)
         if self.streams_pool is not self.read_model:
             await close_pool(self.streams_pool, CLOSE_POOL_S)
-
-
-def _pool(settings: Settings, url: str) -> asyncpg.Pool[asyncpg.Record]:
-    password = rds_iam_password(url) if settings.database_auth == "rds-iam" else None
-    return open_pool(
-        url,
-        size_max=settings.pool_size_max,
-        application="saldo-get-balance",
-        password=password,
-    )
 
 
 async def open_reader() -> Reader:

@@ -1,6 +1,6 @@
 """Recording a batch: lock, look up, decide in arrival order, append, commit.
 
-Only the Transaction protocol is seen here, so that the simulation runs this very code.
+Only the Transaction protocol is seen here, so that a simulation could run this code.
 """
 
 from __future__ import annotations

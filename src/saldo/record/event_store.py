@@ -1,8 +1,7 @@
 """The event store in PostgreSQL: the statements of a recording batch, and reads by id.
 
 The order of the statements is what makes recording right; the comments at each say why. The
-batch's logic is in ``batch.py`` and sees only the Transaction protocol, which the deterministic
-simulation implements too.
+batch's logic is in ``batch.py`` and sees only the Transaction protocol.
 """
 
 from __future__ import annotations
@@ -13,16 +12,14 @@ import asyncpg
 
 from saldo.domain.account import Account, new_account
 from saldo.record.intent import StoredEvent
-from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT, terminate
+from saldo.serve import database
+from saldo.serve.database import DISCONNECTED, NOT_BEGUN, TIMED_OUT, TRANSIENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
     from asyncpg.pool import PoolConnectionProxy
-
-ACQUIRE_TIMEOUT_S = 5.0
-ROLLBACK_TIMEOUT_S = 2.0
 
 
 class StoreBusy(Exception):  # noqa: N818 - an ordinary outcome under contention
@@ -247,13 +244,9 @@ class PostgresTransaction:
         await self._release()
 
     async def roll_back(self) -> None:
-        if self._released:
-            return
-        try:
-            await self._connection.execute("ROLLBACK", timeout=ROLLBACK_TIMEOUT_S)
-        except (*DISCONNECTED, asyncpg.PostgresError):
-            terminate(self._connection)  # which rolls back, too
-        await self._release()
+        if not self._released:
+            self._released = True
+            await database.roll_back(self._pool, self._connection)
 
     async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         try:
@@ -278,14 +271,8 @@ class PostgresEventStore:
 
     async def begin(self) -> PostgresTransaction:
         try:
-            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
-        except (*DISCONNECTED, *TIMED_OUT, asyncpg.PostgresError) as error:
-            raise StoreUnavailable from error
-        try:
-            await connection.execute("BEGIN")
-        except (*DISCONNECTED, asyncpg.PostgresError) as error:
-            terminate(connection)
-            await self._pool.release(connection)
+            connection = await database.begin(self._pool)
+        except NOT_BEGUN as error:
             raise StoreUnavailable from error
         return PostgresTransaction(self._pool, connection)
 

@@ -64,8 +64,7 @@ from saldo.serve.database import (
     TIMED_OUT,
     TRANSIENT,
     close_pool,
-    open_pool,
-    rds_iam_password,
+    function_pool,
 )
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.http import (
@@ -143,15 +142,8 @@ class Recorder:
         if settings.event_store_url is None or settings.kafka is None:
             message = "the recorder's settings are incomplete"
             raise ValueError(message)
-        url = settings.event_store_url
-        password = rds_iam_password(url) if settings.database_auth == "rds-iam" else None
         self.settings = settings
-        self.pool = open_pool(
-            url,
-            size_max=settings.pool_size_max,
-            application="saldo-record-transaction",
-            password=password,
-        )
+        self.pool = function_pool(settings, settings.event_store_url)
         self.store = PostgresEventStore(self.pool)
         self.outbox = PostgresOutbox(self.pool)
         self.relay = Relay(self.outbox, asyncio.sleep)

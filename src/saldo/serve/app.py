@@ -91,8 +91,8 @@ async def lifespan(_app: Starlette) -> AsyncIterator[None]:
     """Open every resident before the first request, close them after the last."""
     for resident in RESIDENTS:
         await resident.get()
-    # What was loaded lives as long as the process: the collector need not look at it again, and
-    # need not run at every few hundred requests, since nothing here makes cycles of its own.
+    # What was loaded lives as long as the process: the collector need not look at it again. It runs
+    # more seldom than by default, since a request leaves little for it.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS)

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from asyncpg.pool import PoolConnectionProxy
 
+    from saldo.serve.settings import Settings
+
 CONNECT_TIMEOUT_S = 5.0
+ACQUIRE_TIMEOUT_S = 5.0
+ROLLBACK_TIMEOUT_S = 2.0
 COMMAND_TIMEOUT_S = 12.0
 IDLE_CONNECTION_S = 240.0
 
@@ -47,6 +51,8 @@ DISCONNECTED = (
 )
 # Timeouts that the server enforces: nothing was committed.
 TIMED_OUT = (asyncpg.QueryCanceledError,)
+# Whatever the database says before the first statement: nothing was begun.
+NOT_BEGUN = (*DISCONNECTED, asyncpg.PostgresError)
 
 
 async def _leave_as_it_is(_connection: Any) -> None:  # noqa: ANN401 - asyncpg's proxy type
@@ -75,6 +81,41 @@ def open_pool(
         server_settings={"application_name": application},
         password=password,
     )
+
+
+def function_pool(settings: Settings, url: str) -> asyncpg.Pool[asyncpg.Record]:
+    """The pool of a function for ``url``, as its settings say."""
+    return open_pool(
+        url,
+        size_max=settings.pool_size_max,
+        application=f"saldo-{settings.function.replace('_', '-')}",
+        password=rds_iam_password(url) if settings.database_auth == "rds-iam" else None,
+    )
+
+
+async def begin(
+    pool: asyncpg.Pool[asyncpg.Record],
+) -> PoolConnectionProxy[asyncpg.Record]:
+    """A connection in a database transaction; raises one of NOT_BEGUN, and then holds none."""
+    connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+    try:
+        await connection.execute("BEGIN")
+    except NOT_BEGUN:
+        terminate(connection)
+        await pool.release(connection)
+        raise
+    return connection
+
+
+async def roll_back(
+    pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]
+) -> None:
+    """Undo the database transaction and give the connection back; never raises."""
+    try:
+        await connection.execute("ROLLBACK", timeout=ROLLBACK_TIMEOUT_S)
+    except (*DISCONNECTED, asyncpg.PostgresError):
+        terminate(connection)  # which rolls back, too
+    await pool.release(connection)
 
 
 def rds_iam_password(url: str) -> Callable[[], str]:
