@@ -64,4 +64,4 @@ lock: ## make locks/*.txt anew from pyproject.toml (UPGRADE=1: with the newest v
 clean: down ## delete all data, logs and jars of the local stack, and .venv
 	rm -rf .saldo .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-include infra_pulumi/infra.mk local/images.mk
+include $(wildcard */*.mk)

@@ -36,7 +36,6 @@ CLONED = (
     "local",
     "src",
     "functions",
-    "infra_pulumi/infra.mk",
 )
 INSTALL_TIMEOUT_S = 400
 MAKE_TIMEOUT_S = 240
