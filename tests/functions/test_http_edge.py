@@ -47,6 +47,15 @@ def test_method_that_the_framework_does_not_know_is_a_problem_too(live: Live) ->
         assert problem_type(answer) == "method-not-allowed"
 
 
+def test_a_line_break_in_a_path_is_refused_as_any_other_wrong_character(live: Live) -> None:
+    answer = live.record.put("/accounts/two%0Alines/limit", json={"overdraftLimit": None})
+    assert answer.status_code == 400
+    assert [each["field"] for each in answer.json()["errors"]] == ["accountId"]
+    answer = live.balance.get("/no%0Aplace")
+    assert answer.status_code == 404
+    assert problem_type(answer) == "not-found"
+
+
 def test_head_has_the_headers_of_get_and_no_body(live: Live) -> None:
     account_id = fresh()
     [recorded] = live.recorded(account_id)

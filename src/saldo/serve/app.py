@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import gc
 import logging
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from saldo.serve.http import BODY_BYTES_MAX
 from saldo.serve.problems import METHOD_NOT_ALLOWED, Problem, problem_response
@@ -195,4 +197,8 @@ def build_app(function: str, source: str) -> Gate:
     _gated = True
     app: Starlette = create_asgi_app(target=function, source=source)  # type: ignore[no-untyped-call]
     app.router.lifespan_context = lifespan
+    for route in app.router.routes:
+        if isinstance(route, Route):
+            # "." must match a line break, too, or Starlette refuses such a path in its own words.
+            route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
     return Gate(app, GUARDS[0] if GUARDS else None)
