@@ -82,7 +82,7 @@ class Saldo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Functions:
-    """Where the functions of the module are,"""
+    """Where the functions of the module are."""
 
     record_url: str
     balance_url: str
