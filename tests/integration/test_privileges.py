@@ -23,6 +23,9 @@ ALLOWED = [
     ("saldo_query", "SELECT FROM read_model.balance"),
     ("saldo_query", "SELECT FROM read_model.statement"),
     ("saldo_query", "SELECT account_id, position, recorded_at FROM event_store.stream"),
+    ("saldo_query", "SELECT * FROM event_store.system"),
+    ("saldo_query", "SELECT * FROM read_model.system"),
+    ("saldo_project", "SELECT * FROM read_model.system"),
 ]
 FORBIDDEN = [
     *(
@@ -35,7 +38,10 @@ FORBIDDEN = [
     ("saldo_record", "DELETE FROM event_store.event"),
     ("saldo_record", "TRUNCATE event_store.event"),
     ("saldo_record", "DELETE FROM event_store.stream"),
+    ("saldo_record", "SELECT * FROM read_model.system"),
     ("saldo_project", "SELECT FROM event_store.outbox"),
+    ("saldo_project", "SELECT * FROM event_store.system"),
+    ("saldo_query", "SELECT swept_at FROM event_store.sweep"),
     ("saldo_project", "UPDATE event_store.stream SET position = 1"),
     ("saldo_project", "DELETE FROM event_store.event"),
     ("saldo_project", "UPDATE event_store.event SET private_text = NULL"),

@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from saldo.domain.commands import Kind
+from saldo.project.catch_up import CaughtUp
 from saldo.project.dead_letters import PARK_DELIVERED
 from saldo.project.sweep import LagSweep
 from tests import servers
@@ -39,6 +40,8 @@ HARMLESS = {
     ("read_model.sweep", "watermark"): "beyond the newest event there is none to pass over",
     ("read_model.sweep", "swept_at"): "is for the operator to look at",
     ("read_model.sweep", "found"): "is for the operator to look at",
+    ("read_model.sweep", "lag_positions"): "is for the operator to look at",
+    ("read_model.sweep", "lag_s"): "is for the operator to look at",
     ("read_model.balance", "blocked_at"): "says since when; that it is blocked is proven",
     ("read_model.dead_letter", "dead_letter_id"): "is a random name",
     ("read_model.dead_letter", "received_at"): "is for the operator to look at",
@@ -97,8 +100,10 @@ async def _fill(database: Database) -> None:
             "INSERT INTO event_store.sweep VALUES ('outbox', clock_timestamp(), 0)"
         )
 
-        async def nothing(_account_id: str, _position: int) -> None:
-            return
+        async def nothing(_account_id: str, position: int) -> CaughtUp:
+            return CaughtUp(
+                position=position, blocked=False, more=False, refolded=False, projected=0
+            )
 
         await LagSweep(ledger.pool, ledger.pool, nothing).sweep()
         await ledger.pool.execute(
@@ -164,7 +169,7 @@ COLUMNS = {
     "read_model.daily_total": "account_id day income_minor expense_minor transactions",
     "read_model.dead_letter": "dead_letter_id account_id event_id position reason attributes data "
     "received_at redriven_at",
-    "read_model.sweep": "name watermark swept_at found",
+    "read_model.sweep": "name watermark swept_at found lag_positions lag_s",
 }
 
 

@@ -7,20 +7,24 @@ commit may come as late as the recorder's transaction timeout allows, which is l
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-    from datetime import datetime
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import asyncpg
+
+    from saldo.project.catch_up import CaughtUp
 
 OVERLAP = timedelta(seconds=30)
 PAGE_EVENTS = 5_000
 PAGE_EVENTS_MAX = 80_000
 PAGES_MAX = 100_000
 LAG_SWEEP = "lagging"
+# A younger event is on its way, as every event is for a moment; an older one was lost or held up.
+HEALED_AGE_S = 5.0
 
 READ_WATERMARK = "SELECT watermark FROM read_model.sweep WHERE name = $1"
 FIRST_APPENDED = "SELECT min(appended_at) FROM event_store.event"
@@ -33,11 +37,11 @@ SELECT account_id, position, hash, blocked_schema FROM read_model.balance
 WHERE account_id = ANY ($1::text[])
 """
 NOTE = """
-INSERT INTO read_model.sweep AS s (name, watermark, swept_at, found)
-VALUES ($1, $2, clock_timestamp(), $3)
+INSERT INTO read_model.sweep AS s (name, watermark, swept_at, found, lag_positions, lag_s)
+VALUES ($1, $2, clock_timestamp(), $3, $4, $5)
 ON CONFLICT (name) DO UPDATE
 SET watermark = greatest(s.watermark, excluded.watermark), swept_at = excluded.swept_at,
-    found = excluded.found
+    found = excluded.found, lag_positions = excluded.lag_positions, lag_s = excluded.lag_s
 """
 ERASED = """
 SELECT account_id, position FROM event_store.event
@@ -55,6 +59,14 @@ WHERE account_id = $1 AND position = $2 AND erased_at IS NOT NULL
 """
 
 
+@dataclass(slots=True)
+class Lag:
+    """How far the read model was behind what a sweep has walked."""
+
+    positions: int = 0
+    seconds: float = 0.0
+
+
 class LagSweep:
     """Walks the last events and has the accounts that lag caught up."""
 
@@ -62,14 +74,18 @@ class LagSweep:
         self,
         streams: asyncpg.Pool[asyncpg.Record],
         read_model: asyncpg.Pool[asyncpg.Record],
-        catch_up: Callable[[str, int], Awaitable[object]],
+        catch_up: Callable[[str, int], Awaitable[CaughtUp]],
     ) -> None:
         self._streams = streams
         self._read_model = read_model
         self._catch_up = catch_up
+        self._walked = Lag()
+        self.lag: Lag | None = None  # as the last sweep that came to its end found it
+        self.healed = 0
 
     async def sweep(self) -> int:
         """One walk to the end of the events; how many accounts were found to lag."""
+        self._walked = Lag()
         watermark = await self._read_model.fetchval(READ_WATERMARK, LAG_SWEEP)
         if watermark is None:
             watermark = await self._streams.fetchval(FIRST_APPENDED)
@@ -91,7 +107,10 @@ class LagSweep:
             if last_page:
                 break
         await self._erase_copies(start)
-        await self._read_model.execute(NOTE, LAG_SWEEP, watermark, found)
+        lag = self.lag = self._walked
+        await self._read_model.execute(
+            NOTE, LAG_SWEEP, watermark, found, lag.positions, lag.seconds
+        )
         return found
 
     async def _catch_up_lagging(self, rows: Sequence[asyncpg.Record], *, last_page: bool) -> int:
@@ -106,6 +125,7 @@ class LagSweep:
         standing = {
             row["account_id"]: row for row in await self._read_model.fetch(STANDING, list(newest))
         }
+        oldest = self._note_lag(rows, newest, standing)
         found = 0
         for account_id, row in newest.items():
             balance = standing.get(account_id)
@@ -119,8 +139,29 @@ class LagSweep:
                 )
             if lags:
                 found += 1
-                await self._catch_up(account_id, row["position"])
+                reached = await self._catch_up(account_id, row["position"])
+                was_late = oldest.get(account_id, 0.0) > HEALED_AGE_S
+                self.healed += was_late and not reached.blocked
         return found
+
+    def _note_lag(
+        self,
+        rows: Sequence[asyncpg.Record],
+        newest: Mapping[str, asyncpg.Record],
+        standing: Mapping[str, asyncpg.Record],
+    ) -> dict[str, float]:
+        """Add a page to the lag; the age in seconds of each lagging account's oldest event."""
+        at = {account_id: row["position"] for account_id, row in standing.items()}
+        now = datetime.now(UTC)
+        oldest: dict[str, float] = {}
+        for row in rows:
+            if row["position"] > at.get(row["account_id"], 0):
+                age_s = (now - row["appended_at"]).total_seconds()
+                oldest[row["account_id"]] = max(oldest.get(row["account_id"], 0.0), age_s)
+        lag = self._walked
+        lag.seconds = max(lag.seconds, *oldest.values(), 0.0)
+        lag.positions += sum(newest[a]["position"] - at.get(a, 0) for a in oldest)
+        return oldest
 
     async def _erase_copies(self, since: datetime) -> None:
         rows = await self._streams.fetch(ERASED, since, PAGE_EVENTS)
