@@ -29,7 +29,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 ALLOWED_SKIPS = TESTS / "allowed_skips.txt"
-SUITES = ("unit", "property", "integration", "functions", "infra", "acceptance")
+SUITES = (
+    "unit",
+    "history",
+    "property",
+    "integration",
+    "functions",
+    "infra",
+    "acceptance",
+    "faults",
+)
 WORKER_RUN = "saldo_run"
 RUN = pytest.StashKey[Run]()
 

@@ -1,0 +1,319 @@
+"""The history checker: what clients saw, held against a model that does one thing at a time.
+
+Pure, and with nothing of the product's own code: hashes, folds and limits are derived here anew, so
+that a mistake of the one is seen by the other. An attempt of unknown outcome is resolved by the
+final state: it may have recorded its event or not, but not twice and not another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.history.history import Attempt, Balance, Event, Final, History, Read, Receipt
+
+Category = Literal["lost", "doubled", "stale", "wrong"]
+# Every name under which the checker reports, and the column of the matrix that counts it.
+CATEGORIES: dict[str, Category] = {
+    "acknowledged-lost": "lost",
+    "not-projected": "lost",
+    "not-on-topic": "lost",
+    "recorded-twice": "doubled",
+    "answers-differ": "doubled",
+    "stale-read": "stale",
+    "went-back": "stale",
+    "order-reversed": "stale",
+    "refused-but-recorded": "wrong",
+    "unasked": "wrong",
+    "altered": "wrong",
+    "gap": "wrong",
+    "chain-broken": "wrong",
+    "wrong-balance": "wrong",
+    "beyond-the-stream": "wrong",
+    "limit-broken": "wrong",
+    "sum-differs": "wrong",
+    "uncommitted-on-topic": "wrong",
+    "outbox-not-empty": "wrong",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """Something that must not be: its name among CATEGORIES, and what a person needs to find it."""
+
+    name: str
+    account_id: str
+    detail: str
+
+    @property
+    def category(self) -> Category:
+        """The column of the matrix that counts it."""
+        return CATEGORIES[self.name]
+
+
+def check(history: History, final: Final) -> list[Violation]:
+    """Everything that is wrong with ``history``, given how it ended."""
+    streams = _streams(final)
+    return [
+        *_check_attempts(history, streams),
+        *(each for account in streams.values() for each in account.check_stream()),
+        *_check_order(history),
+        *_check_reads(history, streams),
+        *_check_balances(final.balances, streams),
+        *_check_topic(final),
+    ]
+
+
+def count(violations: Sequence[Violation]) -> dict[Category, int]:
+    """How many there are of each category."""
+    counted = Counter(each.category for each in violations)
+    return {category: counted[category] for category in ("lost", "doubled", "stale", "wrong")}
+
+
+# --- the model --------------------------------------------------------------------------------
+
+
+class _Stream:
+    """One account's events, folded one after another."""
+
+    def __init__(self, account_id: str, events: Sequence[Event]) -> None:
+        self.account_id = account_id
+        self.events = sorted(events, key=lambda event: event.position)
+        self.balances = {0: 0}  # by position
+        balance = 0
+        for event in self.events:
+            balance += _signed(event)
+            self.balances[event.position] = balance
+        self.end = self.events[-1].position if self.events else 0
+
+    def check_stream(self) -> Iterator[Violation]:
+        """Gaps, the chain, and limits."""
+        previous = hashlib.sha256(self.account_id.encode()).hexdigest()
+        limit: int | None = None
+        for expected, event in enumerate(self.events, start=1):
+            if event.position != expected:
+                yield self._wrong("gap", f"position {expected} is missing")
+                return
+            text = bytes.fromhex(previous) + event.public_text.encode()
+            if hashlib.sha256(text).hexdigest() != event.hash:
+                yield self._wrong("chain-broken", f"at position {event.position}")
+            previous = event.hash
+            if event.kind == "LIMIT":
+                limit = event.amount_minor
+            elif event.kind == "EXPENSE" and limit is not None:
+                balance = self.balances[event.position]
+                if balance < -limit:
+                    detail = f"{balance} at position {event.position}, the limit was {limit}"
+                    yield self._wrong("limit-broken", detail)
+
+    def check_balance(self, position: int, balance_minor: int, who: str) -> Iterator[Violation]:
+        """That the balance at ``position`` is the fold of the events up to it."""
+        expected = self.balances.get(position)
+        if expected is None:
+            detail = f"{who} shows position {position}, the stream ends at {self.end}"
+            yield self._wrong("beyond-the-stream", detail)
+        elif expected != balance_minor:
+            detail = f"{who} shows {balance_minor} at position {position}, it is {expected}"
+            yield self._wrong("wrong-balance", detail + self._explain(position, balance_minor))
+
+    def _explain(self, position: int, balance_minor: int) -> str:
+        """Which transactions a wrong balance lacks, where each has a bit of its own."""
+        amounts = {e.amount_minor or 0: e for e in self.events if e.position <= position}
+        incomes = [e for e in self.events if e.position <= position and e.kind == "INCOME"]
+        binary = len(amounts) == len(incomes) and all(a.bit_count() == 1 for a in amounts)
+        if not binary or balance_minor < 0:
+            return ""
+        lacking = [str(e.position) for a, e in amounts.items() if not balance_minor & a]
+        unknown = balance_minor & ~sum(amounts)
+        return f"; it lacks the transactions at {', '.join(lacking) or 'no position'}" + (
+            f" and holds {unknown} that nobody recorded" if unknown else ""
+        )
+
+    def _wrong(self, name: str, detail: str) -> Violation:
+        return Violation(name=name, account_id=self.account_id, detail=detail)
+
+
+def _streams(final: Final) -> dict[str, _Stream]:
+    events: defaultdict[str, list[Event]] = defaultdict(list)
+    for event in final.events:
+        events[event.account_id].append(event)
+    return {account_id: _Stream(account_id, own) for account_id, own in events.items()}
+
+
+def _signed(event: Event) -> int:
+    amount = event.amount_minor or 0
+    return {"INCOME": amount, "EXPENSE": -amount, "LIMIT": 0}[event.kind]
+
+
+# --- what was recorded ------------------------------------------------------------------------
+
+
+def _check_attempts(history: History, streams: dict[str, _Stream]) -> Iterator[Violation]:
+    """Every 201 has exactly one event, every intent at most one, and no event is nobody's."""
+    intents: defaultdict[tuple[str, str], list[Attempt]] = defaultdict(list)
+    for attempt in history.attempts():
+        intents[attempt.account_id, attempt.key].append(attempt)
+    recorded: defaultdict[tuple[str, str | None], list[Event]] = defaultdict(list)
+    for stream in streams.values():
+        for event in stream.events:
+            recorded[event.account_id, event.key].append(event)
+    for (account_id, key), events in recorded.items():
+        if key is None or (account_id, key) not in intents:
+            detail = f"positions {', '.join(str(event.position) for event in events)}"
+            yield Violation(name="unasked", account_id=account_id, detail=detail)
+    for (account_id, key), attempts in intents.items():
+        yield from _check_intent(
+            account_id, attempts, recorded.get((account_id, key), []), streams.get(account_id)
+        )
+
+
+def _check_intent(
+    account_id: str, attempts: Sequence[Attempt], events: Sequence[Event], stream: _Stream | None
+) -> Iterator[Violation]:
+    key = attempts[0].key
+
+    def wrong(name: str, detail: str) -> Violation:
+        return Violation(name=name, account_id=account_id, detail=f"key {key}: {detail}")
+
+    receipts = [each.receipt for each in attempts if each.receipt is not None]
+    if len(events) > 1:
+        yield wrong("recorded-twice", f"positions {[event.position for event in events]}")
+    if events and all(attempt.outcome == "refused" for attempt in attempts):
+        yield wrong("refused-but-recorded", f"{attempts[-1].said}, position {events[0].position}")
+    if len(set(receipts)) > 1:
+        yield wrong("answers-differ", "; ".join(str(receipt) for receipt in receipts))
+    for receipt in dict.fromkeys(receipts):
+        own = [event for event in events if event.event_id == receipt.event_id]
+        if not own:
+            yield wrong("acknowledged-lost", f"position {receipt.position} was answered")
+        elif stream is not None:
+            yield from _check_receipt(stream, receipt, own[0], attempts[0])
+
+
+def _check_receipt(
+    stream: _Stream, receipt: Receipt, event: Event, asked: Attempt
+) -> Iterator[Violation]:
+    said = (receipt.position, receipt.hash, asked.kind, asked.amount_minor)
+    stored = (event.position, event.hash, event.kind, event.amount_minor)
+    if said != stored:
+        detail = f"key {asked.key}: stored {stored}, asked and answered {said}"
+        yield Violation(name="altered", account_id=stream.account_id, detail=detail)
+    elif asked.kind != "LIMIT":
+        who = f"the answer to key {asked.key}"
+        yield from stream.check_balance(receipt.position, receipt.balance_minor, who)
+
+
+def _check_order(history: History) -> Iterator[Violation]:
+    """What was answered before another was asked for stands before it in the stream."""
+    by_account: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
+    first_asked: dict[tuple[str, str], float] = {}
+    for attempt in sorted(history.attempts(), key=lambda each: each.invoked_s):
+        asked = first_asked.setdefault((attempt.account_id, attempt.key), attempt.invoked_s)
+        if attempt.receipt is not None and attempt.completed_s is not None:
+            position = attempt.receipt.position
+            _, known = by_account[attempt.account_id].get(position, (asked, attempt.completed_s))
+            by_account[attempt.account_id][position] = (asked, min(known, attempt.completed_s))
+    for account_id, answered in by_account.items():
+        first_answer_s, of_position = float("inf"), 0  # among the positions after the one at hand
+        for position in sorted(answered, reverse=True):
+            asked_s, answered_s = answered[position]
+            if first_answer_s < asked_s:
+                detail = f"{of_position} was answered before {position} was asked for"
+                yield Violation(name="order-reversed", account_id=account_id, detail=detail)
+            if answered_s < first_answer_s:
+                first_answer_s, of_position = answered_s, position
+
+
+# --- what was read ----------------------------------------------------------------------------
+
+
+def _check_reads(history: History, streams: dict[str, _Stream]) -> Iterator[Violation]:
+    by_client: defaultdict[tuple[int, str], list[Read]] = defaultdict(list)
+    for read in history.reads():
+        by_client[read.client, read.account_id].append(read)
+        stream = streams.get(read.account_id)
+        who = f"client {read.client}"
+        if stream is None:
+            detail = f"{who} shows position {read.position}, there is no stream"
+            yield Violation(name="beyond-the-stream", account_id=read.account_id, detail=detail)
+            continue
+        yield from stream.check_balance(read.position, read.balance_minor, who)
+        yield from _check_lines(stream, read)
+        if read.position < read.min_position:
+            detail = f"{who} asked for {read.min_position} and was shown {read.position}"
+            yield Violation(name="stale-read", account_id=read.account_id, detail=detail)
+    for (client, account_id), reads in by_client.items():
+        for before, after in pairwise(sorted(reads, key=lambda read: read.invoked_s)):
+            if after.position < before.position:
+                detail = f"client {client} saw {before.position}, then {after.position}"
+                yield Violation(name="went-back", account_id=account_id, detail=detail)
+
+
+def _check_lines(stream: _Stream, read: Read) -> Iterator[Violation]:
+    ids = {event.position: event.event_id for event in stream.events}
+    for newer, older in pairwise(read.lines):
+        if older.position != newer.position - 1:
+            detail = f"a statement has {older.position} after {newer.position}"
+            yield Violation(name="gap", account_id=read.account_id, detail=detail)
+    for line in read.lines:
+        yield from stream.check_balance(line.position, line.balance_minor, "a statement")
+        if ids.get(line.position, line.event_id) != line.event_id:
+            detail = f"a statement has another event at {line.position}"
+            yield Violation(name="altered", account_id=read.account_id, detail=detail)
+
+
+# --- how it ended -----------------------------------------------------------------------------
+
+
+def _check_balances(
+    balances: Sequence[Balance], streams: dict[str, _Stream]
+) -> Iterator[Violation]:
+    """The read model has reached the streams' ends, and both sides sum up to the same."""
+    blocked = {balance.account_id for balance in balances if balance.blocked}
+    shown = {balance.account_id: balance for balance in balances}
+    for account_id in sorted((streams.keys() | shown.keys()) - blocked):
+        balance, stream = shown.get(account_id), streams.get(account_id)
+        end = stream.end if stream is not None else 0
+        position = balance.position if balance is not None else 0
+        if position != end:
+            detail = f"the balance stands at {position}, the stream at {end}"
+            yield Violation(name="not-projected", account_id=account_id, detail=detail)
+        if balance is not None and stream is not None:
+            yield from stream.check_balance(position, balance.balance_minor, "the read model")
+    sum_shown = sum(b.balance_minor for b in balances if not b.blocked)
+    sum_events = sum(
+        _signed(event)
+        for account_id, stream in streams.items()
+        if account_id not in blocked
+        for event in stream.events
+    )
+    if sum_shown != sum_events:
+        detail = f"the balances sum up to {sum_shown}, the events to {sum_events}"
+        yield Violation(name="sum-differs", account_id="", detail=detail)
+
+
+def _check_topic(final: Final) -> Iterator[Violation]:
+    if final.outbox_rows:
+        detail = f"{final.outbox_rows} rows wait"
+        yield Violation(name="outbox-not-empty", account_id="", detail=detail)
+    if final.topic is None:
+        return
+    committed = {event.event_id: event for event in final.events}
+    for event_id, text in final.topic.items():
+        event = committed.get(event_id)
+        if event is None or json.loads(text) != json.loads(event.public_text):
+            account_id = "" if event is None else event.account_id
+            detail = f"event {event_id}"
+            yield Violation(name="uncommitted-on-topic", account_id=account_id, detail=detail)
+    if final.outbox_rows == 0:
+        for event in final.events:
+            if event.age_s < final.retention_s and event.event_id not in final.topic:
+                detail = f"position {event.position}"
+                yield Violation(name="not-on-topic", account_id=event.account_id, detail=detail)

@@ -1,0 +1,342 @@
+"""The checker bites: a good history passes, and each of these bad ones is named for what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.history.checker import CATEGORIES, check, count
+from tests.history.history import (
+    Attempt,
+    Balance,
+    Event,
+    Final,
+    History,
+    Line,
+    Read,
+    Receipt,
+    read_log,
+    write_log,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.history.history import Kind, Outcome
+
+ANA, BRUNO = "ana", "bruno"
+
+
+@dataclass(slots=True)
+class Story:
+    """A history in the making, with a clock that moves by one second an operation."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    balances: dict[str, Balance] = field(default_factory=dict)
+    topic: dict[str, str] = field(default_factory=dict)
+    outbox_rows: int = 0
+    now_s: float = 0.0
+
+    def record(self, account_id: str, kind: Kind, amount_minor: int, key: str) -> Event:
+        """An event that a client was answered, projected and published."""
+        event = self.store(account_id, kind, amount_minor, key)
+        self.attempt(event, "recorded")
+        return event
+
+    def store(self, account_id: str, kind: Kind, amount_minor: int, key: str) -> Event:
+        own = [event for event in self.events if event.account_id == account_id]
+        position = len(own) + 1
+        previous = own[-1].hash if own else hashlib.sha256(account_id.encode()).hexdigest()
+        event_id = f"{account_id}-{position}"
+        text = json.dumps({"id": event_id, "amount": amount_minor})
+        event = Event(
+            account_id=account_id,
+            position=position,
+            event_id=event_id,
+            kind=kind,
+            amount_minor=amount_minor,
+            key=key,
+            public_text=text,
+            hash=hashlib.sha256(bytes.fromhex(previous) + text.encode()).hexdigest(),
+        )
+        self.events.append(event)
+        self.topic[event_id] = text
+        self.balances[account_id] = Balance(
+            account_id=account_id, position=position, balance_minor=self.balance(account_id)
+        )
+        return event
+
+    def balance(self, account_id: str) -> int:
+        signs = {"INCOME": 1, "EXPENSE": -1, "LIMIT": 0}
+        own = [event for event in self.events if event.account_id == account_id]
+        return sum(signs[event.kind] * (event.amount_minor or 0) for event in own)
+
+    def attempt(self, event: Event, outcome: Outcome) -> None:
+        """A request for ``event``, and how it was answered."""
+        receipt = Receipt(
+            event_id=event.event_id,
+            position=event.position,
+            balance_minor=self.balance(event.account_id),
+            hash=event.hash,
+        )
+        self.attempts.append(
+            Attempt(
+                client=1,
+                account_id=event.account_id,
+                key=event.key or "",
+                kind=event.kind,
+                amount_minor=event.amount_minor,
+                invoked_s=self.now_s,
+                completed_s=None if outcome == "unknown" else self.now_s + 0.5,
+                outcome=outcome,
+                receipt=receipt if outcome == "recorded" else None,
+                said="503 store-unavailable" if outcome == "refused" else "",
+            )
+        )
+        self.now_s += 1
+
+    def read(self, account_id: str, min_position: int = 0) -> None:
+        own = [event for event in self.events if event.account_id == account_id]
+        line = Line(
+            position=own[-1].position,
+            event_id=own[-1].event_id,
+            balance_minor=self.balance(account_id),
+        )
+        read = Read(
+            client=1,
+            account_id=account_id,
+            invoked_s=self.now_s,
+            completed_s=self.now_s + 0.5,
+            position=len(own),
+            balance_minor=self.balance(account_id),
+            min_position=min_position,
+            lines=(line,),
+        )
+        self.reads.append(read)
+        self.now_s += 1
+
+    def history(self) -> History:
+        return History([*self.attempts, *self.reads])
+
+    def final(self) -> Final:
+        return Final(
+            events=tuple(self.events),
+            balances=tuple(self.balances.values()),
+            topic=self.topic,
+            outbox_rows=self.outbox_rows,
+        )
+
+    def names(self) -> set[str]:
+        return {violation.name for violation in check(self.history(), self.final())}
+
+
+def good() -> Story:
+    """Retries, unknown outcomes of both kinds, limits, reads: all is well."""
+    story = Story()
+    for bit in range(4):
+        story.record(ANA, "INCOME", 1 << bit, f"a{bit}")
+        story.read(ANA, min_position=bit + 1)
+    repeated = story.store(ANA, "INCOME", 16, "a4")
+    story.attempt(repeated, "unknown")
+    story.attempt(repeated, "recorded")
+    never = replace(repeated, key="never", event_id="never")
+    story.attempt(never, "unknown")
+    story.attempt(replace(never, key="refused"), "refused")
+    story.record(BRUNO, "LIMIT", 10, "b0")
+    story.record(BRUNO, "EXPENSE", 10, "b1")
+    story.read(BRUNO)
+    story.read(ANA)
+    return story
+
+
+def lose_an_answered_event(story: Story) -> None:
+    # The last of its stream, and the read model knows nothing of it either.
+    event = story.events.pop(4)
+    del story.topic[event.event_id]
+    story.balances[ANA] = Balance(account_id=ANA, position=4, balance_minor=15)
+    story.reads.pop()
+
+
+def record_a_retry_again(story: Story) -> None:
+    story.store(ANA, "INCOME", 16, "a4")
+
+
+def answer_a_retry_otherwise(story: Story) -> None:
+    again = story.attempts[0]
+    assert again.receipt is not None
+    story.attempts.append(replace(again, receipt=replace(again.receipt, balance_minor=9)))
+
+
+def record_what_was_refused(story: Story) -> None:
+    story.attempt(story.store(BRUNO, "INCOME", 1, "b2"), "refused")
+
+
+def record_what_nobody_asked_for(story: Story) -> None:
+    story.store(BRUNO, "INCOME", 1, "nobody's")
+
+
+def record_another_amount(story: Story) -> None:
+    story.attempts[0] = replace(story.attempts[0], amount_minor=3)
+
+
+def leave_a_gap(story: Story) -> None:
+    event = story.events.pop()
+    story.events.append(replace(event, position=event.position + 1))
+
+
+def break_the_chain(story: Story) -> None:
+    story.events[1] = replace(story.events[1], public_text='{"id": "ana-2", "amount": 3}')
+
+
+def show_a_balance_without_an_income(story: Story) -> None:
+    story.reads[-1] = replace(story.reads[-1], balance_minor=31 - 4 - 1)
+
+
+def show_what_is_not_there(story: Story) -> None:
+    story.reads[-1] = replace(story.reads[-1], position=6)
+
+
+def go_back(story: Story) -> None:
+    story.reads.append(replace(story.reads[0], invoked_s=story.now_s))
+
+
+def answer_older_than_asked(story: Story) -> None:
+    story.reads[0] = replace(story.reads[0], min_position=2)
+
+
+def let_an_expense_pass_the_limit(story: Story) -> None:
+    story.record(BRUNO, "EXPENSE", 1, "b2")
+
+
+def project_one_too_few(story: Story) -> None:
+    story.balances[ANA] = Balance(account_id=ANA, position=4, balance_minor=15)
+
+
+def forget_a_balance_of_an_account_without_events(story: Story) -> None:
+    story.balances["carla"] = Balance(account_id="carla", position=0, balance_minor=5)
+
+
+def publish_too_few(story: Story) -> None:
+    del story.topic["ana-3"]
+
+
+def publish_what_was_rolled_back(story: Story) -> None:
+    story.topic["ana-7"] = "{}"
+
+
+def publish_another_amount(story: Story) -> None:
+    story.topic["ana-3"] = '{"id": "ana-3", "amount": 5}'
+
+
+def leave_rows_in_the_outbox(story: Story) -> None:
+    story.outbox_rows = 3
+
+
+def put_the_later_before_the_earlier(story: Story) -> None:
+    # The second was asked for after the third had been answered.
+    late = story.attempts[1]
+    story.attempts[1] = replace(late, invoked_s=story.now_s, completed_s=story.now_s + 1)
+
+
+BAD: dict[str, Callable[[Story], None]] = {
+    "acknowledged-lost": lose_an_answered_event,
+    "recorded-twice": record_a_retry_again,
+    "answers-differ": answer_a_retry_otherwise,
+    "refused-but-recorded": record_what_was_refused,
+    "unasked": record_what_nobody_asked_for,
+    "altered": record_another_amount,
+    "gap": leave_a_gap,
+    "chain-broken": break_the_chain,
+    "wrong-balance": show_a_balance_without_an_income,
+    "beyond-the-stream": show_what_is_not_there,
+    "went-back": go_back,
+    "stale-read": answer_older_than_asked,
+    "limit-broken": let_an_expense_pass_the_limit,
+    "not-projected": project_one_too_few,
+    "sum-differs": forget_a_balance_of_an_account_without_events,
+    "not-on-topic": publish_too_few,
+    "uncommitted-on-topic": publish_what_was_rolled_back,
+    "outbox-not-empty": leave_rows_in_the_outbox,
+    "order-reversed": put_the_later_before_the_earlier,
+}
+
+
+def test_a_good_history_passes() -> None:
+    story = good()
+    assert check(story.history(), story.final()) == []
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_history_is_named(name: str) -> None:
+    story = good()
+    BAD[name](story)
+    assert name in story.names()
+
+
+def test_every_name_has_a_bad_history() -> None:
+    assert BAD.keys() == CATEGORIES.keys()
+
+
+# What follows from the named wrong and cannot be told apart from it.
+FOLLOWS = {
+    "answers-differ": {"wrong-balance"},
+    "gap": {"altered", "not-projected", "beyond-the-stream", "wrong-balance"},
+    "chain-broken": {"uncommitted-on-topic"},
+    "not-projected": {"sum-differs"},
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_history_is_not_called_what_it_is_not(name: str) -> None:
+    story = good()
+    BAD[name](story)
+    assert story.names() <= {name} | FOLLOWS.get(name, set())
+
+
+def test_a_wrong_balance_names_the_transactions_that_it_lacks() -> None:
+    story = good()
+    show_a_balance_without_an_income(story)
+    [violation] = check(story.history(), story.final())
+    assert violation.account_id == ANA
+    assert violation.detail.endswith("it lacks the transactions at 1, 3")
+
+
+def test_another_amount_on_the_topic_is_no_committed_event() -> None:
+    story = good()
+    publish_another_amount(story)
+    assert story.names() == {"uncommitted-on-topic"}
+
+
+def test_an_event_older_than_the_retention_may_have_left_the_topic() -> None:
+    story = good()
+    publish_too_few(story)
+    story.events[2] = replace(story.events[2], age_s=7_200.0)
+    assert story.names() == set()
+
+
+def test_a_suspended_account_need_not_be_projected_to_its_end() -> None:
+    story = good()
+    story.balances[ANA] = Balance(account_id=ANA, position=4, balance_minor=15, blocked=True)
+    assert story.names() == set()
+
+
+def test_violations_are_counted_by_the_columns_of_the_matrix() -> None:
+    story = good()
+    record_a_retry_again(story)
+    publish_too_few(story)
+    counted = count(check(story.history(), story.final()))
+    assert counted == {"lost": 1, "doubled": 1, "stale": 0, "wrong": 0}
+
+
+def test_a_log_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    story = good()
+    file = tmp_path / "history.ndjson"
+    write_log(file, story.history(), story.final())
+    assert read_log(file) == (story.history(), story.final())
