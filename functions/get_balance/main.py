@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from saldo.query import balances, handler, watch
 from saldo.serve import auth, json_body, problems
+from saldo.serve.app import EDGES
 from saldo.serve.http import Edge, route
 from saldo.serve.problems import Rule
 
@@ -73,6 +74,7 @@ EDGE = Edge(
     ),
     rules=RULES,
 )
+EDGES.append(EDGE)
 
 
 @functions_framework.aio.http

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from saldo.domain import errors
 from saldo.record import batch, event_store, handler, intent
 from saldo.serve import auth, json_body, problems
+from saldo.serve.app import EDGES
 from saldo.serve.http import Edge, route
 from saldo.serve.problems import Rule
 
@@ -109,6 +110,7 @@ EDGE = Edge(
     ),
     rules=RULES,
 )
+EDGES.append(EDGE)
 
 
 @functions_framework.aio.http

@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         http="httptools",
         lifespan="on",
         access_log=False,
+        # Nothing here asks for the client's address or scheme: no look at X-Forwarded-*.
+        proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 GC_ALLOCATIONS = 20_000
 
+# What the framework answers itself.
+FRAMEWORK_PATHS = frozenset({"/robots.txt", "/favicon.ico"})
+
 # What the framework hands to a function.
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
@@ -109,16 +112,20 @@ class Gate:
     """Answers the probes, and everything else through ``app``.
 
     ``guard`` may answer a request itself (returning an ASGI app) before its body is read: the
-    projector's sender is checked there, since a cloud_event function sees no headers.
+    projector's sender is checked there, since a cloud_event function sees no headers. ``edge`` is
+    what the function itself calls for every request: here it is called without the framework's
+    stack in between.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         guard: Callable[[Scope], Awaitable[ASGIApp | None]] | None = None,
+        edge: ASGIApp | None = None,
     ) -> None:
         self._app = app
         self._guard = guard
+        self._edge = edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -137,6 +144,9 @@ class Gate:
                     await answer(scope, receive, send)
                     return
                 receive = _bounded(receive)
+            if self._edge is not None and scope["path"] not in FRAMEWORK_PATHS:
+                await self._edge(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
 
@@ -181,6 +191,10 @@ async def _plain(send: Send, status: int, body: bytes) -> None:
 GUARDS: list[Callable[[Scope], Awaitable[ASGIApp | None]]] = []
 
 
+# Set by a function's module while it is loaded: its Edge, which answers whatever the function does.
+EDGES: list[ASGIApp] = []
+
+
 _gated = False
 
 
@@ -201,4 +215,4 @@ def build_app(function: str, source: str) -> Gate:
         if isinstance(route, Route):
             # "." must match a line break, too, or Starlette refuses such a path in its own words.
             route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
-    return Gate(app, GUARDS[0] if GUARDS else None)
+    return Gate(app, GUARDS[0] if GUARDS else None, EDGES[0] if EDGES else None)
