@@ -154,7 +154,7 @@ def test_a_reversed_line_is_marked_whether_it_is_of_this_round_or_an_earlier_one
 ) -> None:
     original = stored_stream(income("5"))[0]
     stored = stored_stream(income("5"), reversal(original, Kind.INCOME, 500))
-    events = stream_events([replace(stored[0]), stored[1]])
+    events = stream_events(stored)
     # The reversal names the id of the first stream's event: give the second stream's the same.
     events[1] = rewritten(
         events[1], events[0].hash, str(original.event_id), str(events[0].event_id)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import replace
 from datetime import timedelta, timezone
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from saldo.domain.commands import Command, Kind
 from saldo.domain.events import private_hash
@@ -59,6 +62,46 @@ def test_unequal_commands_have_unequal_texts() -> None:
         replace(reversal(ORIGINAL, Kind.INCOME, 500), description="x"),
     ]
     assert len({canonical(command) for command in commands}) == len(commands)
+
+
+TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+
+
+@given(
+    description=TEXTS,
+    metadata=st.dictionaries(st.text('a"é', max_size=2), st.text("b\\")),
+    currency=st.sampled_from([None, "BRL"]),
+    key=st.none() | st.text('k"\\ ', min_size=1),
+)
+def test_texts_written_by_hand_are_those_of_the_encoder(
+    description: str | None, metadata: dict[str, str], currency: str | None, key: str | None
+) -> None:
+    """A stored fingerprint is compared with one made by any later version."""
+    command = replace(income("10.50"), description=description, metadata=metadata)
+    command = replace(command, currency=currency)
+
+    def encoded(members: object) -> str:
+        return json.dumps(members, ensure_ascii=False, separators=(",", ":"))
+
+    assert canonical(command) == encoded(
+        ["record", ACCOUNT, "INCOME", "105e-1", currency, description]
+        + [dict(sorted(metadata.items())), None]
+    )
+    line = prepared(command, key)
+    members = json.loads(line.private_text)
+    assert line.private_text == encoded(members)
+    assert list(members) == (
+        ["description", "metadata", "issuer", "subject", "idempotencyKey", "fingerprint", "salt"]
+    )
+    assert (members["description"], members["metadata"]) == (description, metadata)
+    assert members["idempotencyKey"] == key
+
+
+@given(secret=st.binary(min_size=32, max_size=80), parts=st.lists(st.text("aé"), min_size=1))
+def test_the_keyed_hash_is_blake2b_under_the_secret(secret: bytes, parts: list[str]) -> None:
+    text = "\0".join(parts).encode()
+    expected = hashlib.blake2b(text, key=secret[:64], digest_size=16).digest()
+    assert keyed_hash(secret, *parts) == expected
 
 
 def test_the_keyed_hash_needs_the_secret_and_tells_parts_apart() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from saldo.domain.commands import Kind
 from saldo.record.parse import (
@@ -16,10 +18,14 @@ from saldo.record.parse import (
     parse_reversal,
     parse_transaction,
     read_ndjson,
+    read_plain,
 )
-from saldo.serve.json_body import read_json
+from saldo.serve.json_body import Malformed, read_json
 from saldo.serve.problems import Invalid
 from tests.controls import ACCOUNT, income
+
+if TYPE_CHECKING:
+    import random
 
 SALARY: dict[str, Any] = {"accountId": ACCOUNT, "type": "INCOME", "value": 1000}
 
@@ -228,3 +234,69 @@ def test_a_reversal_says_nothing_but_its_description(members: object) -> None:
 @pytest.mark.parametrize(("members", "said"), [({}, None), ({"description": "x"}, "x")])
 def test_a_reversal_may_say_why(members: object, said: str | None) -> None:
     assert parse_reversal(members) == said
+
+
+# --- the quick reader -------------------------------------------------------------------------
+
+SPACES = st.sampled_from(["", " ", "\t\r\n"])
+MEMBERS = st.sampled_from(
+    ['"accountId"', '"type"', '"value"', '"description"', '"currency"', '"occurredAt"']
+    + ['"metadata"', '"other"', '"val\\u0075e"', "value"]
+)
+JSON_VALUES = st.sampled_from(
+    ['"wesley"', '"a:b"', '"INCOME"', '"EXPENSE"', '"GIFT"', "1000", "10.50", "0", "0.0", "007"]
+    + ["-1", "1e2", "10.", ".5", "1_0", '"10.50"', "99999999999999999999", "NaN", "null", "true"]
+    + ['"BRL"', '"XXX"', '"a: b, \\": c"', '"Caf\u00e9"', '"\x7f"', '"tab\t"', '"\\ud800"']
+    + ["{}", '{"a":1}', "[1]", '""', "1.0000000001", '"\u2028"', '"::"']
+)
+PLAIN = [('"accountId"', '"wesley"'), ('"type"', '"INCOME"'), ('"value"', "10.50")]
+
+
+@given(
+    start=st.sampled_from([0, 1, 3, 3, 3]),
+    pairs=st.lists(st.tuples(MEMBERS, JSON_VALUES), max_size=4),
+    spaces=st.tuples(SPACES, SPACES, SPACES),
+    tail=st.sampled_from(["}", "}", "}", "}}", "", "} x", ",}"]),
+    moved=st.randoms(use_true_random=False),
+)
+@example(start=3, pairs=[('"value"', "5")], spaces=("", " ", ""), tail="}", moved=None)
+def test_the_quick_reader_takes_nothing_that_the_general_one_reads_otherwise(
+    start: int,
+    pairs: list[tuple[str, str]],
+    spaces: tuple[str, str, str],
+    tail: str,
+    moved: random.Random | None,
+) -> None:
+    before, between, after = spaces
+    members = PLAIN[:start] + pairs
+    if moved is not None:
+        moved.shuffle(members)
+    texts = [f"{name}{before}:{between}{text}{after}" for name, text in members]
+    content = ("{" + ",".join(texts) + tail).encode("utf-8", "surrogatepass")
+    quick = read_plain(content)
+    if quick is not None:
+        assert quick == parse_transaction(read_json(content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"accountId":"wesley","type":"INCOME","value":1000}',
+        b'{"accountId":"a:b","description":"Rent: May","type":"EXPENSE","value":10.50}',
+        b' { "value" : 0.01, "type" : "INCOME", "currency": "BRL", "accountId" : "w" } ',
+        '{"accountId":"w","type":"INCOME","value":1,"description":"Caf\u00e9"}'.encode(),
+    ],
+)
+def test_the_quick_reader_takes_what_most_send(content: bytes) -> None:
+    """Otherwise it would cost time and save none."""
+    quick = read_plain(content)
+    assert quick is not None
+    assert quick == parse_transaction(read_json(content))
+
+
+@pytest.mark.parametrize("wrong", [b"\xed\xa0\x80", b"\xff", b"\xc3"])
+def test_the_quick_reader_takes_no_text_that_is_not_utf_8(wrong: bytes) -> None:
+    content = b'{"accountId":"w","type":"INCOME","value":1,"description":"' + wrong + b'"}'
+    assert read_plain(content) is None
+    with pytest.raises(Malformed):
+        read_json(content)

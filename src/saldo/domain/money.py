@@ -79,10 +79,16 @@ def parse_value(text: str, *, zero_allowed: bool = False) -> Value:
 
     Raises BadValue with a message made for the client.
     """
-    if len(text) <= 15 and text.isascii() and text.isdigit():  # noqa: PLR2004 - the common case
+    # The common cases, digits with or without a point among them, without the general pattern.
+    if len(text) <= 15 and text.isascii() and text.isdigit():  # noqa: PLR2004
         coefficient, scale = int(text), 0
     else:
-        coefficient, scale = _parse_general(text)
+        whole, _, fraction = text.partition(".")
+        digits = whole + fraction
+        if len(text) <= 15 and whole and fraction and digits.isascii() and digits.isdigit():  # noqa: PLR2004
+            coefficient, scale = int(digits), len(fraction)
+        else:
+            coefficient, scale = _parse_general(text)
     if coefficient == 0 and not zero_allowed:
         message = "must be greater than zero"
         raise BadValue(message)

@@ -46,6 +46,7 @@ from saldo.record.parse import (
     parse_reversal,
     parse_transaction,
     read_ndjson,
+    read_plain,
 )
 from saldo.record.relay import Relay
 from saldo.serve.app import Resident
@@ -69,6 +70,7 @@ from saldo.serve.database import (
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.http import (
     BODY_BYTES_MAX,
+    Answer,
     body_too_large,
     idempotency_key_of,
     if_match_of,
@@ -278,13 +280,15 @@ async def post_transactions(request: Request, prefix: str) -> Response:
         if kind == "application/x-ndjson":
             place.take()
             return await _post_bulk(recorder, request, caller, read_ndjson(body))
-        content = read_json(body)
-        if isinstance(content, list):
-            place.take()
-            return await _post_bulk(recorder, request, caller, content)
-        if len(body) > BODY_BYTES_MAX:
-            raise body_too_large(BODY_BYTES_MAX)
-    command = parse_transaction(content)
+        command = read_plain(body)
+        if command is None:
+            content = read_json(body)
+            if isinstance(content, list):
+                place.take()
+                return await _post_bulk(recorder, request, caller, content)
+            if len(body) > BODY_BYTES_MAX:
+                raise body_too_large(BODY_BYTES_MAX)
+            command = parse_transaction(content)
     caller.require(WRITE, command.account_id)
     recorded = await _record_one(recorder, request, caller, command)
     return _created(recorded, prefix)
@@ -551,9 +555,11 @@ def _headers(recorded: Recorded) -> dict[str, str]:
 
 
 def _created(recorded: Recorded, prefix: str) -> Response:
-    headers = _headers(recorded)
-    headers["Location"] = _location(recorded, prefix)
-    return _json(transaction_json(recorded.stored), 201, headers)
+    headers = [(b"etag", b'"%d"' % recorded.stored.position)]
+    if recorded.replayed:
+        headers.append((b"idempotency-replayed", b"true"))
+    headers.append((b"location", _location(recorded, prefix).encode()))
+    return Answer(transaction_json(recorded.stored), 201, headers)
 
 
 def _json(body: bytes, status: int, headers: dict[str, str] | None = None) -> Response:

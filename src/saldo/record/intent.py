@@ -6,12 +6,16 @@ locked: the event's id, its private text and that text's hash, the keyed hashes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass
-from uuid import UUID
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING
+
+import msgspec
+from asyncpg.pgproto import pgproto
 
 from saldo.domain.commands import (
     Command,
@@ -22,15 +26,20 @@ from saldo.domain.commands import (
 from saldo.domain.errors import Refused
 from saldo.domain.events import private_hash, request_hash
 
+if TYPE_CHECKING:
+    from uuid import UUID
+
 # A salt makes the private hash of a short, guessable text unguessable.
 SALT_BYTES = 16
+ID_RANDOM_BYTES = 10
 KEYED_HASH_BYTES = 16
 # Made once: json.dumps with options of its own makes an encoder at every call.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+# The values below are msgspec's structs: made in a tenth of a frozen dataclass's time, which at one
+# of each for a request had come to 6 us.
+class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One command with all that is computed before the lock."""
 
     command: Command
@@ -43,8 +52,7 @@ class Line:
     request_hash: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """The lines of one request: recorded together or not at all."""
 
     lines: tuple[Line, ...]
@@ -56,8 +64,7 @@ class Intent:
         return frozenset(line.command.account_id for line in self.lines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredEvent:
+class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the event table: what is written for a line, and what a repeated one finds."""
 
     account_id: str
@@ -73,8 +80,7 @@ class StoredEvent:
     reverses: UUID | None
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True):
     """The answer to a line: its stored event, and whether an earlier request had recorded it."""
 
     stored: StoredEvent
@@ -89,25 +95,40 @@ class LinesRefused(Refused):
         self.refusals = refusals
 
 
-def new_event_id() -> UUID:
+def new_event_id(random: bytes | None = None) -> UUID:
     """A UUIDv7: 48 bits of milliseconds, then random bits; ids sort roughly by time."""
     # bit twiddling after RFC 9562, section 5.7; Python has no uuid7 before 3.14
-    number = int.from_bytes(os.urandom(10), "big")
+    number = int.from_bytes(random or os.urandom(ID_RANDOM_BYTES), "big")
     number |= (time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80
     number = number & ~(0xF << 76) | 0x7 << 76
-    return UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
+    number = number & ~(0x3 << 62) | 0x2 << 62
+    # The driver's own class, as in rows that are read: written and shown in a tenth of the time.
+    return pgproto.UUID(number.to_bytes(16, "big"))
+
+
+@functools.lru_cache(maxsize=8)
+def _keyed(secret: bytes) -> hashlib.blake2b:
+    """A hash that has taken the key; copies of it are half the price of new ones."""
+    return hashlib.blake2b(key=secret[:64], digest_size=KEYED_HASH_BYTES)
 
 
 def keyed_hash(secret: bytes, *parts: str) -> bytes:
     """BLAKE2b keyed with ``secret`` over the parts, which may not contain U+0000."""
-    return hashlib.blake2b(
-        "\0".join(parts).encode(), key=secret[:64], digest_size=KEYED_HASH_BYTES
-    ).digest()
+    keyed = _keyed(secret).copy()
+    keyed.update("\0".join(parts).encode())
+    return keyed.digest()
 
 
 def canonical(command: Command) -> str:
     """A text that is equal for equal commands however they were written (1 and 1.00)."""
     if isinstance(command, RecordTransaction):
+        if not command.metadata and command.occurred_at is None:
+            # What nearly all are, written out: the encoder takes 3 us for the same text.
+            currency = "null" if command.currency is None else f'"{command.currency}"'
+            return (
+                f'["record","{command.account_id}","{command.kind.value}",'
+                f'"{command.value.text()}",{currency},{_quoted(command.description)},{{}},null]'
+            )
         occurred_at = command.occurred_at and command.occurred_at.timestamp()
         members: list[object] = [
             "record",
@@ -132,6 +153,10 @@ def canonical(command: Command) -> str:
     return _encode(members)
 
 
+def _quoted(text: str | None) -> str:
+    return "null" if text is None else encode_basestring(text)
+
+
 def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private text
     command: Command,
     *,
@@ -144,7 +169,8 @@ def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private te
     event_id: UUID | None = None,
 ) -> Line:
     """A line for ``command``; ``fingerprint`` is the whole request's where one key covers many."""
-    salt = os.urandom(SALT_BYTES)
+    random = os.urandom(SALT_BYTES + ID_RANDOM_BYTES)  # in one go: each is a call of the kernel
+    salt = random[:SALT_BYTES]
     metadata = command.metadata if isinstance(command, RecordTransaction) else None
     description = None if isinstance(command, SetOverdraftLimit) else command.description
     key_hash = None
@@ -157,20 +183,18 @@ def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private te
     proof = None
     if key_hash is not None and fingerprint is not None:
         proof = request_hash(key_hash, key_line, fingerprint)
-    private_text = _encode(
-        {
-            "description": description,
-            "metadata": metadata or {},
-            "issuer": issuer,
-            "subject": subject,
-            "idempotencyKey": idempotency_key,
-            "fingerprint": fingerprint and fingerprint.hex(),
-            "salt": salt.hex(),
-        }
+    # As the encoder would write it, a third of its time; the order of members must never change.
+    fingerprint_hex = None if fingerprint is None else fingerprint.hex()
+    private_text = (
+        f'{{"description":{_quoted(description)},'
+        f'"metadata":{_encode(metadata) if metadata else "{}"},'
+        f'"issuer":{_quoted(issuer)},"subject":{_quoted(subject)},'
+        f'"idempotencyKey":{_quoted(idempotency_key)},'
+        f'"fingerprint":{_quoted(fingerprint_hex)},"salt":"{salt.hex()}"}}'
     )
     return Line(
         command=command,
-        event_id=event_id or new_event_id(),
+        event_id=event_id or new_event_id(random[SALT_BYTES:]),
         private_text=private_text,
         private_hash=private_hash(salt, private_text),
         key_hash=key_hash,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from saldo.domain.commands import (
     ACCOUNT_ID,
     DESCRIPTION_CHARACTERS_MAX,
@@ -31,6 +33,68 @@ _TRANSACTION_FIELDS = frozenset(
 _BULK_LINE_FIELDS = _TRANSACTION_FIELDS | {"idempotencyKey"}
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _KINDS = {kind.value: kind for kind in Kind}
+
+
+# A body that the typed decoder takes; a larger one has something that it does not.
+PLAIN_BYTES_MAX = 4_096
+_NUMBER = re.compile(rb"(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,9})?")
+
+
+class _Plain(msgspec.Struct, forbid_unknown_fields=True):
+    """A transaction as nearly all are sent. ``value`` is kept as its bytes: money is no float."""
+
+    accountId: str  # noqa: N815 - the wire's names
+    type: Kind
+    value: msgspec.Raw
+    description: str | None = None
+    currency: str | None = None
+
+
+_read_plain = msgspec.json.Decoder(_Plain).decode
+
+
+def read_plain(body: bytes) -> RecordTransaction | None:
+    """The command of ``body`` where it is a plain and valid transaction, in a quarter of the time.
+
+    None says nothing about ``body``: the general reader must look at it. This one only takes what
+    that one would take, and makes the same of it.
+    """
+    try:
+        plain = None if len(body) > PLAIN_BYTES_MAX or b"\\" in body else _read_plain(body)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    if plain is None:
+        return None
+    account_id, currency, description = plain.accountId, plain.currency, plain.description
+    # A member that stands twice is refused, and the decoder does not tell of it. So the colons are
+    # counted: one for each member, and those in texts, where none can hide behind a backslash. A
+    # null has one that is not expected here: it is for the general reader, too.
+    colons = 3 + account_id.count(":")
+    if description is not None:
+        colons += 1 + description.count(":")
+        if len(description) > DESCRIPTION_CHARACTERS_MAX or not description.isprintable():
+            return None
+    if currency is not None:
+        colons += 1
+    number = bytes(plain.value)
+    if (
+        colons != body.count(b":")
+        or (currency is not None and currency not in CURRENCY_DIGITS)
+        or not _NUMBER.fullmatch(number)
+        or not ACCOUNT_ID.fullmatch(account_id)
+    ):
+        return None
+    try:
+        value = parse_value(number.decode())
+    except BadValue:
+        return None
+    return RecordTransaction(
+        account_id=account_id,
+        kind=plain.type,
+        value=value,
+        currency=currency,
+        description=description,
+    )
 
 
 def parse_transaction(
