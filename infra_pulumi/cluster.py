@@ -74,8 +74,8 @@ class Cluster(pulumi.ComponentResource):
             opts=self._own,
         )
         nodes = self._node_group(eks_config, cluster)
-        self._addons(nodes)
-        self._controllers(stack, nodes)
+        agent = self._addons(nodes)
+        self._controllers(stack, [nodes, agent])
         self.register_outputs({"name": self.name, "issuer": self.issuer})
 
     def _control_plane(
@@ -131,7 +131,9 @@ class Cluster(pulumi.ComponentResource):
                 # Without it NetworkPolicies are accepted, and do nothing.
                 enable_network_policy=True,
             ),
-            coredns_addon_options=eks.CoreDnsAddonOptionsArgs(version=versions.COREDNS),
+            # It would be left to EKS, in whatever version: pulumi-eks makes it beside nodes of its
+            # own only. The add-on below takes it over.
+            coredns_addon_options=eks.CoreDnsAddonOptionsArgs(enabled=False),
             kube_proxy_addon_options=eks.KubeProxyAddonOptionsArgs(version=versions.KUBE_PROXY),
             opts=pulumi.ResourceOptions(
                 parent=self,
@@ -284,12 +286,23 @@ class Cluster(pulumi.ComponentResource):
             ),
         )
 
-    def _addons(self, nodes: aws.eks.NodeGroup) -> None:
-        aws.eks.Addon(
+    def _addons(self, nodes: aws.eks.NodeGroup) -> pulumi.Resource:
+        """EKS's add-ons that need nodes to run on; the agent that hands pods their identities."""
+        agent = aws.eks.Addon(
             "pod-identity",
             cluster_name=self.name,
             addon_name="eks-pod-identity-agent",
             addon_version=versions.POD_IDENTITY_AGENT,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[nodes]),
+        )
+        aws.eks.Addon(
+            "coredns",
+            cluster_name=self.name,
+            addon_name="coredns",
+            addon_version=versions.COREDNS,
+            # The one that EKS started the cluster with is there already.
+            resolve_conflicts_on_create="OVERWRITE",
+            resolve_conflicts_on_update="OVERWRITE",
             opts=pulumi.ResourceOptions(parent=self, depends_on=[nodes]),
         )
         account = "ebs-csi-controller-sa"
@@ -300,7 +313,7 @@ class Cluster(pulumi.ComponentResource):
             service_account=account,
             associate=False,
             parent=self,
-        )
+        ).role
         attach("volumes", role, ["service-role/AmazonEBSCSIDriverPolicy"], parent=self)
         driver = aws.eks.Addon(
             "volumes",
@@ -310,7 +323,7 @@ class Cluster(pulumi.ComponentResource):
             pod_identity_associations=[
                 aws.eks.AddonPodIdentityAssociationArgs(role_arn=role.arn, service_account=account)
             ],
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[nodes]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[nodes, agent]),
         )
         k8s.storage.v1.StorageClass(
             "volumes",
@@ -326,12 +339,13 @@ class Cluster(pulumi.ComponentResource):
             reclaim_policy="Delete",
             opts=pulumi.ResourceOptions(parent=self, provider=self.provider, depends_on=[driver]),
         )
+        return agent
 
-    def _controllers(self, stack: Stack, nodes: aws.eks.NodeGroup) -> None:
+    def _controllers(self, stack: Stack, ready: Sequence[pulumi.Resource]) -> None:
         """What registers pods with the load balancer, and what adds nodes."""
         balancer = "aws-load-balancer-controller"
         # The program makes the load balancer; the controller only keeps its targets.
-        pod_role(
+        registers = pod_role(
             balancer,
             cluster=self.name,
             namespace=SYSTEM,
@@ -384,10 +398,10 @@ class Cluster(pulumi.ComponentResource):
             },
             parent=self,
             provider=self.provider,
-            depends_on=[nodes],
+            depends_on=[*ready, *registers.ready],
         )
         scaler = "cluster-autoscaler"
-        pod_role(
+        scales = pod_role(
             scaler,
             cluster=self.name,
             namespace=SYSTEM,
@@ -407,7 +421,7 @@ class Cluster(pulumi.ComponentResource):
             },
             parent=self,
             provider=self.provider,
-            depends_on=[nodes],
+            depends_on=[*ready, *scales.ready],
         )
 
 

@@ -31,6 +31,8 @@ NETWORK_PREFIX_MAX = 20
 ZONES_MIN, ZONES_MAX = 2, 3
 # A termination grace below this may never run the function's own shutdown: platform.md.
 TIMEOUT_S_MIN = 46
+# What Knative is told to refuse, so that it is refused here first: knative.py.
+TIMEOUT_S_MAX, PODS_LIMIT, CONCURRENCY_LIMIT = 120, 50, 1000
 POOL_SIZE_MIN, POOL_SIZE_MAX = 2, 5
 BACKUP_DAYS_MAX = 35
 
@@ -410,8 +412,15 @@ def _check_functions(stack: Stack) -> list[str]:
         # Without an upper bound nothing bounds the connections to the database.
         if not 0 <= scaling.pods_min <= scaling.pods_max or scaling.pods_max < 1:
             problems.append(f"{path}: podsMin must be at most podsMax, and podsMax at least 1")
-        if not 1 <= scaling.concurrency <= scaling.concurrency_max:
-            problems.append(f"{path}.concurrency: must be from 1 to concurrencyMax")
+        if scaling.pods_max > PODS_LIMIT:
+            problems.append(f"{path}.podsMax: must be at most {PODS_LIMIT}")
+        if not 1 <= scaling.concurrency <= scaling.concurrency_max <= CONCURRENCY_LIMIT:
+            problems.append(
+                f"{path}.concurrency: must be from 1 to concurrencyMax, and that at most"
+                f" {CONCURRENCY_LIMIT}"
+            )
+        if scaling.timeout_s > TIMEOUT_S_MAX:
+            problems.append(f"{path}.timeoutS: must be at most {TIMEOUT_S_MAX}")
         if scaling.timeout_s < TIMEOUT_S_MIN:
             problems.append(
                 f"{path}.timeoutS: must be at least {TIMEOUT_S_MIN}, or a pod is killed before it"

@@ -23,7 +23,7 @@ from infra_pulumi.isolation import (
     RESTRICTED_POD,
 )
 from infra_pulumi.keys import layer_key, log_group
-from infra_pulumi.parts import DATABASE, FUNCTIONS, NAMESPACE
+from infra_pulumi.parts import DATABASE, NAMESPACE, ROLES
 from infra_pulumi.secrets import from_secret
 
 if TYPE_CHECKING:
@@ -90,11 +90,14 @@ class Rds(pulumi.ComponentResource):
         )
         cluster.allow("nodes-to-database", cluster.nodes, group, (POSTGRES_PORT, POSTGRES_PORT))
         instance = self._instance(network, group, key)
+        # RDS names it: only its ARN says which one it is.
+        secret = instance.master_user_secrets.apply(lambda made: made[0].secret_arn or "")
         owner = secrets.deliver(
             CREDENTIALS,
-            instance.master_user_secrets.apply(lambda made: made[0].secret_arn or ""),
+            secret,
             {"owner-url": self._owner_url(instance)},
             properties=["username", "password"],
+            after=[secrets.may_read("database-owner", secret)],
         )
         roots = root_file(
             "database-roots",
@@ -105,12 +108,12 @@ class Rds(pulumi.ComponentResource):
         )
         self.access = DatabaseAccess(
             auth="rds-iam",
-            urls={f.role: {"value": self._url(instance, f.role)} for f in FUNCTIONS},
+            urls={role: {"value": self._url(instance, role)} for role in ROLES},
             owner_url={"valueFrom": from_secret(CREDENTIALS, "owner-url")},
             passwords={},
             authority={"configMap": {"name": "database-roots"}},
             ready=[instance, owner, roots],
-            statements={f.role: [self._may_log_in(instance, f.role)] for f in FUNCTIONS},
+            statements={role: [self._may_log_in(instance, role)] for role in ROLES},
         )
         self.register_outputs({"address": instance.address})
 
@@ -179,8 +182,6 @@ class Rds(pulumi.ComponentResource):
             performance_insights_enabled=True,
             performance_insights_kms_key_id=key.arn,
             performance_insights_retention_period=7,
-            # By this the External Secrets operator is let at the owner's secret, which inherits it.
-            tags={"saldo-stack": self._title},
             opts=pulumi.ResourceOptions(parent=self, protect=protected, depends_on=logs),
         )
 
@@ -255,9 +256,7 @@ class PostgresPod(pulumi.ComponentResource):
         super().__init__("saldo:layer:PostgresPod", name, None, opts)
         self._stack = stack
         host = f"{DATABASE_PART}.{NAMESPACE}.svc.cluster.local"
-        credentials = secrets.generate(
-            CREDENTIALS, _credentials(host), fields=["owner", *(f.role for f in FUNCTIONS)]
-        )
+        credentials = secrets.generate(CREDENTIALS, _credentials(host), fields=["owner", *ROLES])
         certificate = certificates.certificate("database-tls", [host], issuer=OWN)
         self._inside = pulumi.ResourceOptions(
             parent=self, provider=provider, depends_on=[isolation.namespace]
@@ -291,15 +290,13 @@ class PostgresPod(pulumi.ComponentResource):
         )
         self.access = DatabaseAccess(
             auth="url",
-            urls={
-                f.role: {"valueFrom": from_secret(CREDENTIALS, f"{f.role}-url")} for f in FUNCTIONS
-            },
+            urls={role: {"valueFrom": from_secret(CREDENTIALS, f"{role}-url")} for role in ROLES},
             owner_url={"valueFrom": from_secret(CREDENTIALS, "owner-url")},
             passwords={
-                f"ROLE_PASSWORD_{f.role.removeprefix('saldo_').upper()}": {
-                    "valueFrom": from_secret(CREDENTIALS, f.role)
+                f"ROLE_PASSWORD_{role.removeprefix('saldo_').upper()}": {
+                    "valueFrom": from_secret(CREDENTIALS, role)
                 }
-                for f in FUNCTIONS
+                for role in ROLES
             },
             authority={
                 "secret": {
@@ -401,9 +398,9 @@ class PostgresPod(pulumi.ComponentResource):
 def _credentials(host: str) -> dict[str, str]:
     """Every password of the database, and the URL around it, as templates."""
     made = {"owner": "{{ .owner }}", "owner-url": _url(SUPERUSER, "owner", host)}
-    for function in FUNCTIONS:
-        made[function.role] = f"{{{{ .{function.role} }}}}"
-        made[f"{function.role}-url"] = _url(function.role, function.role, host)
+    for role in ROLES:
+        made[role] = f"{{{{ .{role} }}}}"
+        made[f"{role}-url"] = _url(role, role, host)
     return made
 
 

@@ -27,6 +27,7 @@ from infra_pulumi.parts import (
     KAFKA_SOURCE_USER,
     NAMESPACE,
     OPERATE,
+    OPERATE_ROLE,
     PORT,
     PROJECT,
     RECORD,
@@ -54,6 +55,8 @@ KAFKA_AUTHORITY_DIR = "/etc/saldo/kafka"
 SOURCES_AUTHORITY_DIR = "/etc/saldo/sources"
 SWEEP_SCHEDULE = "*/10 * * * *"
 JOB_DEADLINE_S = 900
+# A verification or a rebuild of everything may take hours, but not for ever.
+OPERATE_DEADLINE_S = 6 * 3600
 JOB_RETRIES = 3
 # The uid of the images' user; a number, since Kubernetes cannot tell a name from root.
 UID = 65532
@@ -104,6 +107,7 @@ class Functions(pulumi.ComponentResource):
         jobs = [self._migrate()]
         if stack.kafka.kind == "msk":
             jobs.append(self._kafka_acls())
+        self._operate(jobs)
         services = {f.name: self._service(f, jobs) for f in FUNCTIONS}
         for function in FUNCTIONS:
             self._disruption_budget(function)
@@ -161,15 +165,7 @@ class Functions(pulumi.ComponentResource):
     def _kafka_acls(self) -> pulumi.Resource:
         """What the source may do in MSK, which no API of AWS can say."""
         around = self._around
-        if around.cluster is not None:
-            pod_role(
-                KAFKA_ACLS_PART,
-                cluster=around.cluster.name,
-                namespace=NAMESPACE,
-                service_account=KAFKA_ACLS_PART,
-                statements=around.kafka.acl_statements,
-                parent=self,
-            )
+        identity = self._identity(KAFKA_ACLS_PART, around.kafka.acl_statements)
         script = k8s.core.v1.ConfigMap(
             KAFKA_ACLS_PART,
             metadata={"name": KAFKA_ACLS_PART, "namespace": NAMESPACE},
@@ -191,7 +187,7 @@ class Functions(pulumi.ComponentResource):
                 "volumeMounts": [_mount("acls", "/etc/saldo/acls")],
             },
             [{"name": "acls", "configMap": {"name": KAFKA_ACLS_PART}}],
-            after=[script, *around.kafka.ready],
+            after=[script, *identity, *around.kafka.ready],
         )
 
     def _job(
@@ -204,47 +200,112 @@ class Functions(pulumi.ComponentResource):
     ) -> pulumi.Resource:
         """A Job of the image with the command line, waited for; a new image makes a new Job."""
         account = self._service_account(name)
-        image = self._images.of(OPERATE)
+        digest = self._images.of(OPERATE).rpartition(":")[2]
         spec: Any = {
             "backoffLimit": JOB_RETRIES,
             "activeDeadlineSeconds": JOB_DEADLINE_S,
-            "template": {
-                "metadata": {"labels": {PART: name}},
-                "spec": {
-                    "serviceAccountName": name,
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "restartPolicy": "Never",
-                    "securityContext": RESTRICTED_POD | {"runAsUser": UID, "runAsGroup": UID},
-                    "containers": [
-                        {
-                            "name": name,
-                            "image": image,
-                            "securityContext": RESTRICTED_CONTAINER,
-                            "resources": {
-                                "requests": {"cpu": "100m", "memory": "128Mi"},
-                                "limits": {"memory": "256Mi"},
-                            },
-                        }
-                        | container
-                        | {"volumeMounts": [*container["volumeMounts"], _mount("tmp", "/tmp")]}  # noqa: S108 - the pod's own
-                    ],
-                    "volumes": [*volumes, {"name": "tmp", "emptyDir": {}}],
-                },
-            },
+            "template": self._pod(name, container, volumes),
         }
         return k8s.batch.v1.Job(
             name,
             metadata={
                 # A Job cannot be changed, only made again.
-                "name": f"{name}-{image.rpartition(':')[2][:12]}",
+                "name": f"{name}-{digest[:12]}",
                 "namespace": NAMESPACE,
             },
             spec=spec,
             opts=self._inside(account, *after),
         )
 
+    def _pod(
+        self, name: str, container: dict[str, Any], volumes: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """The template of a pod that runs the image with the command line and ends."""
+        return {
+            "metadata": {"labels": {PART: name}},
+            "spec": {
+                "serviceAccountName": name,
+                "automountServiceAccountToken": False,
+                "enableServiceLinks": False,
+                "restartPolicy": "Never",
+                "securityContext": RESTRICTED_POD | {"runAsUser": UID, "runAsGroup": UID},
+                "containers": [
+                    {
+                        "name": name,
+                        "image": self._images.of(OPERATE),
+                        "securityContext": RESTRICTED_CONTAINER,
+                        "resources": {
+                            "requests": {"cpu": "100m", "memory": "128Mi"},
+                            "limits": {"memory": "256Mi"},
+                        },
+                    }
+                    | container
+                    | {"volumeMounts": [*container["volumeMounts"], _mount("tmp", "/tmp")]}  # noqa: S108 - the pod's own
+                ],
+                "volumes": [*volumes, {"name": "tmp", "emptyDir": {}}],
+            },
+        }
+
+    def _operate(self, jobs: list[pulumi.Resource]) -> None:
+        """What `kubectl create job --from=cronjob/operate` makes a Job of; by itself it never runs.
+
+        Nothing outside reaches the database, so the operator's commands run beside it.
+        """
+        around = self._around
+        account = self._service_account(OPERATE)
+        identity = self._identity(OPERATE, around.database.statements.get(OPERATE_ROLE, []))
+        entries: dict[str, dict[str, Any]] = {
+            f"{side}_URL": around.database.urls[OPERATE_ROLE]
+            for side in ("EVENT_STORE", "READ_MODEL")
+        }
+        entries["DATABASE_AUTH"] = {"value": around.database.auth}
+        if self._stack.aws is not None:
+            entries["AWS_REGION"] = {"value": self._stack.aws.region}
+        container = {
+            "args": ["verify"],
+            "env": [_variable(*entry) for entry in entries.items()],
+            "volumeMounts": [_mount("database", AUTHORITY_DIR)],
+            "resources": {
+                "requests": {"cpu": "250m", "memory": "512Mi"},
+                "limits": {"memory": "1Gi"},
+            },
+        }
+        spec: Any = {
+            # A schedule is asked for; suspended, it is never looked at.
+            "schedule": "0 0 1 1 *",
+            "suspend": True,
+            "jobTemplate": {
+                "spec": {
+                    "backoffLimit": 0,
+                    "activeDeadlineSeconds": OPERATE_DEADLINE_S,
+                    "template": self._pod(
+                        OPERATE, container, [{"name": "database"} | around.database.authority]
+                    ),
+                }
+            },
+        }
+        k8s.batch.v1.CronJob(
+            OPERATE,
+            metadata={"name": OPERATE, "namespace": NAMESPACE},
+            spec=spec,
+            opts=self._inside(account, *identity, *jobs),
+        )
+
     # The functions themselves
+
+    def _identity(self, name: str, statements: Sequence[dict[str, Any]]) -> list[pulumi.Resource]:
+        """In AWS, what ``name``'s service account may do there; what its pods must wait for."""
+        cluster = self._around.cluster
+        if cluster is None:
+            return []
+        return pod_role(
+            name,
+            cluster=cluster.name,
+            namespace=NAMESPACE,
+            service_account=name,
+            statements=statements,
+            parent=self,
+        ).ready
 
     def _service_account(self, name: str) -> pulumi.Resource:
         return k8s.core.v1.ServiceAccount(
@@ -258,18 +319,11 @@ class Functions(pulumi.ComponentResource):
     def _service(self, function: Function, jobs: list[pulumi.Resource]) -> pulumi.Resource:
         around, scaling = self._around, self._stack.functions.of(function.name)
         account = self._service_account(function.service)
-        if around.cluster is not None:
-            statements = [*around.database.statements[function.role]]
-            if function is RECORD:
-                statements += around.kafka.recorder_statements
-            pod_role(
-                function.service,
-                cluster=around.cluster.name,
-                namespace=NAMESPACE,
-                service_account=function.service,
-                statements=statements,
-                parent=self,
-            )
+        statements = [
+            *around.database.statements.get(function.role, []),
+            *(around.kafka.recorder_statements if function is RECORD else []),
+        ]
+        identity = self._identity(function.service, statements)
         volumes, mounts = self._volumes(function)
         container = {
             "name": "function",
@@ -336,6 +390,7 @@ class Functions(pulumi.ComponentResource):
             labels=labels,
             opts=self._inside(
                 account,
+                *identity,
                 *jobs,
                 *around.database.ready,
                 *around.kafka.ready,

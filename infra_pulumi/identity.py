@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pulumi
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VERSION = "2012-10-17"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodRole:
+    """A role of pods, and what must be there before the first of them starts.
+
+    EKS hands a pod its identity when the pod is made: one that comes before the association never
+    gets any.
+    """
+
+    role: aws.iam.Role
+    ready: list[pulumi.Resource]
 
 
 def service_role(
@@ -66,7 +79,7 @@ def pod_role(
     parent: pulumi.Resource,
     statements: Sequence[dict[str, Any]] = (),
     associate: bool = True,
-) -> aws.iam.Role:
+) -> PodRole:
     """A role for one service account of one namespace, and for nobody else.
 
     The session tags that EKS sets name the pod's namespace and service account: the trust asks for
@@ -95,20 +108,30 @@ def pod_role(
         ),
         opts=pulumi.ResourceOptions(parent=parent),
     )
+    ready: list[pulumi.Resource] = []
     if statements:
-        aws.iam.RolePolicy(
-            name,
-            role=role.name,
-            policy=pulumi.Output.json_dumps({"Version": VERSION, "Statement": list(statements)}),
-            opts=pulumi.ResourceOptions(parent=parent),
-        )
+        ready.append(allow(name, role, statements, parent=parent))
     if associate:
-        aws.eks.PodIdentityAssociation(
-            name,
-            cluster_name=cluster,
-            namespace=namespace,
-            service_account=service_account,
-            role_arn=role.arn,
-            opts=pulumi.ResourceOptions(parent=parent),
+        ready.append(
+            aws.eks.PodIdentityAssociation(
+                name,
+                cluster_name=cluster,
+                namespace=namespace,
+                service_account=service_account,
+                role_arn=role.arn,
+                opts=pulumi.ResourceOptions(parent=parent),
+            )
         )
-    return role
+    return PodRole(role=role, ready=ready)
+
+
+def allow(
+    name: str, role: aws.iam.Role, statements: Sequence[dict[str, Any]], *, parent: pulumi.Resource
+) -> aws.iam.RolePolicy:
+    """A policy of ``role``'s own."""
+    return aws.iam.RolePolicy(
+        name,
+        role=role.name,
+        policy=pulumi.Output.json_dumps({"Version": VERSION, "Statement": list(statements)}),
+        opts=pulumi.ResourceOptions(parent=parent),
+    )

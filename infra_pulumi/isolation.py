@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra_pulumi.parts import FUNCTIONS, NAMESPACE, RECORD
+from infra_pulumi.parts import FUNCTIONS, NAMESPACE, OPERATE, RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +105,7 @@ def policies(stack: Stack, data_cidrs: Sequence[str]) -> dict[str, dict[str, Any
             "policyTypes": ["Ingress", "Egress"],
         }
     made[MIGRATE_PART] = _egress({PART: MIGRATE_PART}, [database])
+    made[OPERATE] = _egress({PART: OPERATE}, [database, *([identity] if in_aws else [])])
     if stack.kafka.kind == "msk":
         made[KAFKA_ACLS_PART] = _egress({PART: KAFKA_ACLS_PART}, [kafka, identity])
     else:
@@ -113,7 +114,7 @@ def policies(stack: Stack, data_cidrs: Sequence[str]) -> dict[str, dict[str, Any
         pods = {"podSelector": {"matchLabels": STRIMZI_PODS}}
         made["kafka"] = _egress(STRIMZI_PODS, [Way(peers=(pods,), ports=()), api])
     if not in_aws:
-        callers = (*(part(f.service) for f in FUNCTIONS), part(MIGRATE_PART))
+        callers = (*(part(f.service) for f in FUNCTIONS), part(MIGRATE_PART), part(OPERATE))
         made[DATABASE_PART] = {
             "podSelector": {"matchLabels": {PART: DATABASE_PART}},
             "policyTypes": ["Ingress"],

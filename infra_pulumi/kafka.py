@@ -41,6 +41,7 @@ RECORDER_SECRET = "kafka-recorder"  # noqa: S105 - its name
 MECHANISM = "SCRAM-SHA-512"
 STRIMZI_API = "kafka.strimzi.io/v1"
 STRIMZI_CLUSTER = "saldo"
+ZONE_LABEL = "topology.kubernetes.io/zone"
 # Where Strimzi publishes the authority that its brokers' certificates come from.
 STRIMZI_CA = (f"{STRIMZI_CLUSTER}-cluster-ca-cert", "ca.crt")
 
@@ -182,6 +183,10 @@ class Strimzi(pulumi.ComponentResource):
                 "limits": {"memory": "384Mi"},
             }
         }
+        # Replicas in different zones, brokers too. Any other cluster's nodes may name no zone.
+        spread: dict[str, Any] = (
+            {} if self._stack.aws is None else {"rack": {"topologyKey": ZONE_LABEL}}
+        )
         return custom_resource(
             "kafka",
             STRIMZI_API,
@@ -193,6 +198,7 @@ class Strimzi(pulumi.ComponentResource):
                     "listeners": [listener],
                     "authorization": {"type": "simple"},
                     "config": config,
+                    **spread,
                 },
                 "entityOperator": {"topicOperator": limits, "userOperator": limits},
             },

@@ -8,6 +8,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from infra_pulumi import versions
+from infra_pulumi.config import CONCURRENCY_LIMIT, PODS_LIMIT, TIMEOUT_S_MAX
 from infra_pulumi.isolation import EVENTING, SERVING
 from infra_pulumi.operators import custom_resource
 
@@ -76,12 +77,13 @@ class Knative(pulumi.ComponentResource):
                         "scale-to-zero-grace-period": "30s",
                         # A Service that forgets its own bound does not get the database's.
                         "max-scale": "10",
-                        "max-scale-limit": "50",
+                        "max-scale-limit": str(PODS_LIMIT),
                     },
                     "defaults": {
                         "revision-timeout-seconds": "60",
-                        "max-revision-timeout-seconds": "120",
+                        "max-revision-timeout-seconds": str(TIMEOUT_S_MAX),
                         "container-concurrency": "200",
+                        "container-concurrency-max-limit": str(CONCURRENCY_LIMIT),
                         "enable-service-links": "false",
                     },
                     "features": {
@@ -89,7 +91,7 @@ class Knative(pulumi.ComponentResource):
                         "kubernetes.podspec-topologyspreadconstraints": "enabled",
                     },
                     "gc": {"min-non-active-revisions": "5", "max-non-active-revisions": "20"},
-                    # Images are named by digest: nothing is left to resolve.
+                    # What stands before each function, counted when its pod looks for a node.
                     "deployment": {
                         "queue-sidecar-cpu-request": "25m",
                         "queue-sidecar-memory-request": "50Mi",

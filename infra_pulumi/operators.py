@@ -7,16 +7,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pulumi
+import pulumi_aws as aws  # noqa: TC002 - Pulumi evaluates a component's annotations
 import pulumi_kubernetes as k8s
 
 from infra_pulumi import versions
 from infra_pulumi.helm import release
-from infra_pulumi.identity import pod_role
+from infra_pulumi.identity import PodRole, pod_role
 from infra_pulumi.parts import NAMESPACE
 
 if TYPE_CHECKING:
     from infra_pulumi.cluster import Cluster
-    from infra_pulumi.config import Stack
+    from infra_pulumi.config import Aws, Stack
 
 CERT_MANAGER = "cert-manager"
 EXTERNAL_SECRETS = "external-secrets"
@@ -33,6 +34,8 @@ class Operators(pulumi.ComponentResource):
     knative: k8s.helm.v3.Release
     strimzi: k8s.helm.v3.Release | None
     keda: k8s.helm.v3.Release | None
+    # By which the External Secrets operator reads this stack's secrets. None outside AWS.
+    reader: aws.iam.Role | None
 
     def __init__(
         self,
@@ -46,14 +49,29 @@ class Operators(pulumi.ComponentResource):
         replicas = stack.knative.replicas
 
         def install(
-            name: str, chart: versions.Chart, values: dict[str, Any]
+            name: str, chart: versions.Chart, values: dict[str, Any], *after: pulumi.Resource
         ) -> k8s.helm.v3.Release:
             # EKS has no nodes to run them on, and no driver for their disks, before it is ready.
-            ready = [] if cluster is None else [cluster]
+            ready = [*([] if cluster is None else [cluster]), *after]
             return release(
                 name, chart, name, values, parent=self, provider=provider, depends_on=ready
             )
 
+        certifier: list[pulumi.Resource] = []
+        reader: list[pulumi.Resource] = []
+        certifying: dict[str, Any] = {}
+        self.reader = None
+        if cluster is not None and stack.aws is not None and stack.edge.hosted_zone is not None:
+            certifier = self._certify_by_dns(stack.edge.hosted_zone, cluster).ready
+            certifying["extraArgs"] = [
+                # An Issuer is one namespace's: it gets the operator's own identity when told so.
+                "--issuer-ambient-credentials",
+                # It looks for its own record before the authority does. Nodes reach no name server
+                # but the network's.
+                "--dns01-recursive-nameservers-only",
+            ]
+            reading = self._read_secrets(stack.aws, cluster)
+            self.reader, reader = reading.role, reading.ready
         self.cert_manager = install(
             CERT_MANAGER,
             versions.CERT_MANAGER,
@@ -61,12 +79,15 @@ class Operators(pulumi.ComponentResource):
                 # Certificates outlive a chart that is taken away.
                 "crds": {"enabled": True, "keep": True},
                 "replicaCount": replicas,
+                **certifying,
             },
+            *certifier,
         )
         self.external_secrets = install(
             EXTERNAL_SECRETS,
             versions.EXTERNAL_SECRETS,
             {"installCRDs": True, "replicaCount": replicas, "leaderElect": replicas > 1},
+            *reader,
         )
         self.knative = install(KNATIVE_OPERATOR, versions.KNATIVE_OPERATOR, {})
         self.strimzi = None
@@ -84,13 +105,43 @@ class Operators(pulumi.ComponentResource):
                 },
             )
         self.keda = install(KEDA, versions.KEDA, {}) if stack.knative.keda else None
-        if cluster is not None and stack.edge.hosted_zone is not None:
-            self._certify_by_dns(stack.edge.hosted_zone, cluster)
         self.register_outputs({})
 
-    def _certify_by_dns(self, hosted_zone: str, cluster: Cluster) -> None:
+    def _read_secrets(self, place: Aws, cluster: Cluster) -> PodRole:
+        """Let the External Secrets operator read what this stack keeps in Secrets Manager."""
+        stack, here = pulumi.get_stack(), f"{place.region}:{place.account}"
+        return pod_role(
+            EXTERNAL_SECRETS,
+            cluster=cluster.name,
+            namespace=EXTERNAL_SECRETS,
+            service_account=EXTERNAL_SECRETS,
+            statements=[
+                {
+                    "Effect": "Allow",
+                    "Action": ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"],
+                    "Resource": [
+                        f"arn:aws:secretsmanager:{here}:secret:saldo-{stack}/*",
+                        f"arn:aws:secretsmanager:{here}:secret:AmazonMSK_saldo-{stack}/*",
+                    ],
+                },
+                {
+                    "Effect": "Allow",
+                    "Action": "kms:Decrypt",
+                    "Resource": f"arn:aws:kms:{here}:key/*",
+                    "Condition": {
+                        "StringEquals": {
+                            "kms:ViaService": f"secretsmanager.{place.region}.amazonaws.com"
+                        },
+                        "ForAnyValue:StringLike": {"kms:ResourceAliases": f"alias/saldo-{stack}-*"},
+                    },
+                },
+            ],
+            parent=self,
+        )
+
+    def _certify_by_dns(self, hosted_zone: str, cluster: Cluster) -> PodRole:
         """Let cert-manager prove to the certificate authority that the domain is ours."""
-        pod_role(
+        return pod_role(
             CERT_MANAGER,
             cluster=cluster.name,
             namespace=CERT_MANAGER,

@@ -52,8 +52,11 @@ QUERY = Function(
 )
 FUNCTIONS = (RECORD, PROJECT, QUERY)
 
-# The image with the command line, which runs the migrations.
+# The image with the command line, which runs the migrations, and the role of its other commands.
 OPERATE = "operate"
+OPERATE_ROLE = "saldo_operate"
+# Every role that logs in to the database, but its owner.
+ROLES = (*(f.role for f in FUNCTIONS), OPERATE_ROLE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -37,7 +37,6 @@ YOUNG_S = 300
 LOG_DAYS_MIN = 90
 _VERSION = re.compile(r"v?\d+\.\d+\.\d+")
 _DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
-_PINNED_TAG = re.compile(r".+:\d+(\.\d+)+(-[a-z0-9]+)?")
 _CREDENTIALS_IN_URL = re.compile(r"://[^/@:]*:[^/@]+@")
 _SECRET_NAME = re.compile(r"SECRET|PASSWORD|TOKEN|CREDENTIAL")
 # The actions of IAM that AWS knows for no narrower resource: they only look.
@@ -446,11 +445,12 @@ def kafka_users_do_one_thing(user: Inputs) -> Iterator[str]:
     "Pod Security's level restricted, and a root that nobody writes to: a break-in finds nothing.",
     "KnativeService",
     "Job",
+    "CronJob",
     "StatefulSet",
     where=BOTH,
 )
 def pods_are_restricted(workload: Inputs) -> Iterator[str]:
-    spec = workload["spec"]["template"]["spec"]
+    spec = _pod(workload)
     if spec.get("automountServiceAccountToken") is not False:
         yield "automountServiceAccountToken must be false"
     for container in spec["containers"]:
@@ -471,29 +471,29 @@ def pods_are_restricted(workload: Inputs) -> Iterator[str]:
 
 
 @_policy(
-    "What runs is what was built and scanned: the project's images by digest, others by version.",
+    "What runs is what was built and scanned: a tag may be another image tomorrow.",
     "KnativeService",
     "Job",
+    "CronJob",
     "StatefulSet",
     where=BOTH,
 )
 def images_are_pinned(workload: Inputs) -> Iterator[str]:
-    own = workload["kind"] != "StatefulSet"
-    for container in workload["spec"]["template"]["spec"]["containers"]:
-        image = container["image"]
-        if not (_DIGEST if own else _PINNED_TAG).fullmatch(image):
-            yield f"{image} is not pinned"
+    for container in _pod(workload)["containers"]:
+        if not _DIGEST.fullmatch(container["image"]):
+            yield f"{container['image']} is not pinned"
 
 
 @_policy(
     "A secret comes from a Secret. One in a manifest is in every history that the manifest is in.",
     "KnativeService",
     "Job",
+    "CronJob",
     "StatefulSet",
     where=BOTH,
 )
 def environments_hold_no_secret(workload: Inputs) -> Iterator[str]:
-    for container in workload["spec"]["template"]["spec"]["containers"]:
+    for container in _pod(workload)["containers"]:
         for entry in container.get("env", []):
             value = str(entry.get("value", ""))
             if value and _SECRET_NAME.search(entry["name"]):
@@ -689,6 +689,13 @@ def _differences(have: Mapping[str, Any], must: Mapping[str, Any]) -> Iterator[s
     for name, value in must.items():
         if have.get(name) != value:
             yield f"{name} must be {value!r}, not {have.get(name)!r}"
+
+
+def _pod(workload: Inputs) -> dict[str, Any]:
+    """The spec of the pods that ``workload`` makes."""
+    spec = workload["spec"]
+    pod: dict[str, Any] = spec.get("jobTemplate", {}).get("spec", spec)["template"]["spec"]
+    return pod
 
 
 def _statements(policy: str) -> list[dict[str, Any]]:

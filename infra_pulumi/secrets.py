@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 import pulumi_aws as aws
 
-from infra_pulumi.identity import pod_role
+from infra_pulumi.identity import allow
 from infra_pulumi.keys import layer_key
-from infra_pulumi.operators import EXTERNAL_SECRETS, custom_resource
+from infra_pulumi.operators import custom_resource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pulumi_kubernetes as k8s
 
-    from infra_pulumi.cluster import Cluster
     from infra_pulumi.config import Aws, Stack
     from infra_pulumi.isolation import Isolation
     from infra_pulumi.operators import Operators
@@ -52,7 +51,6 @@ class Secrets(pulumi.ComponentResource):
         provider: k8s.Provider,
         operators: Operators,
         isolation: Isolation,
-        cluster: Cluster | None,
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("saldo:layer:Secrets", name, None, opts)
@@ -60,9 +58,10 @@ class Secrets(pulumi.ComponentResource):
         self._provider = provider
         self._needs = [operators.external_secrets, isolation.namespace]
         self.key = None
-        if cluster is not None and stack.aws is not None:
+        self._reader = operators.reader
+        if stack.aws is not None:
             self.key = layer_key("secrets", stack.aws, parent=self, protect=stack.protected)
-            self._source: pulumi.Resource = self._manager(stack.aws, cluster)
+            self._source: pulumi.Resource = self._manager(stack.aws)
         else:
             self._source = custom_resource(
                 GENERATOR,
@@ -83,47 +82,8 @@ class Secrets(pulumi.ComponentResource):
             parent=self, provider=self._provider, depends_on=[*self._needs, *depends_on]
         )
 
-    def _manager(self, place: Aws, cluster: Cluster) -> pulumi.Resource:
-        """The store in front of Secrets Manager, and the operator's right to read this stack's."""
-        stack = pulumi.get_stack()
-        here = f"{place.region}:{place.account}"
-        pod_role(
-            EXTERNAL_SECRETS,
-            cluster=cluster.name,
-            namespace=EXTERNAL_SECRETS,
-            service_account=EXTERNAL_SECRETS,
-            statements=[
-                {
-                    "Effect": "Allow",
-                    "Action": ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"],
-                    "Resource": [
-                        f"arn:aws:secretsmanager:{here}:secret:saldo-{stack}/*",
-                        f"arn:aws:secretsmanager:{here}:secret:AmazonMSK_saldo-{stack}/*",
-                    ],
-                },
-                {
-                    # RDS names the secret of its master user by itself, and tags it.
-                    "Effect": "Allow",
-                    "Action": ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"],
-                    "Resource": f"arn:aws:secretsmanager:{here}:secret:rds!db-*",
-                    "Condition": {
-                        "StringEquals": {"aws:ResourceTag/saldo-stack": f"saldo-{stack}"}
-                    },
-                },
-                {
-                    "Effect": "Allow",
-                    "Action": "kms:Decrypt",
-                    "Resource": f"arn:aws:kms:{here}:key/*",
-                    "Condition": {
-                        "StringEquals": {
-                            "kms:ViaService": f"secretsmanager.{place.region}.amazonaws.com"
-                        },
-                        "ForAnyValue:StringLike": {"kms:ResourceAliases": f"alias/saldo-{stack}-*"},
-                    },
-                },
-            ],
-            parent=self,
-        )
+    def _manager(self, place: Aws) -> pulumi.Resource:
+        """The store in front of Secrets Manager."""
         return custom_resource(
             STORE,
             API,
@@ -157,6 +117,18 @@ class Secrets(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
 
+    def may_read(self, name: str, secret: pulumi.Input[str]) -> pulumi.Resource:
+        """Let the operator read a secret that somebody else named: the one by this ARN."""
+        if self._reader is None:
+            message = "only the shape aws has a Secrets Manager"
+            raise AssertionError(message)
+        statement = {
+            "Effect": "Allow",
+            "Action": ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"],
+            "Resource": secret,
+        }
+        return allow(name, self._reader, [statement], parent=self)
+
     def deliver(
         self,
         name: str,
@@ -164,6 +136,7 @@ class Secrets(pulumi.ComponentResource):
         template: Mapping[str, pulumi.Input[str]],
         *,
         properties: Sequence[str] = (),
+        after: Sequence[pulumi.Resource] = (),
     ) -> pulumi.Resource:
         """The Kubernetes Secret ``name`` from a secret of Secrets Manager, kept up to date.
 
@@ -182,6 +155,7 @@ class Secrets(pulumi.ComponentResource):
                 "data": data,
             },
             template,
+            after=after,
         )
 
     def generate(
@@ -206,7 +180,12 @@ class Secrets(pulumi.ComponentResource):
         )
 
     def _external(
-        self, name: str, spec: dict[str, Any], template: Mapping[str, pulumi.Input[str]]
+        self,
+        name: str,
+        spec: dict[str, Any],
+        template: Mapping[str, pulumi.Input[str]],
+        *,
+        after: Sequence[pulumi.Resource] = (),
     ) -> pulumi.Resource:
         target = {
             "name": name,
@@ -216,7 +195,11 @@ class Secrets(pulumi.ComponentResource):
             "template": {"engineVersion": "v2", "type": "Opaque", "data": dict(template)},
         }
         return custom_resource(
-            name, API, "ExternalSecret", spec | {"target": target}, opts=self._inside(self._source)
+            name,
+            API,
+            "ExternalSecret",
+            spec | {"target": target},
+            opts=self._inside(self._source, *after),
         )
 
 

@@ -58,6 +58,10 @@ MSK_KAFKA = "3.9.x.kraft"
 
 POSTGRES_MAJOR = "18"
 POSTGRES = "18.6"
-POSTGRES_IMAGE = "docker.io/library/postgres:18.6-bookworm"
+# The same as in local/compose.yaml.
+POSTGRES_IMAGE = (
+    "docker.io/library/postgres:18.6-bookworm"
+    "@sha256:1c59e2c3c818eaa0f0628f695b36e7c9e362d6b219b36a54a32df645cbd7e1af"
+)
 # The roots that verify RDS, of which the program takes the region's: see certificates/README.md.
 RDS_CERTIFICATE_AUTHORITY = "rds-ca-rsa2048-g1"

@@ -28,6 +28,8 @@ FOLDER = ROOT / ".saldo" / "engine"
 INSIDE = "--inside"
 # Tells the images' tests that no registry can be reached from here.
 STAND_IN_BASES = "SALDO_STAND_IN_BASES"
+# From this version on the client builds by its plugin alone; earlier ones bring BuildKit along.
+PLUGIN_SINCE = 23
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.2
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         # Without an engine the command says itself what it cannot do.
         return subprocess.run(arguments, check=False).returncode
     try:
+        building_client()
         bases.fetch()
     except NotPossible as error:
         print(error, file=sys.stderr)
@@ -62,6 +65,27 @@ def answers() -> bool:
     return done.returncode == 0 and bool(done.stdout.strip())
 
 
+def building_client() -> Path:
+    """The first client on the PATH that can build with BuildKit; NotPossible where none can.
+
+    A machine may have two: one from its distribution, and one of somebody else's before it.
+    """
+    found = [Path(folder) / "docker" for folder in os.get_exec_path()]
+    for client in found:
+        if not os.access(client, os.X_OK):
+            continue
+        asked = [["buildx", "version"], ["version", "--format", "{{.Client.Version}}"]]
+        plugin, version = [
+            subprocess.run([client, *words], capture_output=True, text=True, check=False)
+            for words in asked
+        ]
+        # Without an engine the second fails, once it has said its own version.
+        major = version.stdout.strip().partition(".")[0]
+        if plugin.returncode == 0 or (major.isdecimal() and int(major) < PLUGIN_SINCE):
+            return client
+    raise NotPossible("no docker on the PATH can build: install its plugin buildx")
+
+
 def run_inside(command: Sequence[str]) -> int:
     """In a network of its own: start the engine, run the command, stop the engine."""
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -70,6 +94,10 @@ def run_inside(command: Sequence[str]) -> int:
     state = Path(f"/run/saldo-engine-{os.getpid()}")
     os.environ["DOCKER_HOST"] = f"unix://{state}/socket"
     os.environ[STAND_IN_BASES] = "1"
+    clients = state / "bin"
+    clients.mkdir(parents=True)
+    (clients / "docker").symlink_to(building_client())
+    os.environ["PATH"] = f"{clients}{os.pathsep}{os.environ['PATH']}"
     with (FOLDER / "dockerd.log").open("ab") as log:
         engine = subprocess.Popen(
             ["dockerd", "--data-root", str(FOLDER / "data"), "--exec-root", str(state / "exec")]

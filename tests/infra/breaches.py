@@ -261,7 +261,7 @@ BREACHES = [
     Breach(
         policy="images-are-pinned",
         says="is not pinned",
-        do=_put(f"{CONTAINER}/image", "docker.io/library/postgres:latest"),
+        do=_put(f"{CONTAINER}/image", "docker.io/library/postgres:18.6-bookworm"),
         of=lambda workload: workload["kind"] == "StatefulSet",
     ),
     Breach(

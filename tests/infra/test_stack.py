@@ -1,0 +1,264 @@
+"""What a stack's parts must agree on, which no single resource shows."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from infra_pulumi import config, versions
+from infra_pulumi.capture import capture_apart, sample_images, stack_values
+from infra_pulumi.parts import FUNCTIONS, OPERATE_ROLE
+from tests.infra.conftest import by_kind, by_type
+
+if TYPE_CHECKING:
+    from infra_pulumi.capture import Captured, Resource
+
+in_aws = pytest.mark.parametrize("stack", ["dev", "prod"], indirect=True)
+with_msk = pytest.mark.parametrize("stack", ["prod"], indirect=True)
+
+
+def named(captured: Captured, kind: str, name: str) -> Resource:
+    """The one resource of a type's last part, or a kind, with this name."""
+    (found,) = [
+        r
+        for r in captured.resources
+        if r.name == name and kind in {r.type.rpartition(":")[2], r.kind}
+    ]
+    return found
+
+
+def service_account(resource: Resource) -> str | None:
+    """The service account of the pods that a resource makes; a chart's is called after it."""
+    if resource.type == "kubernetes:helm.sh/v3:Release":
+        return resource.name
+    spec = resource.inputs.get("spec") or {}
+    template = spec.get("jobTemplate", {}).get("spec", spec).get("template") or {}
+    account: str | None = template.get("spec", {}).get("serviceAccountName")
+    return account
+
+
+@in_aws
+def test_no_pod_starts_before_its_identity_is_there(captured: Captured) -> None:
+    """EKS hands it over when the pod is made: a pod that was there before never gets it."""
+    identities = {
+        r.inputs["serviceAccount"]: {r.urn}
+        | {p.urn for p in captured.resources if p.name == r.name and p.type.endswith(":RolePolicy")}
+        for r in captured.resources
+        if r.type.endswith(":PodIdentityAssociation")
+    }
+    seen = {}
+    for resource in captured.resources:
+        account = service_account(resource)
+        if account in identities:
+            seen[account] = identities[account] - set(resource.depends_on)
+
+    assert seen.keys() == identities.keys()
+    assert len(seen) >= 8
+    assert not any(seen.values()), seen
+
+
+@in_aws
+def test_every_add_on_is_of_the_version_that_was_chosen(captured: Captured) -> None:
+    addons = {
+        r.inputs["addonName"]: r.inputs["addonVersion"]
+        for r in captured.resources
+        if r.type == "aws:eks/addon:Addon"
+    }
+    (cluster,) = by_type(captured, "eks:index:Cluster")
+
+    assert addons == {
+        "coredns": versions.COREDNS,
+        "eks-pod-identity-agent": versions.POD_IDENTITY_AGENT,
+        "aws-ebs-csi-driver": versions.EBS_CSI_DRIVER,
+    }
+    # pulumi-eks makes that one beside nodes of its own only, and leaves it out without a word.
+    assert cluster["skipDefaultNodeGroup"] is True
+    assert cluster["corednsAddonOptions"]["enabled"] is False
+    assert cluster["vpcCniOptions"]["addonVersion"] == versions.VPC_CNI
+    assert cluster["kubeProxyAddonOptions"]["version"] == versions.KUBE_PROXY
+    assert cluster["version"] == versions.KUBERNETES
+    (nodes,) = by_type(captured, "aws:eks/nodeGroup:NodeGroup")
+    assert nodes["version"] == versions.KUBERNETES
+
+
+@in_aws
+def test_administrators_enter_by_name_and_in_no_other_way(captured: Captured, stack: str) -> None:
+    (cluster,) = by_type(captured, "eks:index:Cluster")
+    entries = cluster["accessEntries"].values()
+
+    assert cluster["authenticationMode"] == "API"
+    assert [entry["principalArn"] for entry in entries] == stack_values(stack)["eks"][
+        "administrators"
+    ]
+    for entry in entries:
+        (policy,) = entry["accessPolicies"].values()
+        assert policy["policyArn"].endswith("/AmazonEKSClusterAdminPolicy")
+        assert policy["accessScope"] == {"type": "cluster"}
+
+
+@in_aws
+def test_certificates_are_proven_with_the_operators_identity(captured: Captured) -> None:
+    """An Issuer gets it only where cert-manager was told so, and port 53 is closed to nodes."""
+    values = named(captured, "Release", "cert-manager").inputs["values"]
+    (issuer,) = by_kind(captured, "Issuer")
+    (solver,) = issuer["spec"]["acme"]["solvers"]
+
+    assert "auth" not in solver["dns01"]["route53"]
+    assert set(values["extraArgs"]) == {
+        "--issuer-ambient-credentials",
+        "--dns01-recursive-nameservers-only",
+    }
+
+
+@in_aws
+def test_the_operator_reads_the_one_secret_that_rds_made(captured: Captured) -> None:
+    policies = {
+        r.name: json.loads(r.inputs["policy"])["Statement"]
+        for r in captured.resources
+        if r.type.endswith(":RolePolicy") and r.inputs["role"].endswith("external-secrets")
+    }
+    (owner,) = policies["database-owner"]
+    (delivered,) = [
+        item
+        for item in by_kind(captured, "ExternalSecret")
+        if item["metadata"]["name"] == "database-credentials"
+    ]
+
+    assert owner["Resource"] == delivered["spec"]["data"][0]["remoteRef"]["key"]
+    assert ":secret:rds!db-example" in owner["Resource"]
+    assert "rds!" not in json.dumps(policies["external-secrets"])
+
+
+@with_msk
+def test_msk_takes_the_sources_user_from_a_secret_as_it_must_be(captured: Captured) -> None:
+    secret = named(captured, "Secret", "kafka-source")
+    association = named(captured, "SingleScramSecretAssociation", "kafka-source")
+    policy = named(captured, "SecretPolicy", "kafka-source")
+    (statement,) = json.loads(policy.inputs["policy"])["Statement"]
+
+    # The prefix is MSK's condition, and so is a key that is not the account's default one.
+    assert secret.inputs["name"].startswith("AmazonMSK_")
+    assert secret.inputs["kmsKeyId"] == named(captured, "Key", "secrets").arn
+    assert association.inputs["clusterArn"] == statement_cluster(captured)
+    assert statement["Principal"] == {"Service": "kafka.amazonaws.com"}
+    assert statement["Condition"]["StringEquals"].keys() == {"aws:SourceAccount"}
+
+
+def statement_cluster(captured: Captured) -> str:
+    """The ARN of the cluster that the recorder's role may connect to."""
+    policy = json.loads(named(captured, "RolePolicy", "record-transaction").inputs["policy"])
+    (cluster,) = [
+        s["Resource"] for s in policy["Statement"] if "kafka-cluster:Connect" in s["Action"]
+    ]
+    return str(cluster)
+
+
+@with_msk
+def test_the_recorder_writes_one_topic_and_the_acl_job_alters_acls_alone(
+    captured: Captured,
+) -> None:
+    recorder = json.loads(named(captured, "RolePolicy", "record-transaction").inputs["policy"])
+    acls = json.loads(named(captured, "RolePolicy", "kafka-acls").inputs["policy"])
+    cluster = statement_cluster(captured)
+    allowed = {
+        action: statement["Resource"]
+        for statement in recorder["Statement"]
+        if "kafka-cluster:" in str(statement["Action"])
+        for action in statement["Action"]
+    }
+
+    topic = cluster.replace(":cluster/", ":topic/") + "/transactions"
+    assert allowed == {
+        "kafka-cluster:Connect": cluster,
+        "kafka-cluster:DescribeCluster": cluster,
+        "kafka-cluster:WriteDataIdempotently": cluster,
+        "kafka-cluster:DescribeTopic": topic,
+        "kafka-cluster:WriteData": topic,
+    }
+    (statement,) = acls["Statement"]
+    assert set(statement["Action"]) == {
+        "kafka-cluster:AlterCluster",
+        "kafka-cluster:Connect",
+        "kafka-cluster:DescribeCluster",
+    }
+    assert statement["Resource"] == cluster
+
+
+def test_brokers_are_spread_over_zones_where_nodes_name_them(
+    captured: Captured, stack: str
+) -> None:
+    for kafka in by_kind(captured, "Kafka"):
+        rack = kafka["spec"]["kafka"].get("rack")
+        assert rack == (
+            None if stack == "cluster" else {"topologyKey": "topology.kubernetes.io/zone"}
+        )
+
+
+def test_the_functions_come_after_the_jobs(captured: Captured) -> None:
+    jobs = {r.urn for r in captured.resources if r.kind == "Job"}
+    services = [r for r in captured.resources if "serving.knative.dev/v1:Service" in r.type]
+
+    assert len(jobs) >= 1
+    assert len(services) == len(FUNCTIONS)
+    for service in services:
+        assert jobs <= set(service.depends_on)
+
+
+@pytest.mark.parametrize("stack", ["cluster"])
+def test_a_new_image_of_the_command_line_makes_a_new_migration(
+    stack: str, captures: dict[str, Captured]
+) -> None:
+    values = stack_values(stack)
+    values["images"] = sample_images(values) | {
+        "operate": f"registry.example.com/saldo/operate@sha256:{'e' * 64}"
+    }
+    after = capture_apart({stack: values})[stack]
+
+    def jobs(captured: Captured) -> dict[str, str]:
+        return {r.name: r.inputs["metadata"]["name"] for r in captured.resources if r.kind == "Job"}
+
+    def others(captured: Captured) -> dict[str, Any]:
+        kept = copy.deepcopy(captured.resources)
+        return {r.urn: r.inputs for r in kept if r.kind not in {"Job", "CronJob"}}
+
+    assert jobs(captures[stack]).keys() == jobs(after).keys() == {"migrate"}
+    assert jobs(after)["migrate"] == f"migrate-{'e' * 12}"
+    assert jobs(captures[stack])["migrate"] != jobs(after)["migrate"]
+    assert others(captures[stack]) == others(after)
+
+
+def test_the_operators_commands_have_a_pod_that_never_runs_by_itself(captured: Captured) -> None:
+    (job,) = by_kind(captured, "CronJob")
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {entry["name"]: entry for entry in container["env"]}
+
+    assert job["spec"]["suspend"] is True
+    assert container["args"] == ["verify"]
+    for name in ("EVENT_STORE_URL", "READ_MODEL_URL"):
+        assert OPERATE_ROLE in json.dumps(environment[name])
+        assert "owner" not in json.dumps(environment[name])
+
+
+def test_knative_refuses_what_the_configuration_refuses(captured: Captured) -> None:
+    (serving,) = by_kind(captured, "KnativeServing")
+    knative = serving["spec"]["config"]
+
+    assert int(knative["autoscaler"]["max-scale-limit"]) == config.PODS_LIMIT
+    assert int(knative["defaults"]["max-revision-timeout-seconds"]) == config.TIMEOUT_S_MAX
+    assert int(knative["defaults"]["container-concurrency-max-limit"]) == config.CONCURRENCY_LIMIT
+    assert int(knative["defaults"]["revision-timeout-seconds"]) <= config.TIMEOUT_S_MAX
+
+
+def test_postgresql_is_the_same_image_in_the_cluster_and_on_a_laptop() -> None:
+    compose = Path(__file__).parents[2] / "local" / "compose.yaml"
+    services = yaml.safe_load(compose.read_text())["services"]
+
+    assert services["postgres"]["image"] == versions.POSTGRES_IMAGE
+    assert f":{versions.POSTGRES}-" in versions.POSTGRES_IMAGE
+    assert versions.POSTGRES.startswith(f"{versions.POSTGRES_MAJOR}.")
