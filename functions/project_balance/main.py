@@ -4,6 +4,8 @@ The table below is the retry policy, since KafkaSource judges an answer by its s
 404, 408, 409 and 429 are delivered again; any other 4xx goes to the dead letter sink at once.
 """
 
+import logging
+
 import functions_framework.aio
 from cloudevents.http import CloudEvent
 from starlette.exceptions import HTTPException
@@ -22,6 +24,8 @@ STATUSES: dict[type[Exception], int] = {
     QueueFull: 429,  # again, a little later
 }
 
+log = logging.getLogger("saldo.project")
+
 GUARDS.append(check_sender)
 
 
@@ -33,3 +37,8 @@ async def project_balance(event: CloudEvent) -> None:
         await projector.take(event)
     except tuple(STATUSES) as error:
         raise HTTPException(STATUSES[type(error)], str(error) or type(error).__doc__) from error
+    except Exception as error:
+        # Again: it may be a fault of ours that is mended. Logged here, since the framework's own
+        # line would repeat the values that an error speaks of.
+        log.exception("unexpected error")
+        raise HTTPException(500, "unexpected error") from error

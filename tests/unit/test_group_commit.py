@@ -38,6 +38,7 @@ def group(
 ) -> GroupCommit[str, str]:
     return GroupCommit(
         work.run,
+        name="tested",
         queue_weight_max=queue,
         batch_weight_max=batch,
         batches_max=batches,
@@ -113,7 +114,9 @@ async def test_a_batch_that_breaks_tells_all_its_waiters_and_frees_its_keys() ->
             raise OSError("gone")
         return list(items)
 
-    commit = GroupCommit[str, str](run, queue_weight_max=9, batch_weight_max=9, batches_max=1)
+    commit = GroupCommit[str, str](
+        run, name="tested", queue_weight_max=9, batch_weight_max=9, batches_max=1
+    )
     tasks = [submit(commit, item, ["k"]) for item in "ab"]
     for task in tasks:
         with pytest.raises(OSError, match="gone"):
@@ -200,7 +203,12 @@ async def test_items_of_a_key_are_done_in_the_order_of_their_arrival() -> None:
         return [number for _, number in items]
 
     commit = GroupCommit[tuple[str, int], int](
-        run, queue_weight_max=1000, batch_weight_max=7, batches_max=3, further_weight_min=2
+        run,
+        name="tested",
+        queue_weight_max=1000,
+        batch_weight_max=7,
+        batches_max=3,
+        further_weight_min=2,
     )
     items = [("hot" if n % 3 else f"k{n % 7}", n) for n in range(400)]
     async with asyncio.timeout(DEADLINE_S):

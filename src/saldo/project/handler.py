@@ -14,10 +14,12 @@ from saldo.project.catch_up import CaughtUp, Surroundings, catch_up
 from saldo.project.dead_letters import park_delivered
 from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
 from saldo.project.sweep import LagSweep
+from saldo.serve import metrics
 from saldo.serve.app import Resident, is_gated
 from saldo.serve.auth import authenticator_of
 from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit
+from saldo.serve.logs import about_account
 from saldo.serve.settings import BadSetting, read_settings
 from saldo.serve.sweeps import Sweeper
 
@@ -48,6 +50,9 @@ SWEEP_INTERVAL_S = 5.0
 CLOSE_POOL_S = 5.0
 
 
+GIVEN_UP = "SELECT dead_letters, blocked_accounts FROM read_model.system"
+
+
 class BadDelivery(Exception):  # noqa: N818 - it is what the delivery is
     """The event is not one that this function takes; no retry will change that."""
 
@@ -60,6 +65,14 @@ class GivenUp(Exception):  # noqa: N818 - it is what was done
     """The event store has not held this event for too long."""
 
 
+# What a delivery came to that was refused; any other error is `failed`.
+_FAILED: dict[type[Exception], str] = {
+    BadDelivery: "refused",
+    BeyondStore: "beyond-store",
+    GivenUp: "given-up",
+}
+
+
 class Projector:
     """Pools, group commit, memory of positions, and sweeps of one process."""
 
@@ -68,8 +81,8 @@ class Projector:
             message = "the projector's settings are incomplete"
             raise ValueError(message)
         self.settings = settings
-        self.streams = function_pool(settings, settings.event_store_url)
-        self.read_model = function_pool(settings, settings.read_model_url)
+        self.streams = function_pool(settings, settings.event_store_url, "event_store")
+        self.read_model = function_pool(settings, settings.read_model_url, "read_model")
         self.around = Surroundings(
             read_model=PostgresReadModel(self.read_model),
             streams=PostgresStreamReader(self.streams),
@@ -77,6 +90,7 @@ class Projector:
         )
         self.commit = GroupCommit[str, CaughtUp](
             self._catch_up_batch,
+            name="project",
             queue_weight_max=QUEUE_MAX,
             batch_weight_max=BATCH_ACCOUNTS_MAX,
             batches_max=BATCHES_IN_FLIGHT_MAX,
@@ -90,22 +104,47 @@ class Projector:
         self.projected = 0
         self.duplicates = 0
         self.refolded = 0
-        self.blocked = 0
+        # Dead letters and blocked accounts, as the last sweep found them.
+        self.given_up: tuple[int, int] | None = None
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the metrics read what is counted here."""
+        sweep = self.lag_sweep
+        metrics.EVENTS_PROJECTED.observe(lambda: {(): self.projected})
+        metrics.REFOLDS.observe(lambda: {(): self.refolded})
+        metrics.LAG_POSITIONS.observe_one(
+            lambda: None if sweep.lag is None else sweep.lag.positions
+        )
+        metrics.LAG_SECONDS.observe_one(lambda: None if sweep.lag is None else sweep.lag.seconds)
+        metrics.HEALS.observe(lambda: {(): sweep.healed})
+        metrics.DEAD_LETTERS.observe_one(lambda: self.given_up and self.given_up[0])
+        metrics.BLOCKED_ACCOUNTS.observe_one(lambda: self.given_up and self.given_up[1])
 
     async def take(self, event: CloudEvent) -> None:
         """Do what a delivered CloudEvent asks for; raises the errors above, or a store's."""
+        try:
+            outcome = await self._take(event)
+        except Exception as error:
+            metrics.DELIVERIES.add((_FAILED.get(type(error), "failed"),))
+            raise
+        metrics.DELIVERIES.add((outcome,))
+
+    async def _take(self, event: CloudEvent) -> str:
+        """What was done with a delivery, in a word of the metrics."""
         attributes = event.get_attributes()
         kind = attributes.get("type")
         if attributes.get("knativeerrordest"):
             await park_delivered(self.read_model, attributes, event.data)
-        elif kind == PING:
+            return "dead-letter"
+        if kind == PING:
             await self.sweep()
-        elif kind == RECORDED:
-            await self._take_recorded(attributes, event.data)
-        else:
-            raise BadDelivery(f"the type {str(kind)[:80]!r} is not known here")
+            return "ping"
+        if kind == RECORDED:
+            return await self._take_recorded(attributes, event.data)
+        raise BadDelivery(f"the type {str(kind)[:80]!r} is not known here")
 
-    async def _take_recorded(self, attributes: Mapping[str, Any], data: object) -> None:
+    async def _take_recorded(self, attributes: Mapping[str, Any], data: object) -> str:
         account_id = attributes.get("subject")
         sequence = attributes.get("sequence")
         if not isinstance(account_id, str) or not ACCOUNT_ID.fullmatch(account_id):
@@ -120,6 +159,12 @@ class Projector:
             if _age(attributes.get("time")) > BEYOND_AGE_MAX:
                 raise GivenUp
             raise BeyondStore
+        if reached.blocked:
+            return "blocked"
+        if not reached.projected:
+            return "duplicate"
+        metrics.PROJECTION_DELAY.record(max(0.0, _age(attributes.get("time")).total_seconds()))
+        return "projected"
 
     async def catch_up_to(self, account_id: str, position: int) -> CaughtUp:
         """Catch an account up at least to ``position``, or as far as its stream reaches."""
@@ -148,14 +193,26 @@ class Projector:
         if self._sweeping.locked():
             return 0
         async with self._sweeping:
-            return await self.lag_sweep.sweep()
+            try:
+                found = await self.lag_sweep.sweep()
+                row = await self.read_model.fetchrow(GIVEN_UP)
+            except BaseException:
+                # Better not known than as it was once.
+                self.lag_sweep.lag = self.given_up = None
+                raise
+            if row is not None:
+                self.given_up = (row["dead_letters"], row["blocked_accounts"])
+            return found
 
     async def _catch_up_batch(self, account_ids: Sequence[str]) -> Sequence[CaughtUp]:
         reached = await catch_up(account_ids, self.around)
         for account_id, each in zip(account_ids, reached, strict=True):
             if each.refolded:
                 self.refolded += 1
-                log.error("a balance had diverged from its stream and was refolded")
+                log.error(
+                    "the balance of an account had diverged from its stream and was refolded",
+                    extra=about_account(account_id),
+                )
                 self.known.pop(account_id, None)
         self.projected += sum(
             each.projected for each in dict(zip(account_ids, reached, strict=True)).values()

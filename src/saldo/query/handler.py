@@ -31,6 +31,7 @@ from saldo.query.statement import (
 )
 from saldo.query.stream import STREAMS_MAX, balance_events
 from saldo.query.watch import TooManyWaiters, Watch
+from saldo.serve import metrics
 from saldo.serve.app import DRAINS, Resident
 from saldo.serve.auth import ANYONE, READ, Caller, authenticator_of
 from saldo.serve.cloud_event import read_cloud_event
@@ -78,15 +79,16 @@ class Reader:
             message = "the reader's settings are incomplete"
             raise ValueError(message)
         self.settings = settings
-        self.read_model = function_pool(settings, settings.read_model_url)
+        self.read_model = function_pool(settings, settings.read_model_url, "read_model")
         self.streams_pool = (
             self.read_model
             if settings.event_store_url == settings.read_model_url
-            else function_pool(settings, settings.event_store_url)
+            else function_pool(settings, settings.event_store_url, "event_store")
         )
         self.balances = Balances(self.read_model, self.streams_pool)
         self.reads = GroupCommit[str, Standing](
-            self.balances.read,
+            self._read_batch,
+            name="read",
             queue_weight_max=QUEUE_ACCOUNTS_MAX,
             batch_weight_max=BATCH_ACCOUNTS_MAX,
             batches_max=BATCHES_IN_FLIGHT_MAX,
@@ -96,6 +98,14 @@ class Reader:
         self.authenticator = authenticator_of(settings.callers)
         self.streams = 0
         self.stopping = False
+        metrics.STREAMS_OPEN.observe_one(lambda: self.streams)
+        metrics.READERS_WAITING.observe_one(lambda: self.watch.waiting)
+
+    async def _read_batch(self, account_ids: Sequence[str]) -> Sequence[Standing]:
+        standings = await self.balances.read(account_ids)
+        for standing in standings:
+            metrics.READ_BEHIND.record(standing.behind)
+        return standings
 
     async def read(self, account_id: str) -> Standing:
         """One account as it stands; reads that wait at the same moment are one query."""

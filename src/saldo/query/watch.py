@@ -11,6 +11,8 @@ import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from saldo.serve.tracing import NOBODY
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
@@ -51,7 +53,8 @@ class Watch:
         self._waiting[account_id].add(waiter)
         self._count += 1
         if self._poller is None:
-            self._poller = asyncio.create_task(self._poll())
+            # It polls for all: in nobody's context.
+            self._poller = asyncio.create_task(self._poll(), context=NOBODY.copy())
         try:
             async with asyncio.timeout(timeout_s):
                 reached = await future

@@ -49,6 +49,7 @@ from saldo.record.parse import (
     read_plain,
 )
 from saldo.record.relay import Relay
+from saldo.serve import metrics
 from saldo.serve.app import Resident
 from saldo.serve.auth import (
     ADMIN,
@@ -145,13 +146,15 @@ class Recorder:
             message = "the recorder's settings are incomplete"
             raise ValueError(message)
         self.settings = settings
-        self.pool = function_pool(settings, settings.event_store_url)
+        self.pool = function_pool(settings, settings.event_store_url, "event_store")
         self.store = PostgresEventStore(self.pool)
         self.outbox = PostgresOutbox(self.pool)
         self.relay = Relay(self.outbox, asyncio.sleep)
         self.sender = KafkaSender(settings.kafka, self.relay.delivered)
         self.relay.use(self.sender)
-        self.sweeper = Sweeper("outbox", self.relay.sweep, SWEEP_INTERVAL_S)
+        self.sweeper = Sweeper("outbox", self._sweep, SWEEP_INTERVAL_S)
+        # Rows and age in seconds, as the last sweep found them; None while the store is away.
+        self.outbox_depth: tuple[int, float] | None = None
         self.authenticator = authenticator_of(settings.callers)
         self.sources = authenticator_of(settings.sources, settings.source_subjects)
         self.around = Surroundings(
@@ -164,6 +167,7 @@ class Recorder:
         self.commits = [
             GroupCommit[Intent, list[Recorded]](
                 self._record,
+                name="record",
                 queue_weight_max=QUEUE_LINES_MAX,
                 batch_weight_max=BATCH_LINES_MAX,
                 batches_max=BATCHES_IN_FLIGHT_MAX,
@@ -173,12 +177,42 @@ class Recorder:
         ]
         self.singles = 0
         self.bulks = 0
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the metrics read what is counted here."""
+        relay = self.relay
+        metrics.OUTBOX_ROWS.observe_one(lambda: self.outbox_depth and self.outbox_depth[0])
+        metrics.OUTBOX_AGE.observe_one(lambda: self.outbox_depth and self.outbox_depth[1])
+        metrics.RELAY_IN_FLIGHT.observe_one(lambda: relay.in_flight)
+        metrics.RELAY_RECORDS.observe(
+            lambda: {
+                ("sent",): relay.sent,
+                ("acknowledged",): relay.acknowledged,
+                ("failed",): relay.failed,
+                ("swept",): relay.swept,
+            }
+        )
+
+    async def _sweep(self) -> int:
+        """Measure the outbox, then send what waits in it."""
+        try:
+            self.outbox_depth = await self.outbox.depth()
+        except BaseException:
+            self.outbox_depth = None  # better not known than as it was once
+            raise
+        return await self.relay.sweep()
 
     async def _record(self, intents: Sequence[Intent]) -> Sequence[list[Recorded] | Exception]:
         outcomes: list[Outcome] = await record_batch(intents, self.around, self._committed)
+        replayed = sum(
+            each.replayed for outcome in outcomes if isinstance(outcome, list) for each in outcome
+        )
+        metrics.REPLAYS.add(amount=replayed)
         return outcomes
 
     def _committed(self, decided: Decided) -> None:
+        metrics.EVENTS_RECORDED.add(amount=len(decided.events))
         self.relay.send_committed(decided.events, decided.traceparents)
 
     async def record_single(self, intent: Intent) -> Recorded:

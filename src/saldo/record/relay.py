@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from saldo.record.cloud_event import KafkaRecord, kafka_record
+from saldo.serve import tracing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -50,6 +51,8 @@ class Relay:
         self._sleep = sleep
         self._sender: Sender | None = None
         self._in_flight: set[tuple[str, int]] = set()
+        # Of the sampled ones among them.
+        self._spans: dict[tuple[str, int], tracing.Span] = {}
         self._acknowledged: list[tuple[str, int]] = []
         self._deleting: asyncio.Task[None] | None = None
         self._sweeping = asyncio.Lock()
@@ -86,6 +89,8 @@ class Relay:
             key = (account_id, position)
             self._in_flight.discard(key)
             self._awaited.discard(key)
+            if self._spans and (span := self._spans.pop(key, None)) is not None:
+                span.end(failed=not acknowledged)
             if acknowledged:
                 self._acknowledged.append(key)
                 self.acknowledged += 1
@@ -142,8 +147,15 @@ class Relay:
     def _send(self, stored: StoredEvent, traceparent: str | None) -> bool:
         if self._sender is None or len(self._in_flight) >= IN_FLIGHT_MAX:
             return False
+        span = tracing.begin_send(traceparent)
+        if span is not None:
+            traceparent = span.traceparent
         if not self._sender.send(kafka_record(stored, traceparent)):
+            if span is not None:
+                span.end(failed=True)
             return False
+        if span is not None:
+            self._spans[stored.account_id, stored.position] = span
         self._in_flight.add((stored.account_id, stored.position))
         self._idle.clear()
         self.sent += 1

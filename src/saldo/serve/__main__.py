@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from saldo.serve import telemetry
 from saldo.serve.app import begin_drain, build_app
 from saldo.serve.logs import log_config
 from saldo.serve.settings import BadSetting, read_settings
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = read_settings(options.function)
+        export = telemetry.start(settings)
     except BadSetting as error:
         print(f"saldo: {error}", file=sys.stderr)  # noqa: T201 - the one line that must be seen
         return 2
@@ -66,10 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
-        log_config=log_config(settings.log_level),
+        log_config=log_config(settings.log_level, settings.function),
     )
-    with contextlib.suppress(KeyboardInterrupt):
-        DrainingServer(config).run()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            DrainingServer(config).run()
+    finally:
+        telemetry.stop(export)
     return 0
 
 

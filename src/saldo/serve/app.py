@@ -12,13 +12,15 @@ import contextlib
 import gc
 import logging
 import re
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from saldo.serve.http import BODY_BYTES_MAX
+from saldo.serve import metrics, tracing
+from saldo.serve.http import BODY_BYTES_MAX, ROUTE_KEY
 from saldo.serve.problems import METHOD_NOT_ALLOWED, Problem, problem_response
 
 if TYPE_CHECKING:
@@ -108,8 +110,14 @@ async def lifespan(_app: Starlette) -> AsyncIterator[None]:
             await resident.close()
 
 
+# An answer that never began: the client went away.
+WENT_AWAY = 499
+# A proxy on the way here adds one of these, and Knative's always does.
+PROXIED = frozenset({b"forwarded", b"x-forwarded-for"})
+
+
 class Gate:
-    """Answers the probes, and everything else through ``app``.
+    """Answers the probes and /metrics, and everything else through ``app``, counted and traced.
 
     ``guard`` may answer a request itself (returning an ASGI app) before its body is read: the
     projector's sender is checked there, since a cloud_event function sees no headers. ``edge`` is
@@ -122,31 +130,71 @@ class Gate:
         app: ASGIApp,
         guard: Callable[[Scope], Awaitable[ASGIApp | None]] | None = None,
         edge: ASGIApp | None = None,
+        function: str = "",
     ) -> None:
         self._app = app
         self._guard = guard
         self._edge = edge
+        self._function = function
+        self._delivers = function == metrics.PROJECT
+        self._in_flight = 0
+        metrics.HTTP_IN_FLIGHT.observe_one(lambda: self._in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            if scope["path"] in {"/readyz", "/livez"}:
-                # The server takes connections only once the residents are open: to be asked at all
-                # is to be ready. The database is not asked, or its outage would stop every pod.
-                await _plain(send, 200, b"ok\n")
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif scope["path"] in {"/readyz", "/livez"}:
+            # The server takes connections only once the residents are open: to be asked at all
+            # is to be ready. The database is not asked, or its outage would stop every pod.
+            await _plain(send, 200, b"ok\n")
+        elif scope["path"] == "/metrics" and PROXIED.isdisjoint(dict(scope["headers"])):
+            # As a probe: for who reaches the pod itself, which a NetworkPolicy decides. What came
+            # through a proxy is the outside, and finds nothing here.
+            text = await asyncio.to_thread(metrics.prometheus_text, self._function)
+            await _plain(send, 200, text, metrics.CONTENT_TYPE)
+        else:
+            await self._observe(scope, receive, send)
+
+    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, and count how; where the request is sampled, within a span."""
+        status = WENT_AWAY
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        began = time.monotonic()
+        self._in_flight += 1
+        trace = tracing.begin_request(scope, delivers=self._delivers)
+        try:
+            await self._answer(scope, receive, noting)
+        finally:
+            self._in_flight -= 1
+            took_s = time.monotonic() - began
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            route = "/" if self._delivers else scope.get(ROUTE_KEY, "none")
+            metrics.HTTP_REQUESTS.add((method, route, status))
+            metrics.HTTP_DURATION.record(took_s, (route,))
+            if trace is not None and trace.span is not None:
+                tracing.end_request(trace.span, route, status)
+                log.info("%s %s: %d in %.1f ms", method, route, status, took_s * 1000)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in METHODS:
+            # The framework would answer in words of its own.
+            await _refuse_method(scope, receive, send)
+            return
+        if self._guard is not None:
+            answer = await self._guard(scope)
+            if answer is not None:
+                await answer(scope, receive, send)
                 return
-            if scope["method"] not in METHODS:
-                # The framework would answer in words of its own.
-                await _refuse_method(scope, receive, send)
-                return
-            if self._guard is not None:
-                answer = await self._guard(scope)
-                if answer is not None:
-                    await answer(scope, receive, send)
-                    return
-                receive = _bounded(receive)
-            if self._edge is not None and scope["path"] not in FRAMEWORK_PATHS:
-                await self._edge(scope, receive, send)
-                return
+            receive = _bounded(receive)
+        if self._edge is not None and scope["path"] not in FRAMEWORK_PATHS:
+            await self._edge(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 
@@ -173,13 +221,15 @@ async def _refuse_method(scope: Scope, receive: Receive, send: Send) -> None:
     await refused(scope, receive, send)
 
 
-async def _plain(send: Send, status: int, body: bytes) -> None:
+async def _plain(
+    send: Send, status: int, body: bytes, content_type: str = "text/plain; charset=utf-8"
+) -> None:
     await send(
         {
             "type": "http.response.start",
             "status": status,
             "headers": [
-                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-type", content_type.encode()),
                 (b"content-length", str(len(body)).encode()),
             ],
         }
@@ -215,4 +265,4 @@ def build_app(function: str, source: str) -> Gate:
         if isinstance(route, Route):
             # "." must match a line break, too, or Starlette refuses such a path in its own words.
             route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
-    return Gate(app, GUARDS[0] if GUARDS else None, EDGES[0] if EDGES else None)
+    return Gate(app, GUARDS[0] if GUARDS else None, EDGES[0] if EDGES else None, function)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from cloudevents.exceptions import GenericException
 from cloudevents.http import from_http
 
-from saldo.serve.http import media_type, read_body, read_traceparent, traceparent_of
+from saldo.serve.http import media_type, read_body, traceparent_of
 from saldo.serve.json_body import Malformed, Number, read_json
 from saldo.serve.problems import UNSUPPORTED_MEDIA_TYPE, FieldError, Invalid, Problem
+from saldo.serve.tracing import read_traceparent
 
 if TYPE_CHECKING:
     from cloudevents.http import CloudEvent

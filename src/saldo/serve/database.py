@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from saldo.serve.metrics import POOL_CONNECTIONS, POOL_CONNECTIONS_MAX
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -83,14 +85,22 @@ def open_pool(
     )
 
 
-def function_pool(settings: Settings, url: str) -> asyncpg.Pool[asyncpg.Record]:
-    """The pool of a function for ``url``, as its settings say."""
-    return open_pool(
+def function_pool(settings: Settings, url: str, name: str) -> asyncpg.Pool[asyncpg.Record]:
+    """The pool of a function for ``url``, as its settings say; ``name`` is the metrics'."""
+    pool = open_pool(
         url,
         size_max=settings.pool_size_max,
         application=f"saldo-{settings.function.replace('_', '-')}",
         password=rds_iam_password(url) if settings.database_auth == "rds-iam" else None,
     )
+    POOL_CONNECTIONS.observe(
+        lambda: {
+            (name, "used"): pool.get_size() - pool.get_idle_size(),
+            (name, "idle"): pool.get_idle_size(),
+        }
+    )
+    POOL_CONNECTIONS_MAX.observe(lambda: {(name,): settings.pool_size_max})
+    return pool
 
 
 async def begin(

@@ -10,9 +10,13 @@ done in the order of their arrival.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from saldo.serve import tracing
+from saldo.serve.metrics import BATCH_DURATION, BATCH_WEIGHT, QUEUE_WEIGHT, QUEUE_WEIGHT_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -35,6 +39,7 @@ class _Waiting(Generic[Item, Result]):
     keys: Collection[str]
     weight: int
     outcome: asyncio.Future[Result]
+    span: tracing.Span | None
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -43,19 +48,20 @@ class GroupCommit(Generic[Item, Result]):
     ``run`` gets the items of a batch and answers for each, in order, with a result or an exception;
     what it raises itself goes to every item of the batch. ``batches_max`` batches are in flight at
     the most; a further one beside the first starts only when at least ``further_weight_min`` waits,
-    since a fuller batch costs each of its items less.
+    since a fuller batch costs each of its items less. ``name`` is the metrics' and the traces'.
     """
 
     def __init__(  # noqa: PLR0913 - each bound has a name
         self,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
+        name: str,
         queue_weight_max: int,
         batch_weight_max: int,
         batches_max: int,
         further_weight_min: int = 1,
-        on_batch: Callable[[int], None] | None = None,
     ) -> None:
+        self._name = name
         self._run = run
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._queue_weight = 0
@@ -63,10 +69,11 @@ class GroupCommit(Generic[Item, Result]):
         self._batch_weight_max = batch_weight_max
         self._batches_max = batches_max
         self._further_weight_min = further_weight_min
-        self._on_batch = on_batch
         self._busy_keys: set[str] = set()
         self._batches: set[asyncio.Task[None]] = set()
         self._start_scheduled = False
+        QUEUE_WEIGHT.observe(lambda: {(name,): self._queue_weight})
+        QUEUE_WEIGHT_MAX.observe(lambda: {(name,): queue_weight_max})
 
     @property
     def depth(self) -> int:
@@ -78,15 +85,21 @@ class GroupCommit(Generic[Item, Result]):
         if self._queue_weight + weight > self._queue_weight_max:
             raise QueueFull
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(item, keys, weight, loop.create_future())
+        span = tracing.begin_wait(self._name)
+        waiting = _Waiting(item, keys, weight, loop.create_future(), span)
         self._queue.append(waiting)
         self._queue_weight += weight
         if not self._start_scheduled:
             # After the callbacks of this turn of the loop, so that requests which arrived together
             # are in one batch. It is not a delay: the loop does not sleep in between.
             self._start_scheduled = True
-            loop.call_soon(self._start_batches)
-        result: Result = await waiting.outcome
+            # In nobody's context: a batch belongs to no one of its members.
+            loop.call_soon(self._start_batches, context=tracing.NOBODY)
+        try:
+            result: Result = await waiting.outcome
+        finally:
+            if span is not None:
+                span.end()
         return result
 
     async def drain(self) -> None:
@@ -135,8 +148,9 @@ class GroupCommit(Generic[Item, Result]):
         return batch
 
     async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
-        if self._on_batch is not None:
-            self._on_batch(sum(waiting.weight for waiting in batch))
+        weight = sum(waiting.weight for waiting in batch)
+        span = tracing.begin_batch(self._name, [waiting.span for waiting in batch], weight)
+        began = time.monotonic()
         try:
             results = await self._run([waiting.item for waiting in batch])
         except Exception as error:  # noqa: BLE001 - it is handed to every waiter
@@ -146,6 +160,10 @@ class GroupCommit(Generic[Item, Result]):
                 waiting.outcome.cancel()
             raise
         finally:
+            BATCH_WEIGHT.record(weight, (self._name,))
+            BATCH_DURATION.record(time.monotonic() - began, (self._name,))
+            if span is not None:
+                span.end()
             for waiting in batch:
                 self._busy_keys.difference_update(waiting.keys)
         for waiting, result in zip(batch, results, strict=True):

@@ -25,6 +25,7 @@ from saldo.serve.problems import (
     Rule,
     problem_response,
 )
+from saldo.serve.tracing import SCOPE_KEY, read_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BODY_BYTES_MAX = 1024 * 1024
-_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+# Under this name the scope of a request has the template of the route that it took.
+ROUTE_KEY = "saldo.route"
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})",
@@ -217,8 +219,11 @@ class Edge:
             prefix, path = self._split(request.scope["path"])
             found = self._find(method, path)
             if found is None:
+                if method == "GET" and path in {"/openapi.json", "/docs"}:
+                    request.scope[ROUTE_KEY] = path
                 return self._without_route(asked, method, path)
             each, segments = found
+        request.scope[ROUTE_KEY] = each.path
         if request.scope["query_string"]:
             _check_query(request, each.query)
         response = await each.handler(request, prefix, *segments)
@@ -345,13 +350,12 @@ def media_type(request: Request) -> str:
 
 
 def traceparent_of(request: Request) -> str | None:
-    """The W3C trace context that came with the request, when it is well formed."""
+    """The W3C trace context that the request's work belongs to, if there is one."""
+    if SCOPE_KEY in request.scope:
+        traceparent: str | None = request.scope[SCOPE_KEY]
+        return traceparent
+    # Not behind the Gate: nothing is traced here, and what came is handed on.
     return read_traceparent(request.headers.get("traceparent"))
-
-
-def read_traceparent(text: object) -> str | None:
-    """``text`` when it is a well-formed W3C trace context; anything else is as none at all."""
-    return text if isinstance(text, str) and _TRACEPARENT.fullmatch(text) else None
 
 
 def whole_number(request: Request, name: str, default: int, low: int, high: int) -> int:

@@ -12,6 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from saldo.domain.money import format_minor
+from saldo.serve.metrics import REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,6 +150,7 @@ def _camel(name: str) -> str:
 
 
 def _respond(rule: Rule, detail: str, members: Mapping[str, Any]) -> Response:
+    REFUSALS.add((rule.name,))
     body = {
         "type": TYPE_PREFIX + rule.name,
         "title": rule.title,

@@ -7,6 +7,7 @@ start says what to change.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +24,13 @@ KafkaSecurity = Literal["plaintext", "msk-iam", "scram"]
 HASH_SECRET_BYTES_MIN = 32
 POOL_SIZE_DEFAULT = 4
 POOL_SIZE_MAX = 50
+METRIC_INTERVAL_MS_DEFAULT = 60_000
+METRIC_INTERVAL_MS_MIN = 100
+METRIC_INTERVAL_MS_MAX = 3_600_000
+TRACE_SAMPLE_RATIO_DEFAULT = "0.01"
+
+
+_RATIO = re.compile(r"[0-9]{1,2}(\.[0-9]{1,9})?", re.ASCII)
 
 
 class BadSetting(Exception):  # noqa: N818 - it names the thing, and stops the start
@@ -73,6 +81,8 @@ class Settings:
     cors_origins: frozenset[str]
     log_level: str
     otlp_endpoint: str | None
+    metric_interval_s: float
+    trace_sample_ratio: float
 
 
 # Which databases and whose identities each function needs.
@@ -109,7 +119,16 @@ def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Se
         default_currency=_currency(env),
         cors_origins=_origins(env),
         log_level=_choice(env, "LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO"),
-        otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
+        otlp_endpoint=_otlp_endpoint(env),
+        metric_interval_s=_integer(
+            env,
+            "OTEL_METRIC_EXPORT_INTERVAL",
+            METRIC_INTERVAL_MS_DEFAULT,
+            METRIC_INTERVAL_MS_MIN,
+            METRIC_INTERVAL_MS_MAX,
+        )
+        / 1000,
+        trace_sample_ratio=_ratio(env, "OTEL_TRACES_SAMPLER_ARG", TRACE_SAMPLE_RATIO_DEFAULT),
     )
 
 
@@ -185,6 +204,21 @@ def _oidc(env: Mapping[str, str], prefix: str) -> OidcSettings:
         audience=_text(env, f"{prefix}_AUDIENCE"),
         jwks_url=jwks_url,
     )
+
+
+def _otlp_endpoint(env: Mapping[str, str]) -> str | None:
+    """Where a collector takes OTLP by http/protobuf; None is off."""
+    url = env.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
+    if url and urlsplit(url).scheme not in {"https", "http"}:
+        raise BadSetting("OTEL_EXPORTER_OTLP_ENDPOINT", "must be an http or https URL")
+    return url or None
+
+
+def _ratio(env: Mapping[str, str], name: str, default: str) -> float:
+    text = env.get(name, "").strip() or default
+    if not _RATIO.fullmatch(text) or not 0 <= float(text) <= 1:
+        raise BadSetting(name, f"is {text!r}; it must be a number from 0 to 1")
+    return float(text)
 
 
 def _subjects(env: Mapping[str, str]) -> frozenset[str]:

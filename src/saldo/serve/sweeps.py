@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
+
+from saldo.serve.metrics import SWEEP_DONE_AT, SWEEPS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,6 +25,8 @@ class Sweeper:
         self._sweep = sweep
         self._interval_s = interval_s
         self._task: asyncio.Task[None] | None = None
+        self._done_at: float | None = None
+        SWEEP_DONE_AT.observe(lambda: {} if self._done_at is None else {(name,): self._done_at})
 
     def start(self) -> None:
         """Begin, with a first sweep at once."""
@@ -47,7 +52,11 @@ class Sweeper:
         try:
             found = await self._sweep()
         except Exception as error:  # noqa: BLE001 - the timer must go on, whatever failed
-            log.warning("the %s sweep failed: %s: %s", self._name, type(error).__name__, error)
+            SWEEPS.add((self._name, "failed"))
+            # Not the error's own text: the database repeats values in it.
+            log.warning("the %s sweep failed: %s", self._name, type(error).__name__)
         else:
+            self._done_at = time.time()
+            SWEEPS.add((self._name, "done"))
             if found:
                 log.info("the %s sweep found %d", self._name, found)
