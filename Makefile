@@ -7,7 +7,7 @@ PYTEST = .venv/bin/python -m pytest
 INSTALLED = ls .venv/*.stamp >/dev/null 2>&1 || { echo 'saldo: it was never started here'; exit 0; }
 
 # What `make lint` looks at; `make lint-infra` does the rest.
-LINTED = src functions local tests --exclude tests/infra
+LINTED = src functions local benchmarks tests --exclude tests/infra
 
 # Two tests at a time by default: the servers that they share need the rest of a small machine.
 WORKERS ?= 2

@@ -1,0 +1,289 @@
+"""The real stack of a benchmark: a PostgreSQL that syncs, Kafka, all functions, AUTH=oidc.
+
+It is started by the lines that `make up` starts it by, in a folder of its own that is deleted
+afterwards. Beside the three functions run the two empty ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shutil
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import psutil
+
+from benchmarks.placement import pin
+from benchmarks.wrk import NoFigure
+from local import broker, postgres, processes, services
+from local.checks import port_in_use
+from local.processes import Identity
+from saldo.operate.token import issuer_server, make_token
+from saldo.serve.__main__ import BACKLOG, KEEP_ALIVE_S
+from saldo.serve.app import GC_ALLOCATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from benchmarks.placement import Placement
+    from local.broker import Broker
+    from local.postgres import Postgres
+    from local.processes import Child
+
+EMPTY, EMPTY_EVENT = "empty", "empty_event"
+ISSUER = "http://127.0.0.1/issuer"
+AUDIENCE = "saldo"
+SINK_SUBJECT = "system:serviceaccount:saldo:benchmark"
+TOKEN_S = 4 * 60 * 60
+STOP_TIMEOUT_S = 25.0
+SETTLE_TIMEOUT_S = 120.0
+LOOK_S = 0.1
+MB = 1_000_000
+
+SETTLED = """
+SELECT NOT EXISTS (SELECT FROM event_store.outbox) AND NOT EXISTS (
+    SELECT FROM event_store.stream AS s LEFT JOIN read_model.balance AS b USING (account_id)
+    WHERE s.position > coalesce(b.position, 0))
+"""
+OUTBOX_EMPTY = "SELECT NOT EXISTS (SELECT FROM event_store.outbox)"
+
+
+@dataclass(slots=True, kw_only=True)
+class Stack:
+    """What runs, where, and who may ask."""
+
+    folder: Path
+    placement: Placement
+    server: Postgres
+    kafka: Broker
+    jwks_url: str
+    hash_secret: str = field(default_factory=lambda: secrets.token_hex(32))
+    children: dict[str, Child] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    sources: int = 0
+
+    # --- who asks
+
+    def token(self) -> str:
+        """A client's token, for every account."""
+        return self._token("benchmark", scope="transactions:write balances:read accounts:admin")
+
+    def sink_token(self) -> str:
+        """The token of the source that delivers events."""
+        return self._token(SINK_SUBJECT)
+
+    def _token(self, subject: str, **claims: str) -> str:
+        now = int(time.time())
+        whole: dict[str, object] = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": subject,
+            "iat": now,
+            "exp": now + TOKEN_S,
+            "saldo_accounts": "*",
+            **claims,
+        }
+        return make_token(self.folder / "issuer", whole)
+
+    # --- what runs
+
+    def env(self, role: str) -> dict[str, str]:
+        """The environment of a function that works as ``role``."""
+        oidc = {"ISSUER": ISSUER, "AUDIENCE": AUDIENCE, "JWKS_URL": self.jwks_url}
+        return services.environ(
+            role,
+            self.server.dsn,
+            hash_secret=self.hash_secret,
+            bootstrap_servers=self.kafka.bootstrap_servers,
+            overrides={
+                "AUTH": "oidc",
+                "SINK_SUBJECTS": SINK_SUBJECT,
+                **{
+                    f"{who}_{name}": text for who in ("OIDC", "SINK") for name, text in oidc.items()
+                },
+            },
+        )
+
+    def start_function(self, function: services.Function, name: str | None = None) -> Child:
+        """Start a function under ``name`` (its own); it may not be ready yet."""
+        name = name or function.name
+        port = self.ports[name] = processes.free_port()
+        child = services.start_function(
+            function, port=port, env=self.env(function.role), log=self.folder / f"{name}.log"
+        )
+        self._keep(name, child)
+        return child
+
+    def _keep(self, name: str, child: Child) -> None:
+        """Note ``child``, also in a file for a later run, should this one be killed."""
+        self.children[name] = child
+        (self.folder / f"{name}.process").write_text(json.dumps(asdict(child.identity)))
+
+    def start_empty(self, name: str) -> None:
+        """Start one of the empty functions, with the server's settings of saldo.serve."""
+        port = self.ports[name] = processes.free_port()
+        script = services.ROOT / "benchmarks" / "empty" / "serve.py"
+        command: list[str | Path] = [sys.executable, script, "--function", name]
+        command += ["--port", str(port), "--backlog", str(BACKLOG)]
+        command += ["--keep-alive", str(KEEP_ALIVE_S), "--gc-allocations", str(GC_ALLOCATIONS)]
+        log = self.folder / f"{name}.log"
+        self._keep(name, processes.start(name, command, log=log, cwd=services.ROOT))
+
+    def stop(self, name: str) -> None:
+        """End one process in order."""
+        self.children.pop(name).stop(STOP_TIMEOUT_S)
+
+    def start_source(self) -> None:
+        """Start KafkaSource at the topic's end: what was skipped is the sweep's to project."""
+        self.sources += 1
+        sink = f"http://127.0.0.1:{self.ports[services.PROJECT.name]}/"
+        token_file = self.folder / "sink_token"
+        token_file.write_text(self.sink_token())
+        child = processes.start(
+            "KafkaSource",
+            [sys.executable, "-m", "local.kafka_source"]
+            + ["--name", "saldo", "--bootstrap", self.kafka.bootstrap_servers]
+            + ["--topic", services.TOPIC, "--group", f"saldo-{self.sources}"]
+            + ["--initial-offset", "latest", "--ordering", "unordered"]
+            + ["--sink", sink, "--dead-letter-sink", sink, "--timeout", "PT30S"]
+            + ["--retry", "10", "--backoff-policy", "exponential", "--backoff-delay", "PT0.3S"]
+            + ["--sink-audience", AUDIENCE, "--token-file", str(token_file)],
+            log=self.folder / "kafka_source.log",
+            cwd=services.ROOT,
+        )
+        self._keep("KafkaSource", child)
+        services.wait_until_assigned(child)
+        pin(child.pid, self.placement.rest)
+
+    def stop_source(self) -> None:
+        """End KafkaSource, so that nothing is delivered but by the benchmark."""
+        self.stop("KafkaSource")
+
+    def place(self, under_test: str) -> None:
+        """Give the process ``under_test`` the function's core, and all others the rest."""
+        for name, child in self.children.items():
+            own = name == under_test
+            pin(child.pid, self.placement.function if own else self.placement.rest)
+        for pid in (self.server.child.pid, self.kafka.pid):
+            pin(pid, self.placement.rest)
+
+    # --- what is looked at
+
+    def cpu_s(self, name: str) -> float:
+        """Seconds of CPU, user's and system's, that a process has used, all its threads."""
+        times = psutil.Process(self.children[name].pid).cpu_times()
+        return float(times.user + times.system)
+
+    def resident_mb(self, name: str) -> float:
+        """Resident memory of a process."""
+        return float(psutil.Process(self.children[name].pid).memory_info().rss / MB)
+
+    def sql(self, statement: str) -> str:
+        """What the superuser gets for ``statement``, as text."""
+        return postgres.run_sql(self.server.dsn(), statement)
+
+    def wait_for(self, condition: str, what: str) -> None:
+        """Wait until the query ``condition`` is true; NoFigure after SETTLE_TIMEOUT_S."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while self.sql(condition) != "t":
+            if time.monotonic() > deadline:
+                raise NoFigure(f"{what} did not come within {SETTLE_TIMEOUT_S:.0f} s")
+            time.sleep(LOOK_S)
+
+    def wait_sent(self) -> None:
+        """Wait until Kafka has acknowledged everything."""
+        self.wait_for(OUTBOX_EMPTY, "an empty outbox")
+
+    def wait_settled(self) -> None:
+        """Wait until everything is sent and projected."""
+        self.wait_for(SETTLED, "the end of the projection")
+
+
+@contextlib.contextmanager
+def running_stack(
+    folder: Path, placement: Placement, progress: Callable[[str], None]
+) -> Iterator[Stack]:
+    """The whole stack, ready; its processes are ended and its folder deleted afterwards."""
+    end_leftovers(folder)
+    folder.mkdir(parents=True)
+    with contextlib.ExitStack() as ends:
+        ends.callback(shutil.rmtree, folder, ignore_errors=True)
+        jars = services.ROOT / broker.default_cache_dir()
+        broker.prepare_jars(jars, progress)
+        progress("starting PostgreSQL and Kafka")
+        with ThreadPoolExecutor(2) as pool:
+            database = pool.submit(
+                postgres.start_postgres, folder / "postgres", folder / "postgres.log"
+            )
+            kafka = broker.start_kafka(folder / "kafka", processes.free_port(), cache_dir=jars)
+            ends.callback(kafka.stop)
+            server = database.result()
+            ends.callback(server.stop)
+        issuer = issuer_server(folder / "issuer", 0)
+        threading.Thread(target=issuer.serve_forever, daemon=True).start()
+        ends.callback(issuer.server_close)
+        ends.callback(issuer.shutdown)
+        stack = Stack(
+            folder=folder,
+            placement=placement,
+            server=server,
+            kafka=kafka,
+            jwks_url=f"http://127.0.0.1:{issuer.server_port}/jwks.json",
+        )
+        stack.token()  # makes the issuer's key before anyone asks for it
+        ends.callback(end_all, stack)
+        broker.create_topic(
+            kafka.bootstrap_servers,
+            services.TOPIC,
+            services.TOPIC_PARTITIONS,
+            services.TOPIC_RETENTION_MS,
+        )
+        services.migrate(stack.env(postgres.SUPERUSER), folder / "migrate.log")
+        progress("starting the functions")
+        for function in services.FUNCTIONS:
+            stack.start_function(function)
+        for name in (EMPTY, EMPTY_EVENT):
+            stack.start_empty(name)
+        for function in services.FUNCTIONS:
+            services.wait_until_ready(stack.children[function.name], stack.ports[function.name])
+        for name in (EMPTY, EMPTY_EVENT):
+            processes.wait_until(
+                stack.children[name].ended,
+                partial(port_in_use, stack.ports[name]),
+                name=name,
+                timeout_s=services.READY_TIMEOUT_S,
+            )
+        stack.start_source()
+        yield stack
+
+
+def end_leftovers(folder: Path) -> None:
+    """End what a run that was killed has left, and delete its folder."""
+    for file in folder.glob("*.process"):
+        processes.end(Identity(**json.loads(file.read_text())), timeout_s=STOP_TIMEOUT_S)
+    postgres.end_leftover(folder / "postgres")
+    for identity in processes.with_argument(str(folder / "kafka" / "server.properties")):
+        processes.end(identity, timeout_s=STOP_TIMEOUT_S)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_all(stack: Stack) -> None:
+    """End the processes: what delivers first, so that nobody meets a closed door."""
+    for name in sorted(stack.children, key=lambda name: name != "KafkaSource"):
+        child = stack.children[name]
+        child.stop(STOP_TIMEOUT_S)
+
+
+def settings_of(stack: Stack) -> dict[str, str]:
+    """What the report says of the servers."""
+    names = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_wal_size")
+    shown = {name: stack.sql(f"SHOW {name}") for name in names}
+    return {f"PostgreSQL {name}": text for name, text in shown.items()}
