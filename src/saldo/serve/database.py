@@ -39,6 +39,9 @@ TRANSIENT = (
 DISCONNECTED = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    # The server has ended the session, and asyncpg has read so but not yet seen the connection go:
+    # the next statement is refused by asyncpg itself.
+    asyncpg.InternalClientError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
