@@ -180,6 +180,26 @@ async def test_a_sender_that_takes_no_more_ends_the_sweep(
     assert (claimed, full.offered) == (CLAIM_ROWS_MAX, 1)
 
 
+async def test_a_row_that_makes_no_record_holds_no_other_up(
+    kafka: Kafka, topic: str, writer: Writer, superuser: Connection
+) -> None:
+    """It stays, so that `saldo verify` and the outbox's age tell of it; the others are sent."""
+    await writer.record(income("1", "a"), income("1", "b"), income("1", "c"))
+    damage = "UPDATE event_store.event SET public_text = $2 WHERE account_id = $1"
+    await superuser.execute(damage, "b", '{"schema":99}')
+    await age_outbox(superuser)
+    async with relay_to(kafka.bootstrap_servers, topic, writer) as relay:
+        assert await relay.sweep() == 2
+        messages = await asyncio.to_thread(read_topic, kafka, topic, 2)
+        assert {message.key() for message in messages} == {b"a", b"c"}
+
+        async def is_alone() -> bool:
+            rows = await superuser.fetch("SELECT account_id FROM event_store.outbox")
+            return [row["account_id"] for row in rows] == ["b"]
+
+        await until(is_alone)
+
+
 async def test_what_else_is_in_flight_does_not_hold_the_sweep_up(
     writer: Writer, superuser: Connection
 ) -> None:

@@ -120,7 +120,14 @@ class Relay:
                 for row in rows:
                     if (row.stored.account_id, row.stored.position) in self._in_flight:
                         continue  # handed over already, its outcome is still to come
-                    if not self._send(row.stored, row.traceparent):
+                    try:
+                        accepted = self._send(row.stored, row.traceparent)
+                    except ValueError:
+                        # A text that was damaged makes no record. Its row stays, for the operator
+                        # to see; the others must not wait for it.
+                        log.exception("a row of the outbox makes no record: run saldo verify")
+                        continue
+                    if not accepted:
                         refused = True
                         break
                     sent.append((row.stored.account_id, row.stored.position))
