@@ -86,6 +86,7 @@ class _Stream:
     def __init__(self, account_id: str, events: Sequence[Event]) -> None:
         self.account_id = account_id
         self.events = sorted(events, key=lambda event: event.position)
+        self.limits = {event.position for event in events if event.kind == "LIMIT"}
         self.balances = {0: 0}  # by position
         balance = 0
         for event in self.events:
@@ -246,20 +247,31 @@ def _check_reads(history: History, streams: dict[str, _Stream]) -> Iterator[Viol
             continue
         yield from stream.check_balance(read.position, read.balance_minor, who)
         yield from _check_lines(stream, read)
-        if read.position < read.min_position:
+        if _reach(read, stream) < read.min_position:
             detail = f"{who} asked for {read.min_position} and was shown {read.position}"
             yield Violation(name="stale-read", account_id=read.account_id, detail=detail)
     for (client, account_id), reads in by_client.items():
+        stream = streams.get(account_id)
         for before, after in pairwise(sorted(reads, key=lambda read: read.invoked_s)):
-            if after.position < before.position:
+            if _reach(after, stream) < before.position:
                 detail = f"client {client} saw {before.position}, then {after.position}"
                 yield Violation(name="went-back", account_id=account_id, detail=detail)
+
+
+def _reach(read: Read, stream: _Stream | None) -> int:
+    """How far a read surely saw; a statement has no line for a limit, and may have seen more."""
+    reach = read.position
+    if read.lines and stream is not None:
+        while reach + 1 in stream.limits:
+            reach += 1
+    return reach
 
 
 def _check_lines(stream: _Stream, read: Read) -> Iterator[Violation]:
     ids = {event.position: event.event_id for event in stream.events}
     for newer, older in pairwise(read.lines):
-        if older.position != newer.position - 1:
+        between = set(range(older.position + 1, newer.position))
+        if older.position >= newer.position or not between <= stream.limits:
             detail = f"a statement has {older.position} after {newer.position}"
             yield Violation(name="gap", account_id=read.account_id, detail=detail)
     for line in read.lines:

@@ -314,6 +314,22 @@ def test_another_amount_on_the_topic_is_no_committed_event() -> None:
     assert story.names() == {"uncommitted-on-topic"}
 
 
+def test_a_statement_may_pass_over_limits_and_nothing_else() -> None:
+    story = good()
+    story.record(BRUNO, "LIMIT", 20, "b2")
+    newest = story.record(BRUNO, "INCOME", 10, "b3")
+    story.read(BRUNO)
+    story.record(BRUNO, "LIMIT", 30, "b4")
+    story.read(BRUNO)
+    before = next(read for read in story.reads if read.account_id == BRUNO).lines
+    top = Line(position=newest.position, event_id=newest.event_id, balance_minor=0)
+    statement = replace(story.reads[-1], invoked_s=story.now_s, position=4, lines=(top, *before))
+    story.reads.append(statement)
+    assert story.names() == set()
+    story.reads[-1] = replace(statement, lines=(replace(top, position=5), *before, *before))
+    assert story.names() == {"altered", "gap"}
+
+
 def test_an_event_older_than_the_retention_may_have_left_the_topic() -> None:
     story = good()
     publish_too_few(story)

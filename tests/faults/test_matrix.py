@@ -1,0 +1,78 @@
+"""The fault matrix in its quick form: every cell once, on one rig, its seed printed.
+
+`make faults` plays the long form; a seed that failed there is played again here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.faults import matrix, rig
+from tests.faults.cells import CELLS
+from tests.faults.scene import play
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tests.faults.scene import Cell
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(420),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+PLAYED = [
+    pytest.param(cell, seed, id=f"{cell.name}{'' if seed is None else f'-{seed}'}")
+    for cell in CELLS
+    for seed in (None, *matrix.seeds_kept().get(cell.name, ()))
+]
+
+
+class Rigs:
+    """The rig that runs; a new one after a cell that failed."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self._open = contextlib.AsyncExitStack()
+        self._rig: rig.Rig | None = None
+
+    async def get(self) -> rig.Rig:
+        if self._rig is None:
+            self._rig = await self._open.enter_async_context(rig.opened())
+            # Two replicas are two processes: these.
+            self.say(self._rig.pids())
+        return self._rig
+
+    async def close(self) -> None:
+        self._rig = None
+        await self._open.aclose()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rigs(request: pytest.FixtureRequest) -> AsyncIterator[Rigs]:
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    # A worker of pytest-xdist has none.
+    held = Rigs(print if reporter is None else lambda line: reporter.write_line(f"\n{line}"))
+    yield held
+    await held.close()
+
+
+@pytest.mark.parametrize(("cell", "kept_seed"), PLAYED)
+async def test_nothing_is_lost_doubled_or_stale(
+    cell: Cell, kept_seed: int | None, rigs: Rigs
+) -> None:
+    # By chance, and not by the `random` module, which the tests seed alike.
+    seed = secrets.randbelow(1_000_000) if kept_seed is None else kept_seed
+    rigs.say(f"cell {cell.name}, seed {seed}")
+    try:
+        result = await play(cell, await rigs.get(), seed=seed, form="quick")
+        assert result.violations == []
+        assert result.hits > 0, f"nothing was hit: {cell.window}"
+    except BaseException:
+        await rigs.close()
+        raise
