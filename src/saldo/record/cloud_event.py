@@ -7,8 +7,7 @@ from ``ce_partitionkey``, which the Kafka binding asks for and that package leav
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from saldo.record.intent import StoredEvent
@@ -18,8 +17,7 @@ TYPE = "saldo.transaction.recorded"
 DATASCHEMA_PREFIX = "urn:saldo:schema:transaction-recorded:"
 
 
-@dataclass(frozen=True, slots=True)
-class KafkaRecord:
+class KafkaRecord(NamedTuple):
     """What is produced: ``key`` is the account id, so that an account stays in one partition."""
 
     account_id: str

@@ -83,19 +83,29 @@ class EventStore(Protocol):
         """Start a database transaction."""
 
 
-# (1) Creates the missing streams and locks every stream of the batch, in the order of account ids,
-# which is the same in every process: two batches cannot wait for each other in a circle. A conflict
-# locks the existing row even where the WHERE keeps it as it is. Nothing is read here: in this
-# statement's snapshot, taken before it waited, the key that the other process has just committed
-# would be missing.
+# (1) Locks the streams of the batch in the order of account ids, which is the same in every
+# process: two batches cannot wait for each other in a circle. The rows are those of the moment when
+# their locks were got: FOR UPDATE reads a row anew that it had to wait for. Keys are not looked up
+# here: in this statement's snapshot, taken before it waited, the key that the other process has
+# just committed would be missing.
+LOCK_ACCOUNTS = """
+SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at
+FROM event_store.stream WHERE account_id = ANY ($1::text[])
+ORDER BY account_id FOR UPDATE
+"""
+
+# (1, where a stream is missing) Creates the missing streams and locks all, in the same order. A
+# conflict locks the existing row even where the WHERE keeps it as it is. Nothing is read here, as
+# above. A batch that created a stream after it had locked others may be in a circle with one that
+# found it there: the database ends one of them, which is run again.
 LOCK_STREAMS = """
 INSERT INTO event_store.stream AS s (account_id)
 SELECT id FROM unnest($1::text[]) AS id ORDER BY id COLLATE "C"
 ON CONFLICT (account_id) DO UPDATE SET account_id = excluded.account_id WHERE false
 """
 
-# (2) A later statement: its snapshot is newer than the locks, so it sees all that the process it
-# waited for has committed.
+# (1, where a stream was missing) A later statement: its snapshot is newer than the locks, so it
+# sees all that the process it waited for has committed.
 READ_ACCOUNTS = """
 SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at
 FROM event_store.stream WHERE account_id = ANY ($1::text[])
@@ -177,13 +187,21 @@ class PostgresTransaction:
         self._pool = pool
         self._connection = connection
         self._released = False
+        self._locked: Sequence[asyncpg.Record] = ()
 
     async def lock(self, account_ids: Sequence[str]) -> None:
-        await self._run(LOCK_STREAMS, account_ids)
+        self._locked = await self._run(LOCK_ACCOUNTS, account_ids)
+        if len(self._locked) < len(account_ids):
+            await self._run(LOCK_STREAMS, account_ids)
+            self._locked = await self._run(READ_ACCOUNTS, account_ids)
 
     async def read_accounts(self, account_ids: Sequence[str]) -> dict[str, Account]:
-        rows = await self._run(READ_ACCOUNTS, account_ids)
-        return {row["account_id"]: _account(row) for row in rows}
+        # They were read by the statement that locked them, which saves one: nobody else can have
+        # changed them since, and this database transaction has not yet.
+        wanted = set(account_ids)
+        return {
+            row["account_id"]: _account(row) for row in self._locked if row["account_id"] in wanted
+        }
 
     async def find_repeated(
         self,
@@ -214,16 +232,16 @@ class PostgresTransaction:
             [e.private_text for e in events],
             [e.hash for e in events],
             [e.balance_minor for e in events],
-            [e.key_hash for e in events],
-            [e.key_line for e in events],
-            [e.fingerprint for e in events],
-            [e.reverses for e in events],
-            traceparents,
+            _column([e.key_hash for e in events]),
+            _column([e.key_line for e in events]),
+            _column([e.fingerprint for e in events]),
+            _column([e.reverses for e in events]),
+            _column(traceparents),
             [a.account_id for a in accounts],
             [a.currency for a in accounts],
             [a.position for a in accounts],
             [a.balance_minor for a in accounts],
-            [a.overdraft_limit_minor for a in accounts],
+            _column([a.overdraft_limit_minor for a in accounts]),
             [a.hash for a in accounts],
             [a.recorded_at for a in accounts],
         )
@@ -316,6 +334,14 @@ class PostgresEventStore:
             return await self._pool.fetchrow(statement, *arguments)
         except (*DISCONNECTED, *TIMED_OUT) as error:
             raise StoreUnavailable from error
+
+
+def _column(values: Sequence[object]) -> Sequence[object] | None:
+    """``values``, or no array at all where all are null, as most of these are.
+
+    unnest fills it up with nulls; the driver looks at each element of an array twice.
+    """
+    return None if values.count(None) == len(values) else values
 
 
 def _account(row: asyncpg.Record) -> Account:

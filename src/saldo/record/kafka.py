@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
+# How long what Kafka acknowledges gathers: each look takes the interpreter from the loop's thread,
+# and nobody waits for it but the outbox's cleaning.
+GATHER_S = 0.01
 WARM_UP_S = 5.0
 # librdkafka's own queue, in messages and in kilobytes.
 QUEUE_MESSAGES_MAX = 50_000
@@ -130,6 +133,7 @@ class KafkaSender:
             self._producer.poll(POLL_S)
             if self._outcomes:
                 self._loop.call_soon_threadsafe(self._report)
+                self._stopping.wait(GATHER_S)
 
     def _report(self) -> None:
         # The polling thread appends meanwhile: what comes after this count is the next report's.

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from saldo.serve import metrics, tracing
-from saldo.serve.http import BODY_BYTES_MAX, ROUTE_KEY
+from saldo.serve.http import BODY_BYTES_MAX, ROUTE_KEY, STATUS_KEY
 from saldo.serve.problems import METHOD_NOT_ALLOWED, Problem, problem_response
 
 if TYPE_CHECKING:
@@ -157,22 +157,15 @@ class Gate:
 
     async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, and count how; where the request is sampled, within a span."""
-        status = WENT_AWAY
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         began = time.monotonic()
         self._in_flight += 1
         trace = tracing.begin_request(scope, delivers=self._delivers)
         try:
-            await self._answer(scope, receive, noting)
+            await self._answer(scope, receive, send)
         finally:
             self._in_flight -= 1
             took_s = time.monotonic() - began
+            status = scope.get(STATUS_KEY, WENT_AWAY)
             method = scope["method"] if scope["method"] in METHODS else "other"
             route = "/" if self._delivers else scope.get(ROUTE_KEY, "none")
             metrics.HTTP_REQUESTS.add((method, route, status))
@@ -184,18 +177,31 @@ class Gate:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in METHODS:
             # The framework would answer in words of its own.
-            await _refuse_method(scope, receive, send)
+            await _refuse_method(scope, receive, _noting(scope, send))
             return
         if self._guard is not None:
             answer = await self._guard(scope)
             if answer is not None:
-                await answer(scope, receive, send)
+                await answer(scope, receive, _noting(scope, send))
                 return
             receive = _bounded(receive)
         if self._edge is not None and scope["path"] not in FRAMEWORK_PATHS:
+            # It notes its status itself, and writes its answer in one piece where ``send`` is the
+            # server's own.
             await self._edge(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._app(scope, receive, _noting(scope, send))
+
+
+def _noting(scope: Scope, send: Send) -> Send:
+    """``send`` that notes in ``scope`` with what status an answer begins."""
+
+    async def noting(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            scope[STATUS_KEY] = message["status"]
+        await send(message)
+
+    return noting
 
 
 def _bounded(receive: Receive) -> Receive:

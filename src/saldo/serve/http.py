@@ -26,6 +26,7 @@ from saldo.serve.problems import (
     problem_response,
 )
 from saldo.serve.tracing import SCOPE_KEY, read_traceparent
+from saldo.serve.whole_answer import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BODY_BYTES_MAX = 1024 * 1024
-# Under this name the scope of a request has the template of the route that it took.
+# Under these names the scope of a request has the template of the route that it took, and the
+# status that it was answered with.
 ROUTE_KEY = "saldo.route"
+STATUS_KEY = "saldo.status"
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})",
@@ -92,7 +95,8 @@ class EdgeRequest(Request):
 class Answer(Response):
     """A response whose headers are bytes already: Starlette's own would encode them one by one.
 
-    They go out in the order in which Starlette has them: those given, then length and type.
+    No header's value may hold a text of the client's, since none is checked. They go out in the
+    order in which Starlette has them: those given, then length and type.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Answer(Response):
         headers: list[tuple[bytes, bytes]] | None = None,
         media_type: bytes = b"application/json",
     ) -> None:
+        self.body: bytes
         self.status_code = status_code
         self.background = None
         self.body = body
@@ -169,6 +174,11 @@ class Edge:
         """
         request = EdgeRequest(scope, receive, send)
         response = await self.answer(request)
+        scope[STATUS_KEY] = response.status_code
+        if isinstance(response, Answer) and write_whole(
+            send, response.status_code, response.raw_headers, response.body
+        ):
+            return
         await response(scope, receive, send)
 
     async def answer(self, request: Request) -> Response:
@@ -425,7 +435,10 @@ def idempotency_key_of(request: Request) -> str | None:
 def read_idempotency_key(text: str, field: str) -> str:
     """The key that ``text`` says, 1 to 255 printable ASCII characters; raises Invalid."""
     key = text.strip(" \t")
-    if key.startswith('"'):
+    inner = key[1:-1]
+    if key == f'"{inner}"' and '"' not in inner and "\\" not in inner and inner.isascii():
+        key = inner  # the common form of what the pattern takes; the checks below are for all
+    elif key.startswith('"'):
         match = _STRING.fullmatch(key)
         if match is None:
             raise Invalid([FieldError(field, 'is not a well-formed string: write "key"')])
