@@ -33,12 +33,13 @@ class Stack:
     folder: Path
     children: list[Child] = field(default_factory=list)
 
-    def serve(self, function: Function) -> Served:
-        """A function, ready."""
+    def serve(self, function: Function, **more: str) -> Served:
+        """A function, ready; ``more`` are further settings."""
         log = self.folder / f"{function.name}-{len(self.children)}.log"
         settings = {
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
             "KAFKA_TOPIC": self.topic,
+            **more,
         }
         served = servers.start_function(function, self.database, log, settings)
         self.children.append(served.child)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import os
 import sys
@@ -16,7 +17,10 @@ from saldo.serve.logs import log_config
 from saldo.serve.settings import BadSetting, read_settings
 
 if TYPE_CHECKING:
+    import socket
     from types import FrameType
+
+    from saldo.serve.otlp import Export
 
 # A proxy in front keeps idle connections for 90 s: closing them earlier answers a request with a
 # reset. The drain ends well inside the pod's termination grace.
@@ -31,6 +35,15 @@ class DrainingServer(uvicorn.Server):
     The server itself says so only after the last answer was given, and an event stream's answer
     would hold the drain until its time is over.
     """
+
+    def __init__(self, config: uvicorn.Config, export: Export | None) -> None:
+        super().__init__(config)
+        self._export = export
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        # Here, since the server ends by the signal itself: nothing runs after it.
+        await asyncio.to_thread(telemetry.stop, self._export)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
@@ -70,11 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         timeout_graceful_shutdown=DRAIN_S,
         log_config=log_config(settings.log_level, settings.function),
     )
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            DrainingServer(config).run()
-    finally:
-        telemetry.stop(export)
+    with contextlib.suppress(KeyboardInterrupt):
+        DrainingServer(config, export).run()
     return 0
 
 
