@@ -1,0 +1,373 @@
+"""Every statement of the product is planned on a filled database, by the role that runs it.
+
+The statements are collected from the modules, not retyped: a new one fails here until it says which
+indexes it uses, or why it reads a whole table. Each is planned as prepared (a generic plan, which
+PostgreSQL may take from the sixth execution on) and for arrays of one and of several elements.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+import saldo
+from local import postgres
+from tests.servers import cloned_database
+from tests.sides import Connection, connected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.servers import Database
+
+FILL = """
+INSERT INTO event_store.stream
+SELECT 'account-' || n, 'BRL', 5, 5000, NULL, sha256(n::text::bytea), now()
+FROM generate_series(1, 8000) AS n;
+INSERT INTO event_store.event
+SELECT 'account-' || n, p, gen_random_uuid(), repeat('x', 300), repeat('y', 100),
+       sha256(n::text::bytea), 1000 * p,
+       CASE WHEN n % 2 = 0 THEN sha256((n || '-' || p)::bytea) END,
+       CASE WHEN n % 2 = 0 THEN 0 END, CASE WHEN n % 2 = 0 THEN sha256('f') END,
+       CASE WHEN n % 100 = 0 THEN gen_random_uuid() END,
+       now() - interval '1 day' + (p * 8000 + n) * interval '0.5 s',
+       CASE WHEN n % 400 = 0 THEN now() END
+FROM generate_series(1, 8000) AS n, generate_series(1, 5) AS p;
+INSERT INTO event_store.outbox (account_id, position, appended_at)
+SELECT 'account-' || n, 5, now() - n * interval '1 s' FROM generate_series(1, 5000) AS n;
+INSERT INTO read_model.balance (account_id, currency, balance_minor, position, hash, recorded_at)
+SELECT account_id, currency, balance_minor, position, hash, recorded_at FROM event_store.stream;
+INSERT INTO read_model.statement (account_id, position, event_id, kind, amount_minor, currency,
+    balance_minor, description, metadata, occurred_at, recorded_at, hash)
+SELECT account_id, position, event_id, 'INCOME', 1000, 'BRL', balance_minor, 'Coffee', '{}',
+       appended_at, appended_at, hash
+FROM event_store.event;
+INSERT INTO read_model.daily_total
+SELECT 'account-' || n, current_date - d, 1000, 0, 1
+FROM generate_series(1, 8000) AS n, generate_series(1, 3) AS d;
+INSERT INTO read_model.dead_letter (dead_letter_id, account_id, event_id, reason, attributes,
+    redriven_at)
+SELECT gen_random_uuid(), 'account-' || n, gen_random_uuid()::text, 'r', '{}',
+       CASE WHEN n % 50 > 0 THEN now() END
+FROM generate_series(1, 5000) AS n;
+ANALYZE;
+"""
+ROLES = {
+    "record": "saldo_record",
+    "project": "saldo_project",
+    "query": "saldo_query",
+    "operate": "saldo_operate",
+}
+# Dead letters are rare, and the sweeps' notes a row each: those tables are read as a whole.
+BIG = frozenset({"stream", "event", "outbox", "balance", "statement", "daily_total"})
+# The arrays that are planned for: one element, and a few.
+SIZES = (1, 10)
+
+# The indexes that each statement uses, whatever its arguments are. Where several serve equally,
+# none is named: then it must only not read the whole table.
+INDEXES: dict[str, set[str]] = {
+    "record.event_store.LOCK_ACCOUNTS": {"stream_pkey"},
+    "record.event_store.LOCK_STREAMS": {"stream_pkey"},
+    "record.event_store.READ_ACCOUNTS": {"stream_pkey"},
+    "record.event_store.FIND_ACCOUNT": {"stream_pkey"},
+    "record.event_store.FIND_REPEATED": {"event_idempotency_key", "event_reversed_once"},
+    "record.event_store.APPEND": {"stream_pkey"},
+    "record.event_store.FIND_OWN": {"event_by_id"},
+    "record.event_store.FIND_BY_ID": {"event_by_id"},
+    "record.event_store.FIND_REVERSAL": {"event_reversed_once"},
+    "record.event_store.EVENTS_AFTER": {"event_position"},
+    "record.event_store.HASH_AT": {"event_position"},
+    "record.event_store.ERASE_PRIVATE": {"event_position"},
+    "record.outbox.CLAIM": {"event_position", "outbox_by_time", "outbox_position"},
+    "record.outbox.ACKNOWLEDGE": {"outbox_position"},
+    "record.outbox.NOTE_SWEEP": {"sweep_pkey"},
+    "record.outbox.DEPTH": {"outbox_by_time"},
+    "project.dead_letters.PARK_DELIVERED": {"dead_letter_event"},
+    "project.handler.GIVEN_UP": {"balance_blocked", "dead_letter_waiting"},
+    "project.read_model.LOCK_BALANCES": {"balance_pkey"},
+    "project.read_model.READ_BALANCES": {"balance_pkey"},
+    "project.read_model.READ_FROM": {"event_position"},
+    "project.read_model.CLEAR_STATEMENT": set(),
+    "project.read_model.CLEAR_TOTALS": {"daily_total_day"},
+    "project.read_model.WRITE": {"balance_pkey", "daily_total_day"},
+    "project.read_model.DROP_EMPTY": {"balance_pkey"},
+    "project.read_model.MARK_REVERSED": {"statement_by_id"},
+    "project.read_model.PARK": {"dead_letter_event"},
+    "project.rebuild.APPENDED_SINCE": {"event_by_time"},
+    "project.rebuild.ERASED_EVER": {"event_erased"},
+    "project.rebuild.ERASED_SINCE": {"event_erased"},
+    "project.rebuild.FIND_NEXT": set(),
+    "project.rebuild.GRANTS": set(),
+    "project.rebuild.INDEXES": set(),
+    "project.rebuild.OPTIONS": set(),
+    "project.rebuild.STORE_NOW": set(),
+    "project.rebuild.STREAMS_PAGE": {"stream_pkey"},
+    "project.rebuild.VIEWS": set(),
+    "project.sweep.READ_WATERMARK": set(),
+    "project.sweep.FIRST_APPENDED": {"event_by_time"},
+    "project.sweep.WALK": {"event_by_time"},
+    "project.sweep.STANDING": {"balance_pkey"},
+    "project.sweep.NOTE": {"sweep_pkey"},
+    "project.sweep.ERASED": {"event_erased"},
+    "project.sweep.ERASE_COPIES": {"statement_position"},
+    "project.sweep.CONFIRM_ERASED": {"event_position"},
+    "query.balances.READ_BALANCES": {"balance_pkey"},
+    "query.balances.READ_STREAMS": {"stream_pkey"},
+    "query.balances.READ_POSITIONS": {"balance_pkey"},
+    "query.balances.AS_OF": {"statement_by_recorded_time"},
+    "query.balances.AT_POSITION": {"statement_position"},
+    "query.balances.EFFECTIVE_AT": {"daily_total_day", "statement_by_occurred_time"},
+    "query.statement.STATEMENT_PAGE": {"statement_position"},
+    "query.statement.ACCOUNTS_PAGE": {"balance_pkey"},
+    "operate.heads.HELD": {"event_position"},
+    "operate.migrate.APPLIED": set(),
+    "operate.migrate.NOTE": set(),
+    "operate.redrive.BLOCKED": {"balance_blocked"},
+    "operate.redrive.DROP": set(),
+    "operate.redrive.KNOWN_STREAM": {"stream_pkey"},
+    "operate.redrive.LIST": set(),
+    "operate.redrive.REDELIVERED": set(),
+    "operate.redrive.REDRIVEN": {"dead_letter_event"},
+    "operate.redrive.SHOW": set(),
+    "operate.redrive.UNBLOCK": {"balance_pkey"},
+    "operate.status.BLOCKED": {"balance_blocked"},
+    "operate.status.DEPTH": {"outbox_by_time"},
+    "operate.status.LETTERS": {"dead_letter_waiting"},
+    "operate.status.MODEL_SWEEPS": set(),
+    "operate.status.OLDEST": {"event_position"},
+    "operate.status.RECENT": {"event_by_time"},
+    "operate.status.STANDING": {"balance_pkey"},
+    "operate.status.SWEEPS": set(),
+    "operate.streams.EVENTS": {"event_position"},
+    "operate.streams.HELD": {"event_position", "stream_pkey"},
+    "operate.streams.LOCK_STREAMS": {"stream_pkey"},
+    "operate.streams.WRITE_EVENTS": set(),
+    "operate.streams.WRITE_OUTBOX": set(),
+    "operate.streams.WRITE_STREAMS": {"stream_pkey"},
+    "operate.verify.NOW": set(),
+    "operate.verify_rest.DEAD_LETTERS": {"dead_letter_event"},
+    "operate.verify_rest.MODEL_SWEEPS": set(),
+    "operate.verify_rest.NEWEST": {"event_by_time"},
+    "operate.verify_rest.OUTBOX": {"event_position"},
+    "operate.verify_rest.STANDS_ON_EVENT": {"event_by_time"},
+    "operate.verify_rest.STORE_SWEEPS": set(),
+    "operate.verify_rest.TEXTS": {"event_position"},
+    "operate.verify_topic.STORED": {"event_position"},
+}
+# Statements that read whole tables: an operator's, never a function's. And why that is right.
+WALKS = {
+    "operate.heads.HEADS": "the head of every account is exported",
+    "operate.status.BALANCES": "sums over every balance",
+    "operate.status.STREAMS": "sums over every stream",
+    "operate.streams.TOTAL": "the number of events, for the progress shown",
+    "operate.verify.BALANCES": "all are verified",
+    "operate.verify.BOUNDS": "cuts all streams into ranges",
+    "operate.verify.EVENTS": "all are verified",
+    "operate.verify.LINES": "all are verified",
+    "operate.verify.STREAMS": "all are verified",
+    "operate.verify.TOTAL": "the number of events, for the progress shown",
+    "operate.verify.TOTALS": "all are verified",
+    "operate.verify_topic.COMMITTED": "leaves out what waits in the outbox, all of it",
+    "project.rebuild.STREAMS_COUNT": "every account is rebuilt",
+}
+# Its LIMIT is an argument. Without looking at it a tenth of the outbox is expected, and the whole
+# is read; the server takes that plan only if it costs no more than one made for the argument.
+PLANNED_WITH_ARGUMENTS = frozenset({"record.outbox.CLAIM"})
+# Statements of tables that are there only while a rebuild goes on.
+UNPLANNED = "read_model_next."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A constant of the product."""
+
+    name: str
+    text: str
+
+    @property
+    def role(self) -> str:
+        """The role that runs it."""
+        side = self.name.partition(".")[0]
+        if self.name.startswith("operate.migrate."):
+            return postgres.SUPERUSER
+        return "saldo_operate" if self.name.startswith("project.rebuild.") else ROLES[side]
+
+
+def statements() -> list[Statement]:
+    """Every UPPER_CASE constant of the package that is a statement with a plan."""
+    found: list[Statement] = []
+    for module in pkgutil.walk_packages(saldo.__path__, "saldo."):
+        if module.name.endswith("__main__"):
+            continue
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if (
+                isinstance(value, str)
+                and name.isupper()
+                and not name.startswith("_")  # a part of others
+                and re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b", value)
+            ):
+                short = f"{module.name.removeprefix('saldo.')}.{name}"
+                found.append(Statement(name=short, text=value))
+    return found
+
+
+STATEMENTS = [each for each in statements() if UNPLANNED not in each.text]
+
+
+@pytest.fixture(scope="module")
+def filled(postgres_data_dir: Path) -> Iterator[Database]:
+    """A database with enough in it that a plan without an index costs more than one with it."""
+    with cloned_database(postgres_data_dir) as database:
+        postgres.run_sql(database.dsn(), FILL)
+        yield database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a plan reads: tables from end to end, and indexes."""
+
+    scanned: frozenset[str]
+    indexes: frozenset[str]
+
+
+def plan_of(explained: Any) -> Plan:  # noqa: ANN401 - JSON
+    """The whole tree of EXPLAIN's JSON, subplans and CTEs included."""
+    scanned: set[str] = set()
+    indexes: set[str] = set()
+    waiting = [explained["Plan"]]
+    while waiting:
+        node = waiting.pop()
+        waiting += node.get("Plans", [])
+        if node["Node Type"] == "Seq Scan":
+            scanned.add(node["Relation Name"])
+        if "Index Name" in node:
+            indexes.add(node["Index Name"])
+        indexes.update(node.get("Conflict Arbiter Indexes", []))
+    return Plan(scanned=frozenset(scanned), indexes=frozenset(indexes))
+
+
+def generic_plan(database: Database, statement: Statement) -> Plan:
+    """The plan without looking at the arguments."""
+    said = postgres.run_sql(
+        database.dsn(statement.role), f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {statement.text}"
+    )
+    return plan_of(json.loads(said)[0])
+
+
+async def plan_for(connection: Connection, statement: Statement, size: int) -> Plan:
+    """The plan for arguments whose arrays have ``size`` elements."""
+    prepared = await connection.prepare(statement.text)
+    arguments = [argument(each.name, size) for each in prepared.get_parameters()]
+    return plan_of((await prepared.explain(*arguments))[0])
+
+
+SAMPLES: dict[str, list[Any]] = {
+    "text": [f"account-{number}" for number in range(1, 1_000)],
+    "int8": list(range(1, 1_000)),
+    "int4": list(range(1, 1_000)),
+    "numeric": [Decimal(number) for number in range(1, 1_000)],
+    "uuid": [UUID(int=number) for number in range(1, 1_000)],
+    "bytea": [number.to_bytes(16, "big") for number in range(1, 1_000)],
+    "timestamptz": [datetime.now(UTC)] * 1_000,
+    "date": [date(2026, 11, 24)] * 1_000,
+    "float8": [3.0] * 1_000,
+    "bool": [True] * 1_000,
+    "regclass": ["event_store.event"] * 1_000,
+    "jsonb": ["{}"] * 1_000,
+}
+
+
+def argument(kind: str, size: int) -> Any:  # noqa: ANN401 - as many types as statements take
+    """A value of a type of the database; of an array type, ``size`` of them."""
+    samples = SAMPLES[kind.removesuffix("[]")]
+    return samples[:size] if kind.endswith("[]") else samples[0]
+
+
+def faults(statement: Statement, plan: Plan) -> list[str]:
+    """What is wrong with a plan; names of tables and indexes."""
+    wrong = []
+    if statement.name not in WALKS:
+        wrong += [f"{statement.name} reads all of {table}" for table in plan.scanned & BIG]
+    missing = INDEXES.get(statement.name, set()) - plan.indexes
+    return wrong + [f"{statement.name} does not use {index}" for index in missing]
+
+
+async def all_faults(database: Database, role: str) -> list[str]:
+    """The faults of all statements that ``role`` runs."""
+    found: list[str] = []
+    async with connected(database.dsn(role)) as connection:
+        for statement in STATEMENTS:
+            if statement.role == role:
+                if statement.name not in PLANNED_WITH_ARGUMENTS:
+                    found += faults(statement, generic_plan(database, statement))
+                for size in SIZES:
+                    found += faults(statement, await plan_for(connection, statement, size))
+    return sorted(set(found))
+
+
+def test_every_statement_says_what_it_uses() -> None:
+    """A new statement is added to INDEXES or to WALKS; one that is gone is removed."""
+    assert len(STATEMENTS) > 60
+    said = INDEXES.keys() | WALKS.keys()
+    assert said ^ {each.name for each in STATEMENTS} == set()
+    assert not INDEXES.keys() & WALKS.keys()
+
+
+def test_no_function_reads_a_whole_table() -> None:
+    assert {name.partition(".")[0] for name in WALKS} <= {"operate", "project"}
+    assert all(name.startswith(("operate.", "project.rebuild.")) for name in WALKS)
+
+
+@pytest.mark.parametrize("role", sorted({each.role for each in STATEMENTS}))
+async def test_statements_use_their_indexes(filled: Database, role: str) -> None:
+    assert await all_faults(filled, role) == []
+
+
+OWN_INDEXES = """
+SELECT c.relname AS index, i.indrelid::regclass::text AS table, k.conname AS constraint
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+LEFT JOIN pg_constraint AS k ON k.conindid = i.indexrelid
+WHERE c.relnamespace::regnamespace::text IN ('event_store', 'read_model')
+"""
+
+
+async def test_every_index_serves_a_statement_which_misses_it(filled: Database) -> None:
+    """Each index is dropped in turn (and comes back): some statement must notice."""
+    async with connected(filled.dsn()) as connection:
+        rows = await connection.fetch(OWN_INDEXES)
+        assert len(rows) > 12
+        for row in rows:
+            index = row["index"]
+            users = [each for each in STATEMENTS if index in INDEXES.get(each.name, ())]
+            assert users, f"no statement uses {index}"
+            undo = connection.transaction()
+            await undo.start()
+            try:
+                if row["constraint"] is None:
+                    await connection.execute(f"DROP INDEX {row['table'].split('.')[0]}.{index}")
+                else:
+                    await connection.execute(
+                        f"ALTER TABLE {row['table']} DROP CONSTRAINT {row['constraint']}"
+                    )
+                found = []
+                for statement in users:
+                    try:
+                        found += faults(statement, await plan_for(connection, statement, 1))
+                    except asyncpg.InvalidColumnReferenceError:
+                        # ON CONFLICT without a unique index: it cannot even be planned.
+                        found.append(statement.name)
+                        break
+            finally:
+                await undo.rollback()
+            assert found, f"nobody misses {index}"
