@@ -182,6 +182,7 @@ def bring_up(
             lambda user: postgres.dsn(folder.postgres, user),
             hash_secret=hash_secret,
             bootstrap_servers=bootstrap_servers,
+            overrides=console_settings(ports),
         )
 
     functions = [
@@ -204,6 +205,15 @@ def bring_up(
     for service in (kafka_source, ping_source):
         supervisor.start(service)
     wait_until_ready([*functions, kafka_source, ping_source], stopping)
+
+
+def console_settings(ports: Mapping[Function, int]) -> dict[str, str]:
+    """Let the console's page, which get_balance serves, record in record_transaction."""
+    balance = ports[services.BALANCE]
+    return {
+        "CONSOLE_RECORD_URL": f"http://localhost:{ports[services.RECORD]}",
+        "CORS_ORIGINS": f"http://localhost:{balance},http://127.0.0.1:{balance}",
+    }
 
 
 def seldom(progress: Callable[[str], None]) -> Callable[[str], None]:

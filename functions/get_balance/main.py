@@ -7,7 +7,7 @@ import functions_framework.aio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from saldo.query import balances, handler, watch
+from saldo.query import balances, console, handler, watch
 from saldo.serve import auth, json_body, problems
 from saldo.serve.app import EDGES
 from saldo.serve.http import Edge, route
@@ -68,11 +68,17 @@ EDGE = Edge(
         route("GET", "/balances", handler.get_balances, handler.BALANCES_QUERY),
         route("GET", "/balance", handler.get_balances, handler.BALANCES_QUERY),
         route("GET", "/transactions", handler.get_statement, handler.STATEMENT_QUERY),
+        route("GET", "/balances/daily", handler.get_daily, handler.DAILY_QUERY),
+        route("GET", "/system", handler.get_system),
         route("GET", "/accounts", handler.get_accounts, handler.ACCOUNTS_QUERY),
         route("GET", "/balances/stream", handler.get_stream, handler.STREAM_QUERY),
         route("POST", "/", handler.post_cloud_event),
     ),
     rules=RULES,
+    pages=(
+        route("GET", "/console", console.get_page),
+        route("GET", "/console/{}", console.get_file),
+    ),
 )
 EDGES.append(EDGE)
 

@@ -138,6 +138,7 @@ CASES = {
         "GET", "/balances", path="/balances?accountId={account}&position=1"
     ),
     "statement": reader("GET", "/transactions", path="/transactions?accountId={account}"),
+    "daily": reader("GET", "/balances/daily", path="/balances/daily?accountId={account}"),
     "stream": reader("GET", "/balances/stream", path="/balances/stream?accountId={account}"),
     "balance asked by cloud event": reader(
         "POST",
@@ -148,7 +149,7 @@ CASES = {
     ),
 }
 # Routes that name no account: what they show of accounts has a test of its own.
-WITHOUT_ACCOUNT = {(READER, "GET", "/accounts")}
+WITHOUT_ACCOUNT = {(READER, "GET", "/accounts"), (READER, "GET", "/system")}
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
@@ -254,6 +255,18 @@ def test_accounts_shows_those_of_the_token(live: Live) -> None:
         assert client.get("/accounts").status_code == 403
 
 
+def test_system_is_for_its_scope_alone(live: Live) -> None:
+    """It tells of no account, so a token for none may have it."""
+    for token, status in (
+        (live.issuer.token(scope="system:read", saldo_accounts=[]), 200),
+        (live.issuer.token(scope=f"{READ} {WRITE} {ADMIN}"), 403),
+        (live.issuer.token(aud="other"), 401),
+        (None, 401),
+    ):
+        with live.client(READER, token) as client:
+            assert client.get("/system").status_code == status
+
+
 def test_projector_takes_deliveries_of_its_source_only(live: Live) -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "unknown"}
     for token, status in (
@@ -271,6 +284,8 @@ def test_description_and_probes_need_no_token(live: Live) -> None:
         with live.client(function, None) as client:
             for path in ("/openapi.json", "/docs", "/readyz", "/livez"):
                 assert client.get(path).status_code == 200
+    with live.client(READER, None) as client:
+        assert client.get("/console").status_code == 200
 
 
 def test_issuer_and_subject_of_the_caller_are_kept_in_the_private_part(live: Live) -> None:

@@ -93,6 +93,29 @@ def test_with_oidc_all_of_the_issuer_is_needed(function: str, name: str) -> None
         read_settings(function, environ)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "record.example",
+        "ftp://record.example",
+        "https://record.example/?a=1",
+        "https://record.example; script-src *",
+        "https://user:word@record.example",
+        "https://",
+    ],
+)
+def test_a_recorder_that_no_page_could_call_is_refused(url: str) -> None:
+    with pytest.raises(BadSetting, match=r"^CONSOLE_RECORD_URL "):
+        read_settings("get_balance", PLAIN | {"CONSOLE_RECORD_URL": url})
+
+
+def test_the_consoles_recorder_may_hang_under_a_path_or_be_none() -> None:
+    url = "https://bank.example:8443/transaction-service"
+    settings = read_settings("get_balance", PLAIN | {"CONSOLE_RECORD_URL": url + "/"})
+    assert settings.console_record_url == url
+    assert read_settings("get_balance", PLAIN).console_record_url is None
+
+
 @pytest.mark.parametrize("name", ["KAFKA_USERNAME", "KAFKA_PASSWORD"])
 def test_scram_needs_a_name_and_a_password(name: str) -> None:
     scram = {"KAFKA_SECURITY": "scram", "KAFKA_USERNAME": "u", "KAFKA_PASSWORD": "p"}

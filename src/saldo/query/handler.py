@@ -27,13 +27,15 @@ from saldo.query.statement import (
     STATEMENT_LIMIT_MAX,
     Filters,
     accounts_json,
+    daily_json,
     statement_json,
 )
 from saldo.query.stream import STREAMS_MAX, balance_events
+from saldo.query.system import System
 from saldo.query.watch import TooManyWaiters, Watch
 from saldo.serve import metrics
 from saldo.serve.app import DRAINS, Resident
-from saldo.serve.auth import ANYONE, READ, Caller, authenticator_of
+from saldo.serve.auth import ANYONE, READ, SYSTEM, Caller, authenticator_of
 from saldo.serve.cloud_event import read_cloud_event
 from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit, QueueFull
@@ -58,6 +60,8 @@ FURTHER_BATCH_ACCOUNTS_MIN = 32
 WAIT_MAX_S = 30.0
 CLOSE_POOL_S = 5.0
 TEXT_FILTER_CHARACTERS_MAX = 100
+DAYS_DEFAULT = 366
+DAYS_MAX = 1_500
 _WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,3})(?:$|[,;\s])")
 
 REQUESTED = "saldo.balance.requested"
@@ -95,6 +99,7 @@ class Reader:
             further_weight_min=FURTHER_BATCH_ACCOUNTS_MIN,
         )
         self.watch = Watch(self.balances.positions)
+        self.system = System(self.read_model, self.streams_pool)
         self.authenticator = authenticator_of(settings.callers)
         self.streams = 0
         self.stopping = False
@@ -158,6 +163,7 @@ STATEMENT_QUERY = dict.fromkeys(
     ("accountId", "limit", "cursor", "type", "from", "before", "text"), 1
 )
 ACCOUNTS_QUERY = {"limit": 1, "cursor": 1}
+DAILY_QUERY = {"accountId": 1, "limit": 1}
 STREAM_QUERY = {"accountId": 1}
 
 
@@ -292,6 +298,28 @@ async def get_accounts(request: Request, _prefix: str) -> Response:
     cursor = request.query_params.get("cursor")
     body = await accounts_json(reader.balances, caller.accounts, limit, cursor)
     return Response(body, 200, media_type="application/json")
+
+
+async def get_daily(request: Request, _prefix: str) -> Response:
+    """``GET /balances/daily?accountId=``: what each day brought, and the balance at its end."""
+    reader = await READER.get()
+    caller = await reader.caller(request)
+    account_id = request.query_params.get("accountId", "")
+    _check_account_id(account_id)
+    caller.require(READ, account_id)
+    limit = whole_number(request, "limit", DAYS_DEFAULT, 1, DAYS_MAX)
+    standing = await reader.read(account_id)
+    standing.require_projected()
+    body = await daily_json(reader.balances, account_id, standing.currency or "XXX", limit)
+    return Response(body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json")
+
+
+async def get_system(request: Request, _prefix: str) -> Response:
+    """``GET /system``: how the whole system stands."""
+    reader = await READER.get()
+    caller = await reader.caller(request)
+    caller.require(SYSTEM)
+    return Response(await reader.system.json(), 200, media_type="application/json")
 
 
 async def get_stream(request: Request, _prefix: str) -> Response:

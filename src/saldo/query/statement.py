@@ -45,6 +45,14 @@ FROM read_model.balance
 WHERE account_id > $1 AND position > 0 AND ($2::text[] IS NULL OR account_id = ANY ($2))
 ORDER BY account_id LIMIT $3
 """
+# The last days of all: the sum runs over every day before the rows are cut.
+DAYS = """
+SELECT day, income_minor, expense_minor, transactions, balance_minor FROM (
+    SELECT day, income_minor, expense_minor, transactions,
+           sum(income_minor - expense_minor) OVER (ORDER BY day) AS balance_minor
+    FROM read_model.daily_total WHERE account_id = $1
+) AS d ORDER BY day DESC LIMIT $2
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,3 +167,19 @@ async def accounts_json(
         else "null"
     )
     return f'{{"accounts":[{shown}],"next":{following}}}'
+
+
+async def daily_json(balances: Balances, account_id: str, currency: str, limit: int) -> str:
+    """The last ``limit`` UTC days on which something occurred, the oldest of them first."""
+
+    def shown(minor: int) -> str:
+        return format_minor(int(minor), currency)
+
+    rows = await balances.fetch(DAYS, account_id, limit)
+    days = ",".join(
+        f'{{"day":"{row["day"].isoformat()}","income":{shown(row["income_minor"])},'
+        f'"expense":{shown(row["expense_minor"])},"transactions":{row["transactions"]},'
+        f'"balance":{shown(row["balance_minor"])}}}'
+        for row in reversed(rows)
+    )
+    return f'{{"accountId":"{account_id}","currency":"{currency}","days":[{days}]}}'

@@ -147,7 +147,8 @@ def route(
 class Edge:
     """What one function answers: its routes, the root path it also hangs under, its error table.
 
-    ``package`` is the one that holds the function's part of the OpenAPI document.
+    ``package`` is the one that holds the function's part of the OpenAPI document. ``pages`` are for
+    people: answered to GET without a token, and no part of the document, as ``/docs``.
     """
 
     function: str
@@ -155,6 +156,7 @@ class Edge:
     root_path: str
     routes: Sequence[Route]
     rules: Mapping[type[Exception], Rule]
+    pages: Sequence[Route] = ()
     # Method and whole path of the routes without a segment of the client's, so that they are looked
     # up: what _find would find for them, with the root path by which they came.
     plain: dict[tuple[str, str], tuple[Route, str]] = field(init=False, default_factory=dict)
@@ -241,7 +243,7 @@ class Edge:
 
     def _find(self, method: str, path: str) -> tuple[Route, tuple[str, ...]] | None:
         """The first route that takes ``path`` (without the root path), and the path's segments."""
-        for each in self.routes:
+        for each in (*self.routes, *self.pages):
             if each.method == method:
                 match = each.pattern.fullmatch(path)
                 if match is not None:
@@ -262,7 +264,9 @@ class Edge:
 
     def _methods_at(self, path: str) -> list[str]:
         """The methods that ``path`` takes, in order; none where there is nothing."""
-        methods = {each.method for each in self.routes if each.pattern.fullmatch(path)}
+        methods = {
+            each.method for each in (*self.routes, *self.pages) if each.pattern.fullmatch(path)
+        }
         if path in {"/openapi.json", "/docs"}:
             methods.add("GET")
         if "GET" in methods:

@@ -28,9 +28,9 @@ METRIC_INTERVAL_MS_DEFAULT = 60_000
 METRIC_INTERVAL_MS_MIN = 100
 METRIC_INTERVAL_MS_MAX = 3_600_000
 TRACE_SAMPLE_RATIO_DEFAULT = "0.01"
-
-
 _RATIO = re.compile(r"[0-9]{1,2}(\.[0-9]{1,9})?", re.ASCII)
+# It becomes part of a header: nothing in it may end what it stands in.
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
 
 
 class BadSetting(Exception):  # noqa: N818 - it names the thing, and stops the start
@@ -79,6 +79,7 @@ class Settings:
     source_subjects: frozenset[str]
     default_currency: str
     cors_origins: frozenset[str]
+    console_record_url: str | None
     log_level: str
     otlp_endpoint: str | None
     metric_interval_s: float
@@ -118,6 +119,7 @@ def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Se
         source_subjects=(_subjects(env) if secured and takes_sources else frozenset()),
         default_currency=_currency(env),
         cors_origins=_origins(env),
+        console_record_url=_console_record_url(env),
         log_level=_choice(env, "LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO"),
         otlp_endpoint=_otlp_endpoint(env),
         metric_interval_s=_integer(
@@ -238,6 +240,20 @@ def _origins(env: Mapping[str, str]) -> frozenset[str]:
                 "CORS_ORIGINS", f"has {origin!r}; an origin is such as https://bank.example"
             )
     return origins
+
+
+def _console_record_url(env: Mapping[str, str]) -> str | None:
+    """Where the console's page, in a browser, reaches record_transaction; None: it only reads."""
+    url = env.get("CONSOLE_RECORD_URL", "").strip().rstrip("/")
+    if not url:
+        return None
+    parts = urlsplit(url)
+    plain = parts.scheme in {"https", "http"} and _HOST.fullmatch(parts.netloc)
+    if not plain or url != f"{parts.scheme}://{parts.netloc}{parts.path}":
+        raise BadSetting(
+            "CONSOLE_RECORD_URL", f"is {url!r}; it is such as https://record.bank.example"
+        )
+    return url
 
 
 def _listed(text: str) -> frozenset[str]:

@@ -1,0 +1,98 @@
+"""How the whole system stands, for an operator: throughput, outbox, lag, dead letters.
+
+Whoever looks, and however many do, a process asks the databases once for all of them and keeps the
+answer for REMEMBERED_S, and for REMEMBERED_TIMES as long as the question took: on a large ledger,
+where counting takes its time, looking costs a bounded share of the databases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from saldo.query.balances import ReadModelUnavailable, wire_time
+from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT
+
+if TYPE_CHECKING:
+    import asyncpg
+
+REMEMBERED_S = 0.9
+REMEMBERED_TIMES = 10
+
+READ_STORE = "SELECT * FROM event_store.system"
+READ_MODEL = "SELECT * FROM read_model.system"
+# Positions have no gaps, so their sum is the number of events.
+READ_RECORDED = """
+SELECT count(*) AS accounts, coalesce(sum(position), 0)::bigint AS events
+FROM event_store.stream WHERE position > 0
+"""
+READ_PROJECTED = "SELECT coalesce(sum(position), 0)::bigint AS events FROM read_model.balance"
+
+
+class System:
+    """Reads both sides' figures, each from its own server."""
+
+    def __init__(
+        self, read_model: asyncpg.Pool[asyncpg.Record], streams: asyncpg.Pool[asyncpg.Record]
+    ) -> None:
+        self._read_model = read_model
+        self._streams = streams
+        self._reading = asyncio.Lock()
+        self._text = ""
+        self._good_until = 0.0
+
+    async def json(self) -> str:
+        """The figures; raises ReadModelUnavailable."""
+        async with self._reading:
+            began = time.monotonic()
+            if began >= self._good_until:
+                try:
+                    self._text = json.dumps(await self._read())
+                except (*DISCONNECTED, *TIMED_OUT, *TRANSIENT) as error:
+                    raise ReadModelUnavailable from error
+                now = time.monotonic()
+                self._good_until = now + max(REMEMBERED_S, REMEMBERED_TIMES * (now - began))
+            return self._text
+
+    async def _read(self) -> dict[str, Any]:
+        store = await _row(self._streams, READ_STORE)
+        # What was recorded is counted before what is projected: an event that is projected in
+        # between makes nothing look as if it lagged.
+        recorded = await _row(self._streams, READ_RECORDED)
+        projected = await _row(self._read_model, READ_PROJECTED)
+        model = await _row(self._read_model, READ_MODEL)
+        return {
+            "measuredAt": wire_time(datetime.now(UTC)),
+            "accounts": recorded["accounts"],
+            "events": recorded["events"],
+            "eventsLast10s": store["events_last_10_s"],
+            "eventsLast60s": store["events_last_60_s"],
+            "lastRecordedAt": _time(store["last_appended_at"]),
+            "behind": max(0, recorded["events"] - projected["events"]),
+            "outboxRows": store["outbox_rows"],
+            "outboxAgeSeconds": _seconds(store["outbox_age_s"]),
+            "outboxSweptAt": _time(store["outbox_swept_at"]),
+            "lagSeconds": _seconds(model["lag_s"]),
+            "lagSweptAt": _time(model["lag_swept_at"]),
+            "deadLetters": model["dead_letters"],
+            "deadLetterOldestAt": _time(model["dead_letter_oldest_at"]),
+            "blockedAccounts": model["blocked_accounts"],
+            "blockedOldestAt": _time(model["blocked_oldest_at"]),
+        }
+
+
+async def _row(pool: asyncpg.Pool[asyncpg.Record], statement: str) -> asyncpg.Record:
+    [row] = await pool.fetch(statement)
+    return row
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else wire_time(moment)
+
+
+def _seconds(seconds: float | None) -> float:
+    # Two clocks may differ by a little: nothing is younger than nothing.
+    return max(0.0, round(seconds or 0.0, 1))
