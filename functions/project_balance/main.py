@@ -10,15 +10,15 @@ import functions_framework.aio
 from cloudevents.http import CloudEvent
 from starlette.exceptions import HTTPException
 
-from saldo.project import handler, read_model
+from saldo.project import handler, projection, read_model
 from saldo.project.guard import check_sender
 from saldo.serve.app import GUARDS
 from saldo.serve.group_commit import QueueFull
 
 STATUSES: dict[type[Exception], int] = {
-    handler.BadDelivery: 400,  # dead letter: it will never be one of ours
-    handler.GivenUp: 422,  # dead letter: retried long enough
-    handler.BeyondStore: 503,  # again: the store may be about to hold it
+    projection.BadDelivery: 400,  # dead letter: it will never be one of ours
+    projection.GivenUp: 422,  # dead letter: retried long enough
+    projection.BeyondStore: 503,  # again: the store may be about to hold it
     read_model.ReadModelBusy: 503,
     read_model.ReadModelUnavailable: 503,
     QueueFull: 429,  # again, a little later

@@ -13,7 +13,7 @@ from cloudevents.http import CloudEvent
 from saldo.domain.commands import Kind
 from saldo.domain.events import SCHEMA_NEWEST, chain_hash, genesis_hash
 from saldo.project.catch_up import CATCH_UP_EVENTS_MAX
-from saldo.project.handler import BadDelivery, BeyondStore, GivenUp
+from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
 from saldo.project.read_model import ReadModelUnavailable
 from saldo.record.batch import decide_batch
 from saldo.record.cloud_event import attributes_of

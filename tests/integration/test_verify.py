@@ -14,7 +14,7 @@ import pytest
 from saldo.domain.commands import Kind
 from saldo.project.catch_up import CaughtUp
 from saldo.project.dead_letters import PARK_DELIVERED
-from saldo.project.sweep import LagSweep
+from saldo.project.sweep import LagSweep, PostgresLagTables
 from tests import servers
 from tests.controls import expense, income, limit, reversal
 from tests.stored import append_unreadable, opened
@@ -105,7 +105,8 @@ async def _fill(database: Database) -> None:
                 position=position, blocked=False, more=False, refolded=False, projected=0
             )
 
-        await LagSweep(ledger.pool, ledger.pool, nothing).sweep()
+        tables = PostgresLagTables(ledger.pool, ledger.pool)
+        await LagSweep(tables, nothing, lambda: datetime.now(UTC)).sweep()
         await ledger.pool.execute(
             PARK_DELIVERED,
             "ana",

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from local.delivery import is_retried
 from local.services import ROOT
-from saldo.project.handler import BadDelivery, BeyondStore, GivenUp
+from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
 from saldo.project.read_model import ReadModelBusy, ReadModelUnavailable
 from saldo.serve.group_commit import QueueFull
 

@@ -8,8 +8,8 @@ commit may come as late as the recorder's transaction timeout allows, which is l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ SELECT account_id, position, hash, appended_at FROM event_store.event
 WHERE appended_at >= $1 ORDER BY appended_at LIMIT $2
 """
 STANDING = """
-SELECT account_id, position, hash, blocked_schema FROM read_model.balance
+SELECT account_id, position, hash FROM read_model.balance
 WHERE account_id = ANY ($1::text[])
 """
 NOTE = """
@@ -67,18 +67,59 @@ class Lag:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """An event of the event store, as the walk sees it."""
+
+    account_id: str
+    position: int
+    hash: bytes
+    appended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a balance stands; the hash is None before its first event."""
+
+    account_id: str
+    position: int
+    hash: bytes | None
+
+
+class LagTables(Protocol):
+    """What the sweep needs of both sides."""
+
+    async def watermark(self) -> datetime | None:
+        """Up to where an earlier sweep has walked; before the first, where the events begin."""
+
+    async def walk(self, since: datetime, limit: int) -> list[Appended]:
+        """The first ``limit`` events stamped from ``since`` on, in the order of their stamps."""
+
+    async def standing(self, account_ids: Sequence[str]) -> list[Standing]:
+        """Where the balances of these accounts stand; none for an account that has none."""
+
+    async def note(self, watermark: datetime, found: int, lag: Lag) -> None:
+        """Remember a sweep that came to its end. The watermark never goes back."""
+
+    async def erase_copies(self, since: datetime) -> None:
+        """Erase the statement's copies of what was erased in the event store since then."""
+
+    async def erase_copy(self, account_id: str, position: int) -> None:
+        """Erase the statement's copy of a private part, if the event store says it is erased."""
+
+
 class LagSweep:
     """Walks the last events and has the accounts that lag caught up."""
 
     def __init__(
         self,
-        streams: asyncpg.Pool[asyncpg.Record],
-        read_model: asyncpg.Pool[asyncpg.Record],
+        tables: LagTables,
         catch_up: Callable[[str, int], Awaitable[CaughtUp]],
+        now: Callable[[], datetime],
     ) -> None:
-        self._streams = streams
-        self._read_model = read_model
+        self._tables = tables
         self._catch_up = catch_up
+        self._now = now
         self._walked = Lag()
         self.lag: Lag | None = None  # as the last sweep that came to its end found it
         self.healed = 0
@@ -86,84 +127,110 @@ class LagSweep:
     async def sweep(self) -> int:
         """One walk to the end of the events; how many accounts were found to lag."""
         self._walked = Lag()
-        watermark = await self._read_model.fetchval(READ_WATERMARK, LAG_SWEEP)
+        watermark = await self._tables.watermark()
         if watermark is None:
-            watermark = await self._streams.fetchval(FIRST_APPENDED)
-            if watermark is None:
-                return 0
+            return 0
         start = watermark - OVERLAP
         found = 0
         cursor, page_events = start, PAGE_EVENTS
         for _ in range(PAGES_MAX):
-            rows = await self._streams.fetch(WALK, cursor, page_events)
+            rows = await self._tables.walk(cursor, page_events)
             last_page = len(rows) < page_events
             found += await self._catch_up_lagging(rows, last_page=last_page)
             if rows:
-                watermark = max(watermark, rows[-1]["appended_at"])
-                if not last_page and rows[-1]["appended_at"] == cursor:
+                watermark = max(watermark, rows[-1].appended_at)
+                if not last_page and rows[-1].appended_at == cursor:
                     # More events of one microsecond than a page holds: a larger page passes it.
                     page_events = min(page_events * 2, PAGE_EVENTS_MAX)
-                cursor = rows[-1]["appended_at"]
+                cursor = rows[-1].appended_at
             if last_page:
                 break
-        await self._erase_copies(start)
+        await self._tables.erase_copies(start)
         lag = self.lag = self._walked
-        await self._read_model.execute(
-            NOTE, LAG_SWEEP, watermark, found, lag.positions, lag.seconds
-        )
+        await self._tables.note(watermark, found, lag)
         return found
 
-    async def _catch_up_lagging(self, rows: Sequence[asyncpg.Record], *, last_page: bool) -> int:
-        newest: dict[str, asyncpg.Record] = {}
+    async def _catch_up_lagging(self, rows: Sequence[Appended], *, last_page: bool) -> int:
+        newest: dict[str, Appended] = {}
         for row in rows:
             # By position, not by order: events of one microsecond come in any.
-            known = newest.get(row["account_id"])
-            if known is None or known["position"] < row["position"]:
-                newest[row["account_id"]] = row
+            known = newest.get(row.account_id)
+            if known is None or known.position < row.position:
+                newest[row.account_id] = row
         if not newest:
             return 0
-        standing = {
-            row["account_id"]: row for row in await self._read_model.fetch(STANDING, list(newest))
-        }
+        standing = {each.account_id: each for each in await self._tables.standing(list(newest))}
         oldest = self._note_lag(rows, newest, standing)
         found = 0
         for account_id, row in newest.items():
             balance = standing.get(account_id)
-            if balance is None or balance["position"] < row["position"]:
+            if balance is None or balance.position < row.position:
                 lags = True
             else:
                 # On the last page the row is the end of the account's stream. A balance that
                 # stands elsewhere has diverged from it, as after a restore, and is refolded.
-                lags = last_page and (
-                    balance["position"] != row["position"] or balance["hash"] != row["hash"]
-                )
+                lags = last_page and (balance.position != row.position or balance.hash != row.hash)
             if lags:
                 found += 1
-                reached = await self._catch_up(account_id, row["position"])
+                reached = await self._catch_up(account_id, row.position)
                 was_late = oldest.get(account_id, 0.0) > HEALED_AGE_S
                 self.healed += was_late and not reached.blocked
         return found
 
     def _note_lag(
         self,
-        rows: Sequence[asyncpg.Record],
-        newest: Mapping[str, asyncpg.Record],
-        standing: Mapping[str, asyncpg.Record],
+        rows: Sequence[Appended],
+        newest: Mapping[str, Appended],
+        standing: Mapping[str, Standing],
     ) -> dict[str, float]:
         """Add a page to the lag; the age in seconds of each lagging account's oldest event."""
-        at = {account_id: row["position"] for account_id, row in standing.items()}
-        now = datetime.now(UTC)
+        at = {account_id: balance.position for account_id, balance in standing.items()}
+        now = self._now()
         oldest: dict[str, float] = {}
         for row in rows:
-            if row["position"] > at.get(row["account_id"], 0):
-                age_s = (now - row["appended_at"]).total_seconds()
-                oldest[row["account_id"]] = max(oldest.get(row["account_id"], 0.0), age_s)
+            if row.position > at.get(row.account_id, 0):
+                age_s = (now - row.appended_at).total_seconds()
+                oldest[row.account_id] = max(oldest.get(row.account_id, 0.0), age_s)
         lag = self._walked
         lag.seconds = max(lag.seconds, *oldest.values(), 0.0)
-        lag.positions += sum(newest[a]["position"] - at.get(a, 0) for a in oldest)
+        lag.positions += sum(newest[a].position - at.get(a, 0) for a in oldest)
         return oldest
 
-    async def _erase_copies(self, since: datetime) -> None:
+    async def erase_copy(self, account_id: str, position: int) -> None:
+        """Erase the statement's copy of a private part, if the event store says it is erased."""
+        await self._tables.erase_copy(account_id, position)
+
+
+class PostgresLagTables:
+    """LagTables, on a pool of connections to each side."""
+
+    def __init__(
+        self,
+        streams: asyncpg.Pool[asyncpg.Record],
+        read_model: asyncpg.Pool[asyncpg.Record],
+    ) -> None:
+        self._streams = streams
+        self._read_model = read_model
+
+    async def watermark(self) -> datetime | None:
+        noted: datetime | None = await self._read_model.fetchval(READ_WATERMARK, LAG_SWEEP)
+        if noted is not None:
+            return noted
+        first: datetime | None = await self._streams.fetchval(FIRST_APPENDED)
+        return first
+
+    async def walk(self, since: datetime, limit: int) -> list[Appended]:
+        return [Appended(*row) for row in await self._streams.fetch(WALK, since, limit)]
+
+    async def standing(self, account_ids: Sequence[str]) -> list[Standing]:
+        return [Standing(*row) for row in await self._read_model.fetch(STANDING, account_ids)]
+
+    async def note(self, watermark: datetime, found: int, lag: Lag) -> None:
+        await self._read_model.execute(
+            NOTE, LAG_SWEEP, watermark, found, lag.positions, lag.seconds
+        )
+
+    async def erase_copies(self, since: datetime) -> None:
         rows = await self._streams.fetch(ERASED, since, PAGE_EVENTS)
         if rows:
             await self._read_model.execute(
@@ -173,7 +240,6 @@ class LagSweep:
             )
 
     async def erase_copy(self, account_id: str, position: int) -> None:
-        """Erase the statement's copy of a private part, if the event store says it is erased."""
         row = await self._streams.fetchrow(CONFIRM_ERASED, account_id, position)
         if row is not None:
             await self._read_model.execute(ERASE_COPIES, [account_id], [position])

@@ -167,9 +167,14 @@ def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private te
     key_line: int = 0,
     fingerprint: bytes | None = None,
     event_id: UUID | None = None,
+    random: bytes | None = None,
 ) -> Line:
-    """A line for ``command``; ``fingerprint`` is the whole request's where one key covers many."""
-    random = os.urandom(SALT_BYTES + ID_RANDOM_BYTES)  # in one go: each is a call of the kernel
+    """A line for ``command``; ``fingerprint`` is the whole request's where one key covers many.
+
+    ``random`` are SALT_BYTES and ID_RANDOM_BYTES that nobody can guess; by default the kernel's.
+    """
+    if random is None:
+        random = os.urandom(SALT_BYTES + ID_RANDOM_BYTES)  # in one go: each is a call of the kernel
     salt = random[:SALT_BYTES]
     metadata = command.metadata if isinstance(command, RecordTransaction) else None
     description = None if isinstance(command, SetOverdraftLimit) else command.description

@@ -1,0 +1,149 @@
+"""What becomes of a delivery, and of an account that lags: the projector without its database.
+
+A delivery only says how far its account's stream reaches. Only protocols and clocks that are handed
+in are seen here, so that the simulation runs this very code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from saldo.domain.commands import ACCOUNT_ID
+from saldo.project.catch_up import CaughtUp, Surroundings, catch_up
+from saldo.project.sweep import LagSweep
+from saldo.serve import metrics
+from saldo.serve.group_commit import GroupCommit
+from saldo.serve.logs import about_account
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from saldo.project.sweep import LagTables
+
+log = logging.getLogger(__name__)
+
+QUEUE_MAX = 5_000
+BATCH_ACCOUNTS_MAX = 200
+BATCHES_IN_FLIGHT_MAX = 2
+FURTHER_BATCH_ACCOUNTS_MIN = 32
+# An event of a position that the store does not hold: perhaps it is about to (a restore, a replica
+# that lags). Beyond this age it is given up.
+BEYOND_AGE_MAX = timedelta(minutes=5)
+ROUNDS_MAX = 10_000
+KNOWN_ACCOUNTS_MAX = 50_000
+# How long a position is taken as read from memory. Short, so that a read model that was restored or
+# rebuilt under a living process is looked at again soon.
+KNOWN_S = 5.0
+
+
+class BadDelivery(Exception):  # noqa: N818 - it is what the delivery is
+    """The event is not one that this function takes; no retry will change that."""
+
+
+class BeyondStore(Exception):  # noqa: N818 - it says where the event is
+    """The event store does not hold this event yet."""
+
+
+class GivenUp(Exception):  # noqa: N818 - it is what was done
+    """The event store has not held this event for too long."""
+
+
+class Projection:
+    """Group commit, memory of positions, and the lag sweep of one process."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        lag_tables: LagTables,
+        *,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.around = around
+        self._now = now
+        self._monotonic = monotonic
+        self.commit = GroupCommit[str, CaughtUp](
+            self._catch_up_batch,
+            name="project",
+            queue_weight_max=QUEUE_MAX,
+            batch_weight_max=BATCH_ACCOUNTS_MAX,
+            batches_max=BATCHES_IN_FLIGHT_MAX,
+            further_weight_min=FURTHER_BATCH_ACCOUNTS_MIN,
+        )
+        self.known: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self.lag_sweep = LagSweep(lag_tables, self.catch_up_to, now)
+        self.projected = 0
+        self.duplicates = 0
+        self.refolded = 0
+
+    async def take_recorded(self, attributes: Mapping[str, Any], data: object) -> str:
+        """Do what the delivery of a recorded event asks for: what was done, in a word.
+
+        Raises the errors above, or a store's.
+        """
+        account_id = attributes.get("subject")
+        sequence = attributes.get("sequence")
+        if not isinstance(account_id, str) or not ACCOUNT_ID.fullmatch(account_id):
+            raise BadDelivery("subject must be an account id")
+        if not isinstance(sequence, str) or not sequence.isdecimal() or len(sequence) > 18:  # noqa: PLR2004 - a bigint
+            raise BadDelivery("sequence must be a position")
+        position = int(sequence)
+        if isinstance(data, dict) and data.get("event") and data.get("private") is None:
+            await self.lag_sweep.erase_copy(account_id, position)
+        reached = await self.catch_up_to(account_id, position)
+        if reached.position < position and not reached.blocked:
+            if self._age(attributes.get("time")) > BEYOND_AGE_MAX:
+                raise GivenUp
+            raise BeyondStore
+        if reached.blocked:
+            return "blocked"
+        if not reached.projected:
+            return "duplicate"
+        metrics.PROJECTION_DELAY.record(max(0.0, self._age(attributes.get("time")).total_seconds()))
+        return "projected"
+
+    async def catch_up_to(self, account_id: str, position: int) -> CaughtUp:
+        """Catch an account up at least to ``position``, or as far as its stream reaches."""
+        known = self.known.get(account_id)
+        if known is not None and known[0] >= position and known[1] > self._monotonic():
+            self.duplicates += 1
+            return CaughtUp(
+                position=known[0],
+                blocked=False,
+                more=False,
+                refolded=False,
+                projected=0,
+            )
+        for _ in range(ROUNDS_MAX):
+            reached = await self.commit.submit(account_id, (account_id,))
+            if reached.position >= position or not reached.more:
+                break
+        self.known[account_id] = (reached.position, self._monotonic() + KNOWN_S)
+        self.known.move_to_end(account_id)
+        if len(self.known) > KNOWN_ACCOUNTS_MAX:
+            self.known.popitem(last=False)
+        return reached
+
+    async def _catch_up_batch(self, account_ids: Sequence[str]) -> Sequence[CaughtUp]:
+        reached = await catch_up(account_ids, self.around)
+        for account_id, each in zip(account_ids, reached, strict=True):
+            if each.refolded:
+                self.refolded += 1
+                log.error(
+                    "the balance of an account had diverged from its stream and was refolded",
+                    extra=about_account(account_id),
+                )
+                self.known.pop(account_id, None)
+        self.projected += sum(
+            each.projected for each in dict(zip(account_ids, reached, strict=True)).values()
+        )
+        return reached
+
+    def _age(self, text: object) -> timedelta:
+        try:
+            return self._now() - datetime.fromisoformat(str(text))
+        except (ValueError, TypeError):
+            return BEYOND_AGE_MAX * 2
