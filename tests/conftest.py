@@ -31,6 +31,7 @@ TESTS = Path(__file__).parent
 ALLOWED_SKIPS = TESTS / "allowed_skips.txt"
 SUITES = (
     "unit",
+    "mutants",
     "history",
     "property",
     "integration",

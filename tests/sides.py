@@ -16,18 +16,19 @@ from saldo.project.catch_up import Surroundings as ProjectorSurroundings
 from saldo.project.handler import Projector
 from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
 from saldo.query.balances import Balances
-from saldo.record.batch import Decided, Outcome, Surroundings, record_batch
+from saldo.record.batch import Decided, Outcome, Surroundings, decide_batch, record_batch
 from saldo.record.event_store import PostgresEventStore
 from saldo.record.outbox import PostgresOutbox
 from saldo.serve.database import open_pool
 from saldo.serve.settings import read_settings
-from tests.controls import BRL, SECRET, Clock, events_of, intent
+from tests.controls import BRL, SECRET, Clock, events_of, intent, ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from uuid import UUID
 
-    from saldo.domain.commands import Command
+    from saldo.domain.commands import Command, RecordTransaction
+    from saldo.record.event_store import Transaction
     from saldo.record.intent import Intent, StoredEvent
 
 DEADLINE_S = 20.0
@@ -78,6 +79,18 @@ class Writer:
         """Record the commands, each a request of its own, in one batch."""
         outcomes = await self.outcomes(*map(intent, commands))
         return [event for outcome in outcomes for event in events_of(outcome)]
+
+    async def append_uncommitted(self, command: RecordTransaction) -> Transaction:
+        """Write the command's event on an account that exists; the caller ends the transaction."""
+        account_id = command.account_id
+        transaction = await self.store.begin()
+        await transaction.lock([account_id])
+        accounts = await transaction.read_accounts([account_id])
+        drafted = decide_batch(
+            [intent(command)], ledger(accounts[account_id]), self.clock.now(), BRL
+        )
+        await transaction.append(drafted.events, list(drafted.accounts.values()), [None])
+        return transaction
 
 
 @contextlib.asynccontextmanager

@@ -125,6 +125,24 @@ async def test_young_rows_belong_to_the_relay_that_wrote_them(
     assert [row.stored.position for row in await writer.outbox.claim()] == [1]
 
 
+async def test_a_row_that_was_committed_late_is_swept_all_the_same(
+    writer: Writer, superuser: Connection
+) -> None:
+    """It is stamped before its commit, when younger rows have been swept already."""
+    await writer.record(income("1", "late"))
+    await superuser.execute("DELETE FROM event_store.outbox")
+    late = await writer.append_uncommitted(income("2", "late"))
+    await writer.record(income("1", "soon"))
+    await age_outbox(superuser)
+    assert [row.stored.account_id for row in await writer.outbox.claim()] == ["soon"]
+    await late.commit()
+    await superuser.execute(
+        "UPDATE event_store.outbox SET appended_at = appended_at - interval '1 hour'"
+        " WHERE account_id = 'late'"
+    )
+    assert [row.stored.account_id for row in await writer.outbox.claim()] == ["late"]
+
+
 async def test_a_claim_passes_over_what_another_claims_and_runs_out(
     writer: Writer, superuser: Connection
 ) -> None:

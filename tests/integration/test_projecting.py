@@ -7,6 +7,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 from cloudevents.http import CloudEvent
 
@@ -15,9 +16,8 @@ from saldo.domain.events import SCHEMA_NEWEST, chain_hash, genesis_hash
 from saldo.project.catch_up import CATCH_UP_EVENTS_MAX
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
 from saldo.project.read_model import ReadModelUnavailable
-from saldo.record.batch import decide_batch
 from saldo.record.cloud_event import attributes_of
-from tests.controls import ACCOUNT, BRL, expense, income, intent, ledger, limit, reversal
+from tests.controls import ACCOUNT, expense, income, limit, reversal
 from tests.sides import (
     Connection,
     Reader,
@@ -61,6 +61,9 @@ def made_up(account_id: str, position: int, at: datetime) -> CloudEvent:
 # --- deliveries -------------------------------------------------------------------------------
 
 
+LOCK_NOW = "SELECT FROM read_model.balance WHERE account_id = $1 FOR UPDATE NOWAIT"
+
+
 async def test_one_delivery_brings_the_whole_account(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
@@ -93,6 +96,19 @@ async def test_two_projectors_apply_each_event_once(
         )
         assert projector.projected + other.projected == len(stored)
     await check_read_model(superuser)
+
+
+async def test_a_balance_is_locked_while_it_is_folded(
+    writer: Writer, projector: Projector, superuser: Connection
+) -> None:
+    """So another projector waits, and folds from what this one wrote."""
+    await projector.take(delivery((await writer.record(income("1")))[0]))
+    folding = await projector.around.read_model.begin()
+    assert (await folding.lock([ACCOUNT]))[ACCOUNT].position == 1
+    with pytest.raises(asyncpg.LockNotAvailableError):
+        await superuser.execute(LOCK_NOW, ACCOUNT)
+    await folding.commit()
+    await superuser.execute(LOCK_NOW, ACCOUNT)
 
 
 async def test_lost_records_come_with_the_accounts_next_event(
@@ -419,13 +435,7 @@ async def test_a_write_held_open_across_two_sweeps_is_projected(
 ) -> None:
     """It is stamped before its commit, and the sweeps' watermark has passed that stamp."""
     await writer.record(income("1", "late"))
-    held = await writer.store.begin()
-    await held.lock(["late"])
-    accounts = await held.read_accounts(["late"])
-    drafted = decide_batch(
-        [intent(income("2", "late"))], ledger(accounts["late"]), writer.clock.now(), BRL
-    )
-    await held.append(drafted.events, list(drafted.accounts.values()), [None])
+    held = await writer.append_uncommitted(income("2", "late"))
     for sweep in range(2):
         await writer.record(income("1", f"soon{sweep}"))
         assert await projector.sweep() > 0

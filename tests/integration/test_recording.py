@@ -89,7 +89,10 @@ async def test_a_key_twice_in_one_batch_records_once(writer: Writer, superuser: 
 
 
 async def test_two_processes_with_one_key_record_once(
-    database: Database, writer: Writer, superuser: Connection
+    database: Database,
+    writer: Writer,
+    superuser: Connection,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Both wait for the account: the second must see the key that the first has just committed."""
     await writer.record(income())
@@ -108,6 +111,8 @@ async def test_two_processes_with_one_key_record_once(
     ]
     assert sorted(replays) == [False, True]
     assert await check_event_store(superuser) == 2
+    # The lock alone keeps them apart: the unique index had nothing to refuse.
+    assert "contradicted" not in caplog.text
 
 
 async def test_two_processes_create_one_account_together(
@@ -168,6 +173,25 @@ async def test_an_event_and_its_outbox_row_are_there_together(
 
 
 # --- locks ------------------------------------------------------------------------------------
+
+
+REFUSE_COMMIT = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'refused at commit' USING ERRCODE = '40001'; END $$;
+CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON event_store.event
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+
+
+async def test_what_could_not_be_committed_is_not_sent(
+    writer: Writer, superuser: Connection
+) -> None:
+    """The relay is told only of what is there to stay."""
+    await superuser.execute(REFUSE_COMMIT)
+    [refused] = await asyncio.gather(writer.outcomes(intent(income("1"))), return_exceptions=True)
+    assert isinstance(refused, StoreBusy)
+    assert writer.committed == []
+    assert await check_event_store(superuser) == 0
 
 
 async def test_a_deadlock_is_run_again(database: Database, superuser: Connection) -> None:

@@ -1,0 +1,193 @@
+"""Planted defects: patches that a named test must catch, each tried on a copy of the tree.
+
+``python -m tests.mutants.planted`` (``make mutants``) prints a line for each. A patch is a unified
+diff; the lines above it say what it breaks and, as ``Caught-By:``, which test has to fail.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from local import broker
+from local.services import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FOLDER = Path(__file__).parent
+COPIED = ("src", "functions", "local", "tests", "pyproject.toml", "README.md")
+CAUGHT_BY = "Caught-By: "
+PATCH_TIMEOUT_S = 20
+# The servers' start is part of it; a test that hangs ends itself before.
+TEST_TIMEOUT_S = 400
+TESTS_FAILED = 1
+SHOWN_LINES = 30
+
+
+class NotApplied(Exception):  # noqa: N818 - it is what the patch is
+    """The patch no longer fits the code: make it anew, or drop it with its reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defect:
+    """One planted defect."""
+
+    name: str
+    what: str
+    caught_by: str
+    patch: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What became of a defect: `caught` says whether its test failed on it."""
+
+    defect: Defect
+    caught: bool
+    seconds: float
+    said: str
+
+
+def planted_defects() -> list[Defect]:
+    """All of them, by name; raises ValueError for a patch without a head."""
+    return [_read(patch) for patch in sorted(FOLDER.glob("*.patch"))]
+
+
+def _read(patch: Path) -> Defect:
+    what, caught_by, *_ = patch.read_text().splitlines()
+    if not caught_by.startswith(CAUGHT_BY):
+        raise ValueError(f"{patch.name}: its second line must be {CAUGHT_BY}tests/...::test_...")
+    return Defect(
+        name=patch.stem, what=what, caught_by=caught_by.removeprefix(CAUGHT_BY), patch=patch
+    )
+
+
+class Copy:
+    """A private copy of the tree, in which one defect at a time is planted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", "node_modules")
+                shutil.copytree(source, folder / name, ignore=ignored)
+            else:
+                shutil.copy(source, folder / name)
+        # What is imported there is the copy, in the servers that the tests start, too.
+        paths = os.pathsep.join((str(folder / "src"), str(folder)))
+        cache = str((ROOT / broker.default_cache_dir()).parent)
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "MAKE"))}
+        self._environ = inherited | {
+            "PYTHONPATH": paths,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "SALDO_CACHE": cache,
+        }
+
+    def plant(self, defect: Defect, *, undo: bool = False) -> None:
+        """Apply the patch, or take it back; raises NotApplied."""
+        reverse = ["--reverse"] if undo else []
+        command = ["git", "apply", "--recount", *reverse, str(defect.patch)]
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            # The copy is no repository, whatever lies above it.
+            env=self._environ | {"GIT_CEILING_DIRECTORIES": str(self.folder.parent)},
+            capture_output=True,
+            text=True,
+            timeout=PATCH_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode:
+            raise NotApplied(f"{defect.patch.name} does not apply: {done.stderr.strip()}")
+
+    def run(self, tests: Sequence[str]) -> tuple[int, str]:
+        """Exit code and output of pytest on these tests."""
+        options = ["-q", "-rfE", "--color=no", "-p", "no:randomly", "-p", "no:cacheprovider"]
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", *options, "-m", "", *tests],
+                cwd=self.folder,
+                env=self._environ,
+                capture_output=True,
+                text=True,
+                timeout=TEST_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return -1, f"no end within {TEST_TIMEOUT_S} s"
+        return done.returncode, done.stdout + done.stderr
+
+    def imported(self) -> Path:
+        """Where the copy's interpreters have the library from."""
+        done = subprocess.run(
+            [sys.executable, "-c", "import saldo.record.batch as b; print(b.__file__)"],
+            cwd=self.folder,
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            timeout=PATCH_TIMEOUT_S,
+            check=True,
+        )
+        return Path(done.stdout.strip())
+
+
+def try_defect(copy: Copy, defect: Defect) -> Tried:
+    """Plant the defect, run its test, take it back; raises NotApplied."""
+    copy.plant(defect)
+    began = time.monotonic()
+    try:
+        code, output = copy.run([defect.caught_by])
+    finally:
+        copy.plant(defect, undo=True)
+    # An error of a fixture or an import is not the test's judgement.
+    caught = code == TESTS_FAILED and f"FAILED {defect.caught_by}" in output
+    said = "\n".join(output.splitlines()[-SHOWN_LINES:])
+    return Tried(defect=defect, caught=caught, seconds=time.monotonic() - began, said=said)
+
+
+def try_all(defects: Sequence[Defect]) -> list[Tried]:
+    """Every defect on one copy, after its tests have passed there; raises NotApplied."""
+    with tempfile.TemporaryDirectory(prefix="saldo-mutants-") as folder:
+        copy = Copy(Path(folder).resolve())
+        if not copy.imported().is_relative_to(copy.folder):
+            raise RuntimeError(f"the tests would run on {copy.imported()}, not on the copy")
+        code, output = copy.run(sorted({defect.caught_by for defect in defects}))
+        if code:
+            raise RuntimeError(f"without a defect the tests must pass:\n{output[-4000:]}")
+        return [try_defect(copy, defect) for defect in defects]
+
+
+def main() -> int:
+    """Print the table; 1 when a defect is not caught."""
+    console = Console()
+    tried = try_all(planted_defects())
+    table = Table("defect", "what it breaks", "caught by", "s", "caught")
+    for each in tried:
+        table.add_row(
+            each.defect.name,
+            each.defect.what,
+            each.defect.caught_by.rpartition("::")[2],
+            f"{each.seconds:.1f}",
+            "yes" if each.caught else "NO",
+        )
+    console.print(table)
+    survived = [each for each in tried if not each.caught]
+    for each in survived:
+        console.print(f"{each.defect.name} was not caught:\n{each.said}", markup=False)
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
