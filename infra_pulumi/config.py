@@ -34,11 +34,14 @@ TIMEOUT_S_MIN = 46
 # What Knative is told to refuse, so that it is refused here first: knative.py.
 TIMEOUT_S_MAX, PODS_LIMIT, CONCURRENCY_LIMIT = 120, 50, 1000
 POOL_SIZE_MIN, POOL_SIZE_MAX = 2, 5
+HTTPS = 443
 BACKUP_DAYS_MAX = 35
 
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9.:/_-]*@sha256:[0-9a-f]{64}")
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}")
 _ROLE = re.compile(r"arn:aws:iam::\d{12}:(role|user)/.+")
+_RATIO = re.compile(r"0(\.\d{1,9})?|1(\.0{1,9})?")
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _QUANTITY = re.compile(r"\d+(m|Mi|Gi)?")
 
 
@@ -168,6 +171,20 @@ class Edge:
     # Both for a certificate that browsers know, neither for one that the cluster signs itself.
     acme_email: str | None = None
     hosted_zone: str | None = None
+    # Other than 443 where a port-forward leads there: part of the origin that browsers name.
+    port: int = HTTPS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Telemetry:
+    """Where traces and metrics go, and who comes for them."""
+
+    # A collector of OTLP, as a URL that the functions reach.
+    endpoint: str | None = None
+    # The part of requests that are traced, from 0 to 1, as a text.
+    trace_sample_ratio: str | None = None
+    # The namespace whose pods may read /metrics: Prometheus'.
+    metrics_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,8 +213,8 @@ class Stack:
     # None where callers need no token, which the stack file says as "none".
     callers: Oidc | None
     currency: str
-    # Where OpenTelemetry goes, as a URL that the functions reach; None is off.
-    telemetry: str | None = None
+    # None is off.
+    telemetry: Telemetry | None = None
     aws: Aws | None = None
     eks: Eks | None = None
     # The kubeconfig's context that the shape cluster deploys to.
@@ -480,10 +497,31 @@ def _check_edge(stack: Stack) -> list[str]:
         ]
     if not re.fullmatch(r"[A-Z]{3}", stack.currency):
         problems.append(f"saldo:currency: {stack.currency!r} is not an ISO 4217 code")
-    if stack.telemetry is not None and not re.match(r"https?://[^/]+", stack.telemetry):
-        problems.append("saldo:telemetry: must be an http or https URL")
+    if stack.shape == "aws" and stack.edge.port != HTTPS:
+        problems.append(f"saldo:edge.port: the load balancer listens on {HTTPS} only")
     if not 1 <= stack.knative.replicas <= 5:  # noqa: PLR2004 - more says a mistake
         problems.append("saldo:knative.replicas: must be from 1 to 5")
+    return problems
+
+
+def _check_telemetry(stack: Stack) -> list[str]:
+    telemetry, path = stack.telemetry, "saldo:telemetry"
+    if telemetry is None:
+        return []
+    endpoint, ratio, space = (
+        telemetry.endpoint,
+        telemetry.trace_sample_ratio,
+        telemetry.metrics_from,
+    )
+    problems = []
+    if endpoint is None and space is None:
+        problems.append(f"{path}: must name an endpoint, or who may read by metricsFrom, or both")
+    if endpoint is not None and not re.match(r"https?://[^/]+", endpoint):
+        problems.append(f"{path}.endpoint: must be an http or https URL")
+    if ratio is not None and (endpoint is None or not _RATIO.fullmatch(ratio)):
+        problems.append(f"{path}.traceSampleRatio: must be from 0 to 1, in quotes, of an endpoint")
+    if space is not None and not _LABEL.fullmatch(space):
+        problems.append(f"{path}.metricsFrom: {space!r} is not the name of a namespace")
     return problems
 
 
@@ -497,6 +535,7 @@ _CHECKS = (
     _check_connections,
     _check_images,
     _check_edge,
+    _check_telemetry,
 )
 
 

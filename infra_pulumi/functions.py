@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 import pulumi_kubernetes as k8s
 
+from infra_pulumi.config import HTTPS
 from infra_pulumi.database import AUTHORITY_DIR
 from infra_pulumi.identity import pod_role
 from infra_pulumi.isolation import (
@@ -30,6 +31,7 @@ from infra_pulumi.parts import (
     OPERATE_ROLE,
     PORT,
     PROJECT,
+    QUERY,
     RECORD,
     SWEEPS,
     TOPIC,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
     from infra_pulumi.certificates import Certificates
     from infra_pulumi.cluster import Cluster
-    from infra_pulumi.config import Images, Oidc, Stack
+    from infra_pulumi.config import Images, Oidc, Stack, Telemetry
     from infra_pulumi.database import DatabaseAccess
     from infra_pulumi.kafka import KafkaAccess
     from infra_pulumi.sources import SourcesIdentity
@@ -129,9 +131,8 @@ class Functions(pulumi.ComponentResource):
         self.urls = {}
         for function in FUNCTIONS:
             if function.host is not None:
-                self.urls[function.name] = self._domain_mapping(
-                    function, function.host, services[function.name]
-                )
+                self._domain_mapping(function, services[function.name])
+                self.urls[function.name] = self._url(function)
         self.register_outputs({"urls": self.urls})
 
     def _inside(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
@@ -317,7 +318,8 @@ class Functions(pulumi.ComponentResource):
         )
 
     def _service(self, function: Function, jobs: list[pulumi.Resource]) -> pulumi.Resource:
-        around, scaling = self._around, self._stack.functions.of(function.name)
+        stack, around = self._stack, self._around
+        scaling = stack.functions.of(function.name)
         account = self._service_account(function.service)
         statements = [
             *around.database.statements.get(function.role, []),
@@ -361,6 +363,7 @@ class Functions(pulumi.ComponentResource):
                     "autoscaling.knative.dev/min-scale": str(scaling.pods_min),
                     "autoscaling.knative.dev/max-scale": str(scaling.pods_max),
                     "autoscaling.knative.dev/window": "60s",
+                    **_scraped(stack.telemetry),
                 },
             },
             "spec": {
@@ -436,8 +439,12 @@ class Functions(pulumi.ComponentResource):
             entries |= _callers_environment(stack.callers)
         if secured and self._takes_sources(function):
             entries |= self._sources_environment(function)
-        if stack.telemetry is not None:
-            entries["OTEL_EXPORTER_OTLP_ENDPOINT"] = {"value": stack.telemetry}
+        if function is RECORD:
+            # The console's page comes from the other function.
+            entries["CORS_ORIGINS"] = {"value": self._url(QUERY)}
+        if function is QUERY:
+            entries["CONSOLE_RECORD_URL"] = {"value": self._url(RECORD)}
+        entries |= _telemetry_environment(stack.telemetry)
         if stack.aws is not None:
             entries["AWS_REGION"] = {"value": stack.aws.region}
         return [_variable(name, entry) for name, entry in entries.items()]
@@ -533,8 +540,16 @@ class Functions(pulumi.ComponentResource):
             opts=self._inside(projector, *kafka.ready),
         )
 
-    def _domain_mapping(self, function: Function, label: str, service: pulumi.Resource) -> str:
-        host, certificates = f"{label}.{self._stack.edge.domain}", self._around.certificates
+    def _host(self, function: Function) -> str:
+        return f"{function.host}.{self._stack.edge.domain}"
+
+    def _url(self, function: Function) -> str:
+        """How callers reach a function: an origin, as browsers spell it."""
+        port = self._stack.edge.port
+        return f"https://{self._host(function)}{'' if port == HTTPS else f':{port}'}"
+
+    def _domain_mapping(self, function: Function, service: pulumi.Resource) -> None:
+        host, certificates = self._host(function), self._around.certificates
         secret = f"{function.service}-tls"
         certificate = certificates.certificate(secret, [host], issuer=certificates.edge)
         custom_resource(
@@ -549,7 +564,6 @@ class Functions(pulumi.ComponentResource):
             annotations={"networking.knative.dev/http-protocol": "Redirected"},
             opts=self._inside(service, certificate),
         )
-        return f"https://{host}"
 
     def _region(self) -> str:
         return "" if self._stack.aws is None else self._stack.aws.region
@@ -572,6 +586,26 @@ def _callers_environment(callers: Oidc) -> dict[str, dict[str, Any]]:
         "OIDC_ISSUER": {"value": callers.issuer},
         "OIDC_AUDIENCE": {"value": callers.audience},
         "OIDC_JWKS_URL": {"value": callers.jwks_url},
+    }
+
+
+def _telemetry_environment(telemetry: Telemetry | None) -> dict[str, dict[str, Any]]:
+    if telemetry is None or telemetry.endpoint is None:
+        return {}
+    entries = {"OTEL_EXPORTER_OTLP_ENDPOINT": {"value": telemetry.endpoint}}
+    if telemetry.trace_sample_ratio is not None:
+        entries["OTEL_TRACES_SAMPLER_ARG"] = {"value": telemetry.trace_sample_ratio}
+    return entries
+
+
+def _scraped(telemetry: Telemetry | None) -> dict[str, str]:
+    """By these annotations Prometheus' usual configuration finds a pod's metrics."""
+    if telemetry is None or telemetry.metrics_from is None:
+        return {}
+    return {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(PORT),
+        "prometheus.io/path": "/metrics",
     }
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra_pulumi.parts import FUNCTIONS, NAMESPACE, OPERATE, RECORD
+from infra_pulumi.parts import FUNCTIONS, NAMESPACE, OPERATE, PORT, RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,8 @@ POSTGRES_PORT = 5432
 MSK_IAM_PORT, MSK_SCRAM_PORT = 9098, 9096
 STRIMZI_CLIENT_PORT = 9093
 # queue-proxy before each function: requests (plain, HTTP/2, TLS), its metrics and the function's.
-QUEUE_PROXY_PORTS = (8012, 8013, 8112, 9090, 9091)
+QUEUE_PROXY_METRICS_PORT = 9091
+QUEUE_PROXY_PORTS = (8012, 8013, 8112, 9090, QUEUE_PROXY_METRICS_PORT)
 # The agent of EKS Pod Identity, on the node itself.
 POD_IDENTITY = "169.254.170.23/32"
 LINK_LOCAL = "169.254.0.0/16"
@@ -97,11 +98,13 @@ def policies(stack: Stack, data_cidrs: Sequence[str]) -> dict[str, dict[str, Any
         "dns": _egress({}, [], dns=True),
     }
     kafka = _kafka(stack, data_cidrs)
+    incoming = [Way(peers=(namespace(SERVING),), ports=QUEUE_PROXY_PORTS), *_scraping(stack)]
     for function in FUNCTIONS:
         ways = [*common, kafka] if function is RECORD else common
         made[function.service] = _egress({PART: function.service}, ways) | {
-            # From Knative's gateway and activator only; the function itself checks who is behind.
-            "ingress": [Way(peers=(namespace(SERVING),), ports=QUEUE_PROXY_PORTS).rule("from")],
+            # From Knative's gateway and activator; the function itself checks who is behind. And
+            # from Prometheus, past queue-proxy: what comes through it finds no /metrics.
+            "ingress": [way.rule("from") for way in incoming],
             "policyTypes": ["Ingress", "Egress"],
         }
     made[MIGRATE_PART] = _egress({PART: MIGRATE_PART}, [database])
@@ -148,14 +151,22 @@ def _outside_ports(stack: Stack) -> tuple[int, ...]:
 
 def _telemetry(stack: Stack) -> list[Way]:
     """The way to a collector in the cluster, whose namespace its host name tells."""
-    if stack.telemetry is None:
+    if stack.telemetry is None or stack.telemetry.endpoint is None:
         return []
-    url = urlsplit(stack.telemetry)
+    url = urlsplit(stack.telemetry.endpoint)
     service, _, rest = (url.hostname or "").partition(".")
     space, _, tail = rest.partition(".")
     if not (service and tail.startswith("svc")):
         return []
     return [Way(peers=(namespace(space),), ports=(url.port or 80,))]
+
+
+def _scraping(stack: Stack) -> list[Way]:
+    """The way of Prometheus to a function's metrics, and to those of the queue-proxy before it."""
+    if stack.telemetry is None or stack.telemetry.metrics_from is None:
+        return []
+    ports = (PORT, QUEUE_PROXY_METRICS_PORT)
+    return [Way(peers=(namespace(stack.telemetry.metrics_from),), ports=ports)]
 
 
 def _kafka(stack: Stack, data_cidrs: Sequence[str]) -> Way:

@@ -31,9 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = ("record_transaction", "project_balance", "get_balance")
-FUNCTION_BYTES_MAX = 120_000_000
-# The command line reads bank statements, which takes an XML parser and a terminal's colours.
-OPERATE_BYTES_MAX = 150_000_000
+IMAGE_BYTES_MAX = 120_000_000
 USER = "65532:65532"
 START_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 25.0
@@ -120,8 +118,7 @@ def running(function: str, **settings: str) -> Iterator[Container]:
 
 @pytest.mark.parametrize("image", images.IMAGES)
 def test_an_image_is_small(image: str) -> None:
-    bound = OPERATE_BYTES_MAX if image == "operate" else FUNCTION_BYTES_MAX
-    assert inspect(image)["Size"] < bound
+    assert inspect(image)["Size"] < IMAGE_BYTES_MAX
 
 
 @pytest.mark.parametrize("image", images.IMAGES)
@@ -245,6 +242,29 @@ def test_a_missing_setting_stops_the_start_with_its_name() -> None:
 def test_the_other_images_start(image: str, arguments: list[str], told: str) -> None:
     run = ["run", "--rm", "--read-only", images.image_name(image)]
     assert told in images.engine(*run, *arguments)
+
+
+def test_the_command_line_lacks_nothing_that_it_imports() -> None:
+    """Its image leaves out what serves and what it never reads; a traceback is in colour still."""
+    program = """
+import importlib, pkgutil
+import saldo.operate
+names = [m.name for m in pkgutil.walk_packages(saldo.operate.__path__, "saldo.operate.")]
+for name in names:
+    importlib.import_module(name)
+import confluent_kafka.admin, saldo.record.kafka
+from rich.console import Console
+from rich.traceback import Traceback
+try:
+    {}["x"]
+except KeyError:
+    Console(force_terminal=True).print(Traceback(show_locals=True))
+print(len(names) > 20)
+"""
+    run = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", "--entrypoint", "python3"]  # noqa: S108 - the container's own
+    told = images.engine(*run, images.image_name("operate"), "-c", program)
+    assert "KeyError" in told
+    assert told.endswith("True\n")
 
 
 @pytest.mark.parametrize("image", images.DEPLOYED)

@@ -97,6 +97,11 @@ def calls(places: Places, telemetry: bool) -> Iterator[Call]:  # noqa: FBT001 - 
         collector = places.pod("observability")
         check = _possible if telemetry else _impossible
         yield from check(f"{name} sends telemetry", its, [collector], 4318)
+        yield from check(f"{name}'s metrics are read", collector, [its], 8080)
+        yield from check(f"its queue-proxy's metrics are read ({name})", collector, [its], 9091)
+        for namespace in ("default", "knative-serving"):
+            reader = places.pod(namespace)
+            yield from _impossible(f"{namespace} reads {name}'s metrics", reader, [its], 8080)
         if places.in_aws:
             yield from _both(f"{name} gets its identity", its, POD_IDENTITY, 80, 8080)
             elsewhere = places.pod("kube-system", app="anything")

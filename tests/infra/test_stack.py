@@ -262,3 +262,52 @@ def test_postgresql_is_the_same_image_in_the_cluster_and_on_a_laptop() -> None:
     assert services["postgres"]["image"] == versions.POSTGRES_IMAGE
     assert f":{versions.POSTGRES}-" in versions.POSTGRES_IMAGE
     assert versions.POSTGRES.startswith(f"{versions.POSTGRES_MAJOR}.")
+
+
+def environment_of(captured: Captured, function: str) -> dict[str, str]:
+    """The variables of a function that hold a value."""
+    (service,) = [
+        r.inputs
+        for r in captured.resources
+        if "serving.knative.dev/v1:Service" in r.type and r.name == function
+    ]
+    (container,) = service["spec"]["template"]["spec"]["containers"]
+    return {e["name"]: e["value"] for e in container["env"] if "value" in e}
+
+
+def test_the_consoles_page_may_call_the_recorder(captured: Captured, stack: str) -> None:
+    """A browser compares origins letter by letter: the port is part of one, 443 is not written."""
+    urls = captured.outputs["urls"]
+    port = ":8443" if stack == "cluster" else ""
+
+    assert urls["get_balance"].endswith(f".example.com{port}")
+    assert (
+        environment_of(captured, "get-balance")["CONSOLE_RECORD_URL"]
+        == (urls["record_transaction"])
+    )
+    assert environment_of(captured, "record-transaction")["CORS_ORIGINS"] == urls["get_balance"]
+    assert "CORS_ORIGINS" not in environment_of(captured, "project-balance")
+
+
+def test_telemetry_goes_where_the_stack_says(captured: Captured, stack: str) -> None:
+    services = [r.inputs for r in captured.resources if "serving.knative.dev/v1:Service" in r.type]
+
+    assert len(services) == len(FUNCTIONS)
+    for service in services:
+        environment = environment_of(captured, service["metadata"]["name"])
+        annotations = service["spec"]["template"]["metadata"]["annotations"]
+        told = {name: environment.get(name) for name in TELEMETRY}
+        found = {name: annotations.get(name) for name in SCRAPED}
+        assert told == (TELEMETRY if stack == "prod" else dict.fromkeys(TELEMETRY))
+        assert found == (SCRAPED if stack == "prod" else dict.fromkeys(SCRAPED))
+
+
+TELEMETRY = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.observability.svc.cluster.local:4318",
+    "OTEL_TRACES_SAMPLER_ARG": "0.01",
+}
+SCRAPED = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": "8080",
+    "prometheus.io/path": "/metrics",
+}
