@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pulumi
 import pulumi_aws as aws
 import pulumi_kubernetes as k8s
+import pulumi_random as random
 
 from infra_pulumi import versions
 from infra_pulumi.certificates import AUTHORITY_KEY, OWN, rds_root, root_file
@@ -23,7 +24,7 @@ from infra_pulumi.isolation import (
     RESTRICTED_POD,
 )
 from infra_pulumi.keys import layer_key, log_group
-from infra_pulumi.parts import DATABASE, NAMESPACE, ROLES
+from infra_pulumi.parts import DATABASE, FUNCTIONS, NAMESPACE, OPERATE, OPERATE_ROLE, ROLES
 from infra_pulumi.secrets import from_secret
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 AUTHORITY_DIR = "/etc/saldo/database"
 VERIFIED = f"sslmode=verify-full&sslrootcert={AUTHORITY_DIR}/{AUTHORITY_KEY}"
 CREDENTIALS = "database-credentials"
+OPERATE_CREDENTIALS = f"database-{OPERATE}"
 SUPERUSER = "saldo_owner"
 # The uid of postgres in its image.
 POSTGRES_UID = 999
@@ -52,6 +54,8 @@ class DatabaseAccess:
     # By role: the value of the URL's variable, a text or a reference to a Secret.
     urls: dict[str, dict[str, Any]]
     owner_url: dict[str, Any]
+    # Of the operator's role, which has a password everywhere.
+    operate_url: dict[str, Any]
     # What the migrations are told besides: the passwords of the roles, where they have any.
     passwords: dict[str, dict[str, Any]]
     # The volume with the authority's certificate.
@@ -108,14 +112,33 @@ class Rds(pulumi.ComponentResource):
         )
         self.access = DatabaseAccess(
             auth="rds-iam",
-            urls={role: {"value": self._url(instance, role)} for role in ROLES},
+            urls={f.role: {"value": self._url(instance, f.role)} for f in FUNCTIONS},
             owner_url={"valueFrom": from_secret(CREDENTIALS, "owner-url")},
-            passwords={},
+            operate_url={"valueFrom": from_secret(OPERATE_CREDENTIALS, "url")},
+            passwords={
+                "ROLE_PASSWORD_OPERATE": {"valueFrom": from_secret(OPERATE_CREDENTIALS, "password")}
+            },
             authority={"configMap": {"name": "database-roots"}},
-            ready=[instance, owner, roots],
-            statements={role: [self._may_log_in(instance, role)] for role in ROLES},
+            ready=[instance, owner, self._operator(secrets, instance), roots],
+            statements={f.role: [self._may_log_in(instance, f.role)] for f in FUNCTIONS},
         )
         self.register_outputs({"address": instance.address})
+
+    def _operator(self, secrets: Secrets, instance: aws.rds.Instance) -> pulumi.Resource:
+        """The password of the operator's role, which must not log in by IAM.
+
+        The owner may become that role; through it, IAM would become the owner's only way in.
+        """
+        password = random.RandomPassword("operate", length=48, special=False, opts=self._own)
+        kept = secrets.store("operate", password.result, path=f"{self._title}/operate")
+        url = pulumi.Output.concat(
+            f"postgresql://{OPERATE_ROLE}:{{{{ .value }}}}@",
+            instance.address,
+            f":{POSTGRES_PORT}/{DATABASE}?{VERIFIED}",
+        )
+        return secrets.deliver(
+            OPERATE_CREDENTIALS, kept.secret_arn, {"password": "{{ .value }}", "url": url}
+        )
 
     def _instance(
         self, network: Network, group: aws.ec2.SecurityGroup, key: aws.kms.Key
@@ -290,8 +313,11 @@ class PostgresPod(pulumi.ComponentResource):
         )
         self.access = DatabaseAccess(
             auth="url",
-            urls={role: {"valueFrom": from_secret(CREDENTIALS, f"{role}-url")} for role in ROLES},
+            urls={
+                f.role: {"valueFrom": from_secret(CREDENTIALS, f"{f.role}-url")} for f in FUNCTIONS
+            },
             owner_url={"valueFrom": from_secret(CREDENTIALS, "owner-url")},
+            operate_url={"valueFrom": from_secret(CREDENTIALS, f"{OPERATE_ROLE}-url")},
             passwords={
                 f"ROLE_PASSWORD_{role.removeprefix('saldo_').upper()}": {
                     "valueFrom": from_secret(CREDENTIALS, role)

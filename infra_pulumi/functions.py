@@ -28,7 +28,6 @@ from infra_pulumi.parts import (
     KAFKA_SOURCE_USER,
     NAMESPACE,
     OPERATE,
-    OPERATE_ROLE,
     PORT,
     PROJECT,
     QUERY,
@@ -254,17 +253,13 @@ class Functions(pulumi.ComponentResource):
         """
         around = self._around
         account = self._service_account(OPERATE)
-        identity = self._identity(OPERATE, around.database.statements.get(OPERATE_ROLE, []))
-        entries: dict[str, dict[str, Any]] = {
-            f"{side}_URL": around.database.urls[OPERATE_ROLE]
-            for side in ("EVENT_STORE", "READ_MODEL")
-        }
-        entries["DATABASE_AUTH"] = {"value": around.database.auth}
-        if self._stack.aws is not None:
-            entries["AWS_REGION"] = {"value": self._stack.aws.region}
         container = {
             "args": ["verify"],
-            "env": [_variable(*entry) for entry in entries.items()],
+            "env": [
+                _variable("EVENT_STORE_URL", around.database.operate_url),
+                _variable("READ_MODEL_URL", around.database.operate_url),
+                _variable("DATABASE_AUTH", {"value": "url"}),
+            ],
             "volumeMounts": [_mount("database", AUTHORITY_DIR)],
             "resources": {
                 "requests": {"cpu": "250m", "memory": "512Mi"},
@@ -289,7 +284,7 @@ class Functions(pulumi.ComponentResource):
             OPERATE,
             metadata={"name": OPERATE, "namespace": NAMESPACE},
             spec=spec,
-            opts=self._inside(account, *identity, *jobs),
+            opts=self._inside(account, *jobs),
         )
 
     # The functions themselves

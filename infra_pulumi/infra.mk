@@ -7,7 +7,7 @@ INFRA_PYTEST = $(INFRA_PYTHON) -m pytest -c tests/infra/pytest.ini --confcutdir=
 SALDO_CACHE ?= $(HOME)/.cache/saldo
 PULUMI_VERSION = v3.259.0
 PULUMI = $(SALDO_CACHE)/pulumi/$(PULUMI_VERSION)/bin/pulumi
-# A folder of `make manifests`, and a file of images for it: make manifests IMAGES=images.json
+# A folder of `make manifests`, and a file of images for it: make manifests IMAGES=images.yaml
 MANIFESTS ?= build/manifests
 
 .PHONY: venv-infra test-infra test-infra-quick lint-infra lock-infra manifests pulumi-cli clean-infra
@@ -36,7 +36,7 @@ pulumi-cli:
 	@command -v go >/dev/null || { echo 'no Go: the engine tests will be skipped'; exit 0; }; \
 	test -x $(PULUMI) || sh infra_pulumi/build_pulumi.sh $(PULUMI_VERSION) $(PULUMI)
 
-manifests: .venv-infra/.made ## the objects of the shape cluster as files: make manifests IMAGES=images.json
+manifests: .venv-infra/.made ## the objects of the shape cluster as files: make manifests IMAGES=images.yaml
 	$(INFRA_PYTHON) -m infra_pulumi.render --out $(MANIFESTS) $(if $(IMAGES),--images $(IMAGES))
 
 lock-infra: ## make locks/infra*.txt anew from pyproject.toml's dependency groups

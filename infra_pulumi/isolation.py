@@ -108,7 +108,7 @@ def policies(stack: Stack, data_cidrs: Sequence[str]) -> dict[str, dict[str, Any
             "policyTypes": ["Ingress", "Egress"],
         }
     made[MIGRATE_PART] = _egress({PART: MIGRATE_PART}, [database])
-    made[OPERATE] = _egress({PART: OPERATE}, [database, *([identity] if in_aws else [])])
+    made[OPERATE] = _egress({PART: OPERATE}, [database])
     if stack.kafka.kind == "msk":
         made[KAFKA_ACLS_PART] = _egress({PART: KAFKA_ACLS_PART}, [kafka, identity])
     else:

@@ -34,6 +34,12 @@ charts below, each in the namespace beside it, and wait for them; then:
 Kinds that an operator has not defined yet are refused at first: apply again until nothing is. The
 functions' pods wait for the database, the migrations Job for the database's password.
 
+With other images, migrate first:
+
+    kubectl apply -f *-job-migrate-*.yaml
+    kubectl wait --for=condition=complete --timeout=15m -f *-job-migrate-*.yaml
+    kubectl apply -f .
+
 | chart | repository | version | namespace | values |
 |---|---|---|---|---|
 """
@@ -44,12 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="an empty or a former folder")
     parser.add_argument(
-        "--images", type=Path, help="JSON: name to reference by digest; default: the stack file's"
+        "--images",
+        type=Path,
+        help="what `make images-push` printed, or name to reference by digest in YAML or JSON;"
+        " default: the stack file's",
     )
     options = parser.parse_args(arguments)
     values = stack_values(STACK)
     if options.images is not None:
-        values["images"] = json.loads(options.images.read_text())
+        given = yaml.safe_load(options.images.read_text())
+        values["images"] = given.get("config", {}).get("saldo:images", given)
     if values["images"] == "pending":
         print(  # noqa: T201 - to whoever runs make
             f"saldo:images of Pulumi.{STACK}.yaml is pending: put the digests there that"

@@ -317,10 +317,15 @@ def test_rendering_without_images_says_what_to_do(
     assert "make images-push" in capsys.readouterr().err
 
 
-def test_render_takes_the_images_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, out = tmp_path / "images.json", tmp_path / "out"
+@pytest.mark.parametrize("printed", [False, True])
+def test_render_takes_the_images_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, printed: bool
+) -> None:
+    """As JSON, or as `make images-push` prints them."""
+    file, out = tmp_path / "images", tmp_path / "out"
     images = sample_images(stack_values("cluster"))
-    file.write_text(json.dumps(images))
+    whole_file = {"config": {"saldo:images": images}}
+    file.write_text(yaml.safe_dump(whole_file) if printed else json.dumps(images))
     seen: dict[str, Any] = {}
 
     def noticed(_stack: str, values: dict[str, Any]) -> Captured:

@@ -114,11 +114,7 @@ def calls(places: Places, telemetry: bool) -> Iterator[Call]:  # noqa: FBT001 - 
         yield from _possible(f"{job} logs in to the database", its, places.databases, 5432)
         yield from _impossible(f"{job} calls the internet", its, [INTERNET], 443)
         yield from _impossible(f"{job} is called", places.pod("default"), [its], 8080)
-    if places.in_aws:
-        yield from _possible(
-            "operate gets its identity", places.part("operate"), [POD_IDENTITY], 80
-        )
-    else:
+    if not places.in_aws:
         yield from _impossible(
             "another namespace calls the database", places.pod("default"), places.databases, 5432
         )
