@@ -132,8 +132,8 @@ async def _prepare_once(
     roles = (resources.files("saldo") / "sql" / "roles.sql").read_text()
     await connection.execute(roles)
     if iam:
-        # Not saldo_operate: the owner may become it, and whoever reaches rds_iam, however indirectly,
-        # cannot log in by password any more. The owner would be locked out.
+        # Not saldo_operate: the owner may become it, and whoever reaches rds_iam, however
+        # indirectly, cannot log in by password any more. The owner would be locked out.
         for role in ("saldo_record", "saldo_project", "saldo_query"):
             await connection.execute(f"ALTER ROLE {role} LOGIN; GRANT rds_iam TO {role}")
     for role, password in passwords.items():
