@@ -170,9 +170,9 @@ async def kafka_out(scene: Scene) -> None:
 async def kafka_never_there(scene: Scene) -> None:
     """Down before the recorders start and until the load ends: they never meet it."""
     await scene.rig.kill_kafka()
-    for replica in scene.rig.record:
-        await replica.terminate()
-        await replica.start()
+    await asyncio.gather(*(replica.kill() for replica in scene.rig.record))
+    await asyncio.gather(*(replica.start() for replica in scene.rig.record))
+    await scene.warm()
     scene.begin()
     await scene.under_fault(2.0 if scene.form == "quick" else 20.0)
     scene.hits = await _outbox_rows(scene)
@@ -453,9 +453,7 @@ async def clock_back(scene: Scene) -> None:
     """The recorders' wall clock jumps back by ten minutes, twice."""
     clock = scene.rig.folder / "clock"
     clock.write_text("0")
-    for replica in scene.rig.record:
-        await replica.terminate()
-        await replica.start(CLOCK_FILE=str(clock))
+    await _start_recorders_again(scene, CLOCK_FILE=str(clock))
     await scene.warm()
     scene.begin()
     for jumps in (1, 2):
@@ -479,10 +477,13 @@ async def clock_back(scene: Scene) -> None:
     )
     assert back == 0, "an account's recorded time went back"
     scene.hits = young
-    for replica in scene.rig.record:
-        await replica.terminate()
-        await replica.start()
+    await _start_recorders_again(scene)
     scene.heal()
+
+
+async def _start_recorders_again(scene: Scene, **settings: str) -> None:
+    await asyncio.gather(*(replica.terminate() for replica in scene.rig.record))
+    await asyncio.gather(*(replica.start(**settings) for replica in scene.rig.record))
 
 
 # --- what is stored ---------------------------------------------------------------------------

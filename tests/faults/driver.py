@@ -25,6 +25,7 @@ CLIENTS = 12
 # Attempts at one intent; a client gives some up earlier, so that unknown outcomes stay unknown.
 ATTEMPTS_MAX = 8
 GIVES_UP = 0.15
+UNKEYED = 0.25
 REQUEST_TIMEOUT_S = 6.0
 THINK_S = 0.02
 RETRY_PAUSE_S = 0.1
@@ -40,12 +41,17 @@ REFUSALS = frozenset({"too-busy", "store-busy", "store-unavailable", "insufficie
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """What a client wants recorded, once, whatever it takes."""
+    """What a client wants recorded, once.
+
+    One that is not keyed bears its key in the description alone: the client cannot attempt it
+    again, and nothing but the recorder's own care keeps it from being recorded twice.
+    """
 
     account_id: str
     kind: Kind
     amount_minor: int
     key: str
+    keyed: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -176,10 +182,14 @@ class _Client:
             amount = self._chance.randint(1, 10_000)
             kind = self._chance.choice(("INCOME", "EXPENSE"))
         if amount is not None:
-            key = f"{self._number}-{next(self._keys)}"
-            await self._insist(
-                Intent(account_id=account_id, kind=kind, amount_minor=amount, key=key)
+            intent = Intent(
+                account_id=account_id,
+                kind=kind,
+                amount_minor=amount,
+                key=f"{self._number}-{next(self._keys)}",
+                keyed=self._chance.random() > UNKEYED,
             )
+            await (self._insist(intent) if intent.keyed else self._attempt(intent))
 
     async def _insist(self, intent: Intent) -> None:
         """Attempt it until its outcome is certain, or until this client gives it up."""
@@ -194,6 +204,9 @@ class _Client:
     async def _attempt(self, intent: Intent) -> tuple[Outcome, bool]:
         """One request; its outcome, and whether another would come to the same."""
         path, body = _request_of(intent)
+        headers = {"Content-Type": "application/json"}
+        if intent.keyed:
+            headers["Idempotency-Key"] = intent.key
         method = "PUT" if intent.kind == "LIMIT" else "POST"
         invoked_s = time.monotonic()
         outcome: Outcome = "unknown"
@@ -203,7 +216,7 @@ class _Client:
                 method,
                 f"{self._load.record_url}{path}",
                 data=body,
-                headers={"Idempotency-Key": intent.key, "Content-Type": "application/json"},
+                headers=headers,
             ) as answer:
                 status, text = answer.status, await answer.text()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -291,6 +304,8 @@ def _request_of(intent: Intent) -> tuple[str, str]:
     if intent.kind == "LIMIT":
         return f"/accounts/{intent.account_id}/limit", f'{{"overdraftLimit":{value}}}'
     body = {"accountId": intent.account_id, "type": intent.kind, "value": value}
+    if not intent.keyed:
+        body["description"] = intent.key
     return "/transactions", json.dumps(body)
 
 

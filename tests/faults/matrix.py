@@ -223,6 +223,8 @@ MEASURED: dict[str, tuple[str, ...]] = {
         "sustained_a_second",
         "offered_a_second",
         "recorded_a_second",
+        "refused",
+        "refusal_p50_ms",
         "refusal_p99_ms",
         "memory_before_mb",
         "memory_largest_mb",

@@ -53,8 +53,10 @@ SOURCE_TIMEOUTS = ("--timeout", "PT10S", "--session-timeout", "PT3S")
 BASE_BACKUP_TIMEOUT_S = 60.0
 
 EVENTS = """
-SELECT account_id, position, event_id, public_text, private_text::json ->> 'idempotencyKey' AS key,
-       hash, extract(epoch FROM clock_timestamp() - appended_at)::float8 AS age_s
+SELECT account_id, position, event_id, public_text, hash,
+       coalesce(private_text::json ->> 'idempotencyKey',
+                private_text::json ->> 'description') AS key,
+       extract(epoch FROM clock_timestamp() - appended_at)::float8 AS age_s
 FROM event_store.event WHERE starts_with(account_id, $1) ORDER BY account_id, position
 """
 BALANCES = """

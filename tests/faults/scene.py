@@ -23,10 +23,10 @@ Form = Literal["quick", "long"]
 Chosen = TypeVar("Chosen")
 
 # Recorded before the fault comes, and after it has gone: the load must be there on both sides.
-WARM_OPERATIONS = 40
-HEALED_OPERATIONS = 25
+WARM_OPERATIONS = 30
+HEALED_OPERATIONS = 20
 DEADLINE_S = 60.0
-UNDER_FAULT_S: dict[Form, float] = {"quick": 0.7, "long": 3.0}
+UNDER_FAULT_S: dict[Form, float] = {"quick": 0.5, "long": 3.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

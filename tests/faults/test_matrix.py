@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,9 +56,16 @@ class Rigs:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rigs(request: pytest.FixtureRequest) -> AsyncIterator[Rigs]:
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    # A worker of pytest-xdist has none.
-    held = Rigs(print if reporter is None else lambda line: reporter.write_line(f"\n{line}"))
+    capturing = request.config.pluginmanager.get_plugin("capturemanager")
+    assert capturing is not None
+
+    def say(line: str) -> None:
+        # Seen also of a cell that passes.
+        with capturing.global_and_fixture_disabled():
+            sys.stdout.write(f"\n{line} ")
+            sys.stdout.flush()
+
+    held = Rigs(say)
     yield held
     await held.close()
 
