@@ -28,12 +28,16 @@ ALTER ROLE saldo_query SET statement_timeout = '5s';
 ALTER ROLE saldo_query SET transaction_timeout = '8s';
 ALTER ROLE saldo_query SET default_transaction_read_only = on;
 
--- The tables that `saldo rebuild` replaces belong to saldo_operate. Giving them away needs to be
--- able to become it, which a role that is no superuser is not by having created it.
+-- The tables that `saldo rebuild` replaces belong to saldo_operate. Giving them away, and changing
+-- them in a later migration, takes a role that may become it and has its rights; one that is no
+-- superuser has neither by having created it.
 DO $$
 BEGIN
-    IF current_user <> 'saldo_operate' AND NOT pg_has_role(current_user, 'saldo_operate', 'SET') THEN
-        EXECUTE format('GRANT saldo_operate TO %I WITH SET TRUE, INHERIT FALSE', current_user);
+    IF NOT (
+        pg_has_role(current_user, 'saldo_operate', 'SET')
+        AND pg_has_role(current_user, 'saldo_operate', 'USAGE')
+    ) THEN
+        EXECUTE format('GRANT saldo_operate TO %I WITH SET TRUE, INHERIT TRUE', current_user);
     END IF;
 END
 $$;
