@@ -31,7 +31,12 @@ def strip(path: Path) -> int:
         end = max(end, segment[2] + segment[5])
     struct.pack_into("<Q", content, SECTIONS_OFFSET_AT, 0)
     struct.pack_into("<HH", content, SECTIONS_COUNT_AT, 0, 0)
-    path.write_bytes(content[:end])
+    # A new file in the old one's place: installers link files to their cache, whose other links
+    # belong to environments that run.
+    cut = path.with_name(f"{path.name}.cut")
+    cut.write_bytes(content[:end])
+    cut.chmod(path.stat().st_mode)
+    cut.replace(path)
     return len(content) - end
 
 
