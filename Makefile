@@ -12,6 +12,10 @@ LINTED = src functions local benchmarks tests --exclude tests/infra
 # Two tests at a time by default: the servers that they share need the rest of a small machine.
 WORKERS ?= 2
 
+# A run in CI draws the same order and the same values each time, so that luck stops nobody's change;
+# every other run draws anew, and finds. tests/conftest.py does the same for Hypothesis.
+SEED ?= $(if $(CI),--randomly-seed=20261124)
+
 # Bytecode that is not kept is compiled again by each of a dozen processes that start here.
 unexport PYTHONDONTWRITEBYTECODE
 # Ports of the functions: make up RECORD_PORT=9080
@@ -38,12 +42,12 @@ demo: ## record a year of several accounts in what `make up` started
 	@RECORD_URL=http://127.0.0.1:$(or $(RECORD_PORT),8080) .venv/bin/saldo demo
 
 test: lint ## lint, then all tests but the slow ones
-	$(PYTEST) -m 'not slow' -n $(WORKERS) --maxschedchunk=2 $(TESTS)
+	$(PYTEST) -m 'not slow' -n $(WORKERS) --maxschedchunk=2 $(SEED) $(TESTS)
 	@$(MAKE) --no-print-directory test-infra-quick
 
 check: ## the slow tests: faults, load, first runs
 	@$(PYTHON) -m local.bootstrap dev
-	$(PYTEST) -m slow $(TESTS)
+	$(PYTEST) -m slow $(SEED) $(TESTS)
 
 lint: ## style, types and layers
 	@$(PYTHON) -m local.bootstrap dev

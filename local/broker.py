@@ -33,6 +33,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from local import processes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -49,9 +51,9 @@ SCRATCH_PREFIX = ".download-"
 DOWNLOADS_MAX = 6
 DOWNLOAD_TIMEOUT_S = 60
 FORMAT_TIMEOUT_S = 60.0
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
-ADMIN_TIMEOUT_S = 15.0
+ADMIN_TIMEOUT_S = 60.0
 READY_POLL_S = 0.1
 LOG_TAIL_LINES = 5
 
@@ -274,7 +276,7 @@ def start_kafka(  # noqa: PLR0913 - each has a default; the first two are the on
     line, when a port is taken, the disk is full, or the broker ends or is not ready in time.
     """
     jars = prepare_jars(cache_dir, progress)
-    controller_port = _free_port() if controller_port is None else controller_port
+    controller_port = processes.free_port() if controller_port is None else controller_port
     for taken in (port, controller_port):
         _require_free(taken)
     try:
@@ -478,13 +480,6 @@ def _admin(bootstrap: str) -> AdminClient:
 
 
 # --- what the machine has ---------------------------------------------------------------------
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _require_free(port: int) -> None:

@@ -48,7 +48,7 @@ INITDB_TIMEOUT_S = 60.0
 # A crash with much to replay is followed by a long start.
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
-SQL_TIMEOUT_S = 30.0
+SQL_TIMEOUT_S = 60.0
 RETRY_S = 0.2
 # A socket's path has 108 bytes on Linux and 104 on macOS, the closing zero included.
 SOCKET_PATH_MAX_BYTES = 103

@@ -8,12 +8,17 @@ known by its Identity: a pid alone may since have become another process's.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import http.client
+import os
 import secrets
 import signal
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -22,7 +27,6 @@ from local.checks import NotPossible, port_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 POLL_S = 0.05
 KILL_TIMEOUT_S = 5.0
@@ -215,11 +219,34 @@ def tail(log: Path, start: int = 0) -> list[str]:
 def free_port() -> int:
     """A port that nobody uses, from below those that the kernel hands out to connections.
 
-    One of those may become a connection's before a server has bound it. By chance, since several
-    processes look at the same moment; and not by the `random` module, which tests seed alike.
+    One of those may become a connection's before a server has bound it. The port stays this
+    process's until it ends: others that look at the same moment get another one.
     """
     for _ in range(FREE_PORT_TRIES_MAX):
+        # Not by the `random` module, which tests seed alike.
         port = FREE_PORTS.start + secrets.randbelow(len(FREE_PORTS))
-        if not port_in_use(port):
+        if _claim(port) and not port_in_use(port):
             return port
     raise NotPossible(f"No port from {FREE_PORTS.start} to {FREE_PORTS.stop} is free.")
+
+
+def _claim(port: int) -> bool:
+    """Whether the port is this process's now: one byte of a file, locked until the process ends."""
+    if port in _claimed:
+        return False
+    try:
+        fcntl.lockf(_claims_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    _claimed.add(port)
+    return True
+
+
+_claimed: set[int] = set()
+
+
+@functools.cache
+def _claims_file() -> int:
+    """Open for the process's life: closing it anywhere would let go of all that it locked."""
+    path = Path(tempfile.gettempdir()) / f"saldo-ports-{os.geteuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

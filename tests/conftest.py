@@ -6,6 +6,7 @@ the run: a test that silently stopped running would be worse than none.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from local import postgres
 from tests import servers
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process
 # that they start: the tests of an interruption would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says nothing on a busy machine. A run in CI draws the same examples each
+# time, schemathesis too, so that luck stops nobody's change; every other run draws anew, and finds.
+settings.register_profile(
+    "saldo",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("saldo")
 
 TESTS = Path(__file__).parent
 ALLOWED_SKIPS = TESTS / "allowed_skips.txt"

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 RUNS = Path(tempfile.gettempdir()) / f"saldo-tests-{os.geteuid()}"
 STOP_TIMEOUT_S = 5.0
+# For every request of a test: httpx would give up after 5 s, which a busy machine may take.
+REQUEST_TIMEOUT_S = 60.0
 TEMPLATE = "saldo_template"
 HASH_SECRET = "5a" * 32
 TOPIC_PARTITIONS = 6

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.servers import Kafka
 
 LOADTESTS = ROOT / "loadtests"
-TIMEOUT_S = 45
+TIMEOUT_S = 120
 INSTALL_TIMEOUT_S = 120
 THRESHOLDS_CROSSED = 99
 SENT = "a.b.c"

@@ -17,6 +17,7 @@ from confluent_kafka import Consumer
 
 from local.services import BALANCE, PROJECT, RECORD
 from tests.sides import (
+    ALL_IS_SWEPT,
     Connection,
     check_event_store,
     check_read_model,
@@ -38,7 +39,7 @@ WITHHELD = 0.05
 DEADLINE_S = 120.0
 LOOK_S = 0.1
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60)
-READ_TIMEOUT_S = 30.0
+READ_TIMEOUT_S = 60.0
 POLL_S = 0.5
 
 SIZES = pytest.mark.parametrize(
@@ -184,10 +185,7 @@ async def test_whatever_kafka_does_every_balance_equals_its_sum(
 
 async def note_all_swept(superuser: Connection) -> None:
     """Set the sweep's watermark to a time far ahead: it finds nothing."""
-    await superuser.execute(
-        "INSERT INTO read_model.sweep (name, watermark, swept_at, found)"
-        " VALUES ('lagging', now() + interval '1 day', now(), 0)"
-    )
+    await superuser.execute(ALL_IS_SWEPT)
 
 
 Delivery = tuple[dict[str, str], bytes]

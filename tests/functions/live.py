@@ -25,7 +25,7 @@ ISSUER = "https://issuer.test"
 AUDIENCE = "saldo"
 SCOPES = ("transactions:write", "balances:read", "accounts:admin", "system:read")
 ORIGIN = "https://bank.example"
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 SINK_SUBJECT = "system:serviceaccount:saldo:source"
 
 

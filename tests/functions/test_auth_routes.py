@@ -16,6 +16,7 @@ from local.services import RECORD
 from tests import servers
 from tests.functions.live import SINK_SUBJECT, fresh, problem_type
 from tests.functions.tables import edges
+from tests.servers import REQUEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -303,7 +304,9 @@ def test_issuer_out_of_reach_is_told_as_such(live: Live, tmp_path: Path) -> None
     try:
         headers = {"Authorization": f"Bearer {live.issuer.token()}"}
         for _ in range(2):
-            answer = httpx.get(f"{served.url}/accounts/a/events", headers=headers)
+            answer = httpx.get(
+                f"{served.url}/accounts/a/events", headers=headers, timeout=REQUEST_TIMEOUT_S
+            )
             assert answer.status_code == 503
             assert problem_type(answer) == "issuer-unavailable"
             assert answer.headers["retry-after"] == "5"

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from saldo.serve.app import METHODS
-from tests.functions.live import ORIGIN, fresh, problem_type
+from tests.functions.live import DEADLINE_S, ORIGIN, fresh, problem_type
 
 if TYPE_CHECKING:
     from tests.functions.live import Live
@@ -229,7 +229,7 @@ def test_no_origin_is_allowed_by_default(plain_record_url: str) -> None:
 def test_garbage_on_the_wire_is_no_server_error(live: Live) -> None:
     served = live.served["record_transaction"]
     for path in ("/%ff%fe", "/transactions/%00", "/accounts/%2e%2e/limit", "//", "/?%ff=%00"):
-        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=DEADLINE_S)
         connection.request("GET", path)
         answer = connection.getresponse()
         assert answer.status in {400, 401, 404, 405}, (path, answer.status)

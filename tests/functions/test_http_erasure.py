@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from local import postgres
 from local.services import BALANCE, PROJECT, RECORD
 from tests.functions.live import fresh
-from tests.servers import TOPIC_PARTITIONS
+from tests.servers import REQUEST_TIMEOUT_S, TOPIC_PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.conftest import Serve
     from tests.servers import Database, Kafka
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 # Every column of every table, whatever its type and whenever it was added.
 TABLES = """
@@ -70,7 +70,12 @@ def deliver(url: str, message: Message) -> None:
         for name, value in dict(message.headers() or []).items()
         if isinstance(value, bytes)
     }
-    assert httpx.post(url, headers=headers, content=message.value()).status_code == 200
+    assert (
+        httpx.post(
+            url, headers=headers, content=message.value(), timeout=REQUEST_TIMEOUT_S
+        ).status_code
+        == 200
+    )
 
 
 def test_text_is_gone_and_chain_and_key_still_hold(
@@ -88,8 +93,10 @@ def test_text_is_gone_and_chain_and_key_still_hold(
     }
     headers = {"Idempotency-Key": f"key-{secret}"}
     url = f"{record.url}/transactions"
-    first = httpx.post(url, json=body, headers=headers).json()
-    later = httpx.post(url, json=body | {"description": None, "metadata": None}).json()
+    first = httpx.post(url, json=body, headers=headers, timeout=REQUEST_TIMEOUT_S).json()
+    later = httpx.post(
+        url, json=body | {"description": None, "metadata": None}, timeout=REQUEST_TIMEOUT_S
+    ).json()
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": fresh("group")})
     consumer.assign([TopicPartition(topic, number, 0) for number in range(TOPIC_PARTITIONS)])
     try:
@@ -101,7 +108,7 @@ def test_text_is_gone_and_chain_and_key_still_hold(
         assert tables_with(database, secret) == {"event_store.event", "read_model.statement"}
 
         path = f"{url}/{first['id']}"
-        assert httpx.delete(f"{path}/private").status_code == 204
+        assert httpx.delete(f"{path}/private", timeout=REQUEST_TIMEOUT_S).status_code == 204
         [erased] = records_of(consumer, account_id, 1)
         deliver(project.url, erased)
     finally:
@@ -110,12 +117,14 @@ def test_text_is_gone_and_chain_and_key_still_hold(
     assert secret not in str(erased.value())
     assert json.loads(erased.value() or b"")["private"] is None
     assert tables_with(database, secret) == set()
-    statement = httpx.get(f"{reader.url}/transactions", params={"accountId": account_id}).json()
+    statement = httpx.get(
+        f"{reader.url}/transactions", params={"accountId": account_id}, timeout=REQUEST_TIMEOUT_S
+    ).json()
     assert [line["description"] for line in statement["transactions"]] == [None, None]
     assert secret not in record.log() + project.log() + reader.log()
 
     # The chain verifies by the texts alone.
-    page = httpx.get(f"{record.url}/accounts/{account_id}/events").json()
+    page = httpx.get(f"{record.url}/accounts/{account_id}/events", timeout=REQUEST_TIMEOUT_S).json()
     chained = hashlib.sha256(account_id.encode()).digest()
     for event in page["events"]:
         chained = hashlib.sha256(chained + event["event"].encode()).digest()
@@ -123,14 +132,19 @@ def test_text_is_gone_and_chain_and_key_still_hold(
     assert page["events"][-1]["hash"] == later["hash"]
 
     # The key is remembered, the text is not; another request under it is still refused.
-    again = httpx.post(url, json=body, headers=headers)
+    again = httpx.post(url, json=body, headers=headers, timeout=REQUEST_TIMEOUT_S)
     assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
     assert again.json() == first | {"description": None, "metadata": {}}
-    assert httpx.post(url, json=body | {"value": 11}, headers=headers).status_code == 422
-    found = httpx.get(path).json()
+    assert (
+        httpx.post(
+            url, json=body | {"value": 11}, headers=headers, timeout=REQUEST_TIMEOUT_S
+        ).status_code
+        == 422
+    )
+    found = httpx.get(path, timeout=REQUEST_TIMEOUT_S).json()
     assert (found["erased"], found["description"]) == (True, None)
     # Once more is no fault, and erases nothing else.
-    assert httpx.delete(f"{path}/private").status_code == 204
+    assert httpx.delete(f"{path}/private", timeout=REQUEST_TIMEOUT_S).status_code == 204
 
 
 def test_copy_is_erased_by_the_sweep_where_kafka_lost_the_word(
@@ -141,7 +155,7 @@ def test_copy_is_erased_by_the_sweep_where_kafka_lost_the_word(
     serve(PROJECT)
     body: dict[str, Any] = {"accountId": account_id, "type": "INCOME", "value": 1}
     body |= {"description": secret, "metadata": {"note": secret}}
-    posted = httpx.post(f"{record.url}/transactions", json=body).json()
+    posted = httpx.post(f"{record.url}/transactions", json=body, timeout=REQUEST_TIMEOUT_S).json()
     until(lambda: "read_model.statement" in tables_with(database, secret))
-    httpx.delete(f"{record.url}/transactions/{posted['id']}/private")
+    httpx.delete(f"{record.url}/transactions/{posted['id']}/private", timeout=REQUEST_TIMEOUT_S)
     until(lambda: tables_with(database, secret) == set())

@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
 
 from saldo.serve import openapi
 from saldo.serve.problems import TYPE_PREFIX
-from tests.functions.live import Live, fresh, problem_type
+from tests.functions.live import DEADLINE_S, Live, fresh, problem_type
 from tests.functions.tables import edges
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def run_schemathesis(live: Live, edge: Edge, method: str, path: str, mode: Gener
         if path == "/balances/stream":
             case.method = "HEAD"  # a stream lasts 50 s
             checks = [not_a_server_error, status_code_conformance]
-        response = case.call(base_url=url, headers=authorization, timeout=10)
+        response = case.call(base_url=url, headers=authorization, timeout=DEADLINE_S)
         if response.status_code == 503:
             # Said outright in the document: the projection may lag behind what a test wrote.
             assert response.headers["retry-after"]
@@ -294,7 +294,6 @@ def run_schemathesis(live: Live, edge: Edge, method: str, path: str, mode: Gener
     examine()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 @pytest.mark.parametrize(
     ("function", "method", "path"),

@@ -286,7 +286,7 @@ def test_the_installed_command_answers() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=120,
         env={"PATH": f"{sys.prefix}/bin", "TERM": "dumb"},
     )
     assert "--against" in shown.stdout

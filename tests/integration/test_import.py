@@ -6,8 +6,6 @@ import contextlib
 import itertools
 import json
 import secrets
-import threading
-import time
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
@@ -61,13 +59,15 @@ class Saldo:
             f"{self.balance_url}/balances",
             params=query | {"minPosition": position},
             headers={"Prefer": "wait=30"},
-            timeout=40,
+            timeout=servers.REQUEST_TIMEOUT_S,
         ).raise_for_status()
         url = f"{self.balance_url}/transactions"
         found: list[dict[str, Any]] = []
         cursor: dict[str, str | int] = {}
         for _ in range(100):
-            page = httpx.get(url, params=query | {"limit": 100} | cursor).json()
+            page = httpx.get(
+                url, params=query | {"limit": 100} | cursor, timeout=servers.REQUEST_TIMEOUT_S
+            ).json()
             found += page["transactions"]
             if page["next"] is None:
                 break
@@ -76,7 +76,8 @@ class Saldo:
 
     def exists(self) -> bool:
         """Whether the event store has the account."""
-        answer = httpx.get(f"{self.record_url}/accounts/{self.account}/events")
+        url = f"{self.record_url}/accounts/{self.account}/events"
+        answer = httpx.get(url, timeout=servers.REQUEST_TIMEOUT_S)
         return answer.status_code == 200
 
 
@@ -279,16 +280,17 @@ def test_an_import_goes_on_after_the_recorder_was_killed(
     file = written(tmp_path, "a.ofx", as_ofx(numbered(a_month(12_000))))
     before = Saldo(record_url=record.url, balance_url=balance.url, account="wesley")
 
-    def kill_in_the_middle() -> None:
-        deadline = time.monotonic() + 30
-        while not before.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        record.child.kill()
+    # In the middle: two requests are answered, another is in flight and the last is not sent yet.
+    counted = import_record._Sender._count  # noqa: SLF001 - that it got so far shows nowhere else
 
-    killer = threading.Thread(target=kill_in_the_middle)
-    killer.start()
+    def count(self: Any, answer: Any) -> None:  # noqa: ANN401 - as there
+        counted(self, answer)
+        if self._outcome.done > import_record.FIRST_CHUNK_LINES_MAX:
+            record.child.kill()
+
+    monkeypatch.setattr(import_record._Sender, "_count", count)  # noqa: SLF001 - the same
     result = before.run(str(file), "--yes")
-    killer.join()
+    monkeypatch.setattr(import_record._Sender, "_count", counted)  # noqa: SLF001 - the same
 
     after = replace(before, record_url=serve(RECORD).url)
     answer = after.imported(file)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.servers import Kafka
 
 POLL_S = 0.1
-READ_TIMEOUT_S = 20.0
+READ_TIMEOUT_S = 60.0
 
 
 def read_topic(kafka: Kafka, topic: str, count: int) -> list[Message]:
@@ -150,7 +150,7 @@ async def test_a_claim_passes_over_what_another_claims_and_runs_out(
     await age_outbox(superuser)
     async with superuser.transaction():
         await superuser.execute("SELECT FROM event_store.outbox WHERE position <= 2 FOR UPDATE")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(READ_TIMEOUT_S):
             claimed = await writer.outbox.claim()
     assert [row.stored.position for row in claimed] == [3, 4, 5, 6]
     assert [row.stored.position for row in await writer.outbox.claim()] == [1, 2]
@@ -238,20 +238,18 @@ async def test_what_else_is_in_flight_does_not_hold_the_sweep_up(
     relay.use(AllButTheFirst(takes=10_000))
     relay.send_committed([live], [None])
     await age_outbox(superuser)
-    async with asyncio.timeout(5):
-        assert await relay.sweep() == CLAIM_ROWS_MAX + 50
+    # Had it waited for the first, it would have stopped after its first round.
+    assert await relay.sweep() == CLAIM_ROWS_MAX + 50
     assert relay.in_flight == 1
 
 
 async def test_a_kafka_that_is_down_holds_nobody_up(writer: Writer, superuser: Connection) -> None:
     stored = await writer.record(*[income("1")] * 50)
     async with relay_to(NO_KAFKA, "transactions", writer) as relay:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         relay.send_committed(stored, [None] * 50)
-        assert loop.time() - began < 1
-        assert relay.in_flight == 50
         assert [e.position for e in await writer.record(income("1"))] == [51]
+        # Kafka's client gives a record up after 8 s: had anybody waited, these had failed.
+        assert (relay.in_flight, relay.failed) == (50, 0)
     assert await superuser.fetchval("SELECT count(*) FROM event_store.outbox") == 51
 
 

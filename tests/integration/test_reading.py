@@ -15,7 +15,7 @@ from saldo.query.statement import Filters, accounts_json, make_cursor, statement
 from saldo.query.watch import TooManyWaiters, Watch
 from saldo.serve.problems import Invalid
 from tests.controls import ACCOUNT, NOW, expense, income, limit
-from tests.sides import Reader, Writer, until
+from tests.sides import DEADLINE_S, Reader, Writer, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -199,7 +199,9 @@ class Counting:
 
 async def test_waiting_ends_when_the_position_is_reached(writer: Writer, reader: Reader) -> None:
     watch = Watch(Counting(reader))
-    waiting = [asyncio.create_task(watch.reach(ACCOUNT, wanted, 10)) for wanted in (1, 2, 2)]
+    waiting = [
+        asyncio.create_task(watch.reach(ACCOUNT, wanted, DEADLINE_S)) for wanted in (1, 2, 2)
+    ]
     await writer.record(income("1"))
     await reader.catch_up(ACCOUNT)
     assert await waiting[0] == 1
@@ -222,7 +224,7 @@ async def test_all_that_wait_are_one_query_and_nobody_is_none(
     await writer.record(*[income("1", f"a{n}") for n in range(20)])
     counting = Counting(reader)
     watch = Watch(counting)
-    waiting = [asyncio.create_task(watch.reach(f"a{n}", 1, 10)) for n in range(20)]
+    waiting = [asyncio.create_task(watch.reach(f"a{n}", 1, DEADLINE_S)) for n in range(20)]
 
     async def asked() -> bool:
         return len(counting.asked) >= 3
@@ -240,8 +242,8 @@ async def test_all_that_wait_are_one_query_and_nobody_is_none(
 
 async def test_a_waiter_that_goes_away_leaves_the_others(writer: Writer, reader: Reader) -> None:
     watch = Watch(Counting(reader))
-    gone = asyncio.create_task(watch.reach(ACCOUNT, 1, 10))
-    stays = asyncio.create_task(watch.reach(ACCOUNT, 1, 10))
+    gone = asyncio.create_task(watch.reach(ACCOUNT, 1, DEADLINE_S))
+    stays = asyncio.create_task(watch.reach(ACCOUNT, 1, DEADLINE_S))
 
     async def both() -> bool:
         return watch.waiting == 2
@@ -270,19 +272,21 @@ async def test_a_read_model_that_fails_for_a_moment_is_waited_through(
     watch = Watch(failing_once)
     await writer.record(income("1"))
     await reader.catch_up(ACCOUNT)
-    assert await watch.reach(ACCOUNT, 1, 10) == 1
+    assert await watch.reach(ACCOUNT, 1, DEADLINE_S) == 1
     assert failures == 2
 
 
 async def test_waiters_are_bounded(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saldo.query.watch.WAITERS_MAX", 1)
     watch = Watch(Counting(reader))
-    first = asyncio.create_task(watch.reach(ACCOUNT, 1, 0.2))
+    first = asyncio.create_task(watch.reach(ACCOUNT, 1, DEADLINE_S))
 
     async def one() -> bool:
         return watch.waiting == 1
 
     await until(one)
     with pytest.raises(TooManyWaiters):
-        await watch.reach(ACCOUNT, 1, 1)
-    assert await first is None
+        await watch.reach(ACCOUNT, 1, DEADLINE_S)
+    first.cancel()
+    await asyncio.wait([first])
+    assert watch.waiting == 0

@@ -196,11 +196,12 @@ async def test_what_could_not_be_committed_is_not_sent(
 
 async def test_a_deadlock_is_run_again(database: Database, superuser: Connection) -> None:
     """The writer holds a and waits for b; another holds b and asks for a."""
-    url = with_options(database.dsn(), deadlock_timeout="20ms")
+    # PostgreSQL looks for a deadlock once in a wait: the circle must be closed by then.
+    url = with_options(database.dsn(), deadlock_timeout="3s")
     async with writer_on(url) as writer, connected(database.dsn()) as other:
         await writer.record(income("1", "a"), income("1", "b"))
         # The other is patient: it is the writer that finds the deadlock and gives way.
-        await other.execute("SET deadlock_timeout = '20s'")
+        await other.execute("SET deadlock_timeout = '10min'")
         async with other.transaction():
             await other.execute(HOLD, "b")
             recording = asyncio.create_task(writer.record(income("1", "a"), income("1", "b")))

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from tests.conftest import Serve
 
 BIN = postgres.binary("psql").parent
-ARCHIVED_TIMEOUT_S = 30.0
+ARCHIVED_TIMEOUT_S = 60.0
 
 
 def run(program: str, *arguments: str | Path) -> None:
-    subprocess.run([BIN / program, *arguments], check=True, capture_output=True, timeout=60)
+    subprocess.run([BIN / program, *arguments], check=True, capture_output=True, timeout=120)
 
 
 async def test_a_dump_restores_to_a_ledger_that_verifies(
@@ -118,7 +118,7 @@ async def archived_never() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 async def test_a_point_in_time_restore_under_a_newer_read_model(
     database: Database, serve: Serve, place: Path
 ) -> None:
@@ -185,7 +185,7 @@ async def _converges(
         projector = serve(
             PROJECT, EVENT_STORE_URL=store_database.dsn("saldo_project"), POOL_SIZE_MAX="2"
         )
-        async with httpx.AsyncClient(timeout=20) as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             headers, data = cloud_event(
                 {"id": str(lost.event_id), "accountId": "ana", "position": lost.position}
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from decimal import Decimal
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,8 @@ from saldo.domain.money import (
 
 CURRENCIES = st.sampled_from(["JPY", "BRL", "KWD", "CLF"])
 AMOUNTS = st.integers(1, MINOR_UNITS_MAX)
-# A test of time: far more than a bounded parse ever takes, far less than an unbounded one.
+# Of the processor's time, whoever else is busy: far more than a bounded parse ever takes, far less
+# than an unbounded one.
 AT_ONCE_S = 1.0
 
 
@@ -62,10 +63,10 @@ def test_a_negative_value_is_refused_and_told_of_expense(text: str, *, zero_allo
     ids=lambda text: f"{text[:10]}-{len(text)}",
 )
 def test_digits_and_exponent_are_bounded_before_any_arithmetic(text: str) -> None:
-    began = perf_counter()
+    began = process_time()
     with pytest.raises(BadValue):
         parse_value(text)
-    assert perf_counter() - began < AT_ONCE_S
+    assert process_time() - began < AT_ONCE_S
 
 
 @pytest.mark.parametrize("text", ["9" * 64, "1e40", "92233720368547758.08", "1e17"])
