@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local import broker, postgres, processes, services
@@ -28,7 +30,6 @@ from local.supervisor import Running, Service, Supervisor, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
     from types import FrameType
 
     from local.services import Function
@@ -88,6 +89,11 @@ class Folder:
     def postgres(self) -> Path:
         """PostgreSQL's data."""
         return self.path / "postgres"
+
+    @property
+    def env(self) -> Path:
+        """For a shell that uses the `saldo` command: where everything is."""
+        return self.path / "env"
 
     def log(self, name: str) -> Path:
         """The log file of ``name``."""
@@ -173,6 +179,7 @@ def bring_up(
     kafka_port = KAFKA_PORT if not port_in_use(KAFKA_PORT) else processes.free_port()
     bootstrap_servers = f"127.0.0.1:{kafka_port}"
     hash_secret = kept_hash_secret(folder.path / "hash_secret")
+    write_env(folder, ports, bootstrap_servers)
     database = postgres_service(folder, progress)
     kafka = kafka_service(folder, kafka_port, progress)
 
@@ -510,6 +517,25 @@ def write_stack(folder: Folder, ports: Mapping[Function, int]) -> None:
     unfinished = folder.stack.with_suffix(".new")
     unfinished.write_text(json.dumps(state))
     unfinished.replace(folder.stack)
+
+
+def write_env(folder: Folder, ports: Mapping[Function, int], bootstrap_servers: str) -> None:
+    """Write what a shell reads by `. .saldo/env`, so that `saldo` works on this stack."""
+    record, balance, project = (f"http://127.0.0.1:{port}" for port in ports.values())
+    operator = postgres.dsn(folder.postgres, "saldo_operate")
+    variables = {
+        "EVENT_STORE_URL": operator,
+        "READ_MODEL_URL": operator,
+        "OWNER_URL": postgres.dsn(folder.postgres),
+        "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
+        "KAFKA_SECURITY": "plaintext",
+        "RECORD_URL": record,
+        "BALANCE_URL": balance,
+        "PROJECT_URL": project,
+    }
+    lines = [f"export {name}={shlex.quote(text)}\n" for name, text in variables.items()]
+    commands = shlex.quote(str(Path(sys.executable).parent))
+    folder.env.write_text("".join([*lines, f'export PATH={commands}:"$PATH"\n']))
 
 
 def read_stack(folder: Folder) -> tuple[Identity, dict[str, int]] | None:

@@ -1,0 +1,204 @@
+"""The documentation holds together: links lead somewhere, what is made from code is current."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import subprocess
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from markdown_it import MarkdownIt
+
+from local import reference
+from local.services import FUNCTIONS, ROOT
+from saldo.serve.settings import read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from markdown_it.token import Token
+
+FOLDERS_SKIPPED = {".venv", ".venv-infra", ".venv-checkov", ".saldo", "node_modules", "build"}
+# A page may name a file in backticks: it must be there, too.
+NAMED_PATH = re.compile(r"(?:docs|functions|infra_pulumi|loadtests|local|src|tests)/[\w./-]+")
+
+
+def pages() -> list[Path]:
+    """Every Markdown file of the repository."""
+    return sorted(
+        path
+        for path in ROOT.rglob("*.md")
+        if FOLDERS_SKIPPED.isdisjoint(path.relative_to(ROOT).parts)
+    )
+
+
+def inline(page: Path) -> Iterator[Token]:
+    """Every link, image and piece of code within the text of a page; no code block."""
+    for token in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
+        yield from token.children or []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for token, text in itertools.pairwise(tokens):
+        if token.type == "heading_open":
+            words = "".join(each.content for each in text.children or [])
+            slug = re.sub(r"[^\w\- ]", "", words.strip().lower()).replace(" ", "-")
+            number = 0
+            while (made := f"{slug}-{number}" if number else slug) in found:
+                number += 1
+            found.add(made)
+    return found
+
+
+def wrong(page: Path, link: str) -> str:
+    """What is wrong with a link of a page; empty when it leads somewhere."""
+    parts = urlsplit(link)
+    if parts.scheme:
+        if parts.scheme not in {"https", "http"} or not parts.netloc or " " in link:
+            return "no URL"
+        return ""
+    target = page if not parts.path else (page.parent / unquote(parts.path)).resolve()
+    if not target.exists() or not target.is_relative_to(ROOT):
+        return "no such file"
+    if parts.fragment and parts.fragment not in anchors(target):
+        return "no such heading"
+    return ""
+
+
+def links(page: Path) -> list[str]:
+    found = []
+    for token in inline(page):
+        link = token.attrGet("href") or token.attrGet("src")
+        if link is not None:
+            found.append(str(link))
+    return found
+
+
+def test_there_are_pages() -> None:
+    names = {str(page.relative_to(ROOT)) for page in pages()}
+    assert {"README.md", "docs/README.md", "docs/how-to/retry-safely.md"} <= names
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    assert [(link, said) for link in links(page) if (said := wrong(page, link))] == []
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        ("nothing.md", "no such file"),
+        ("../../outside.md", "no such file"),
+        ("operations.md#nothing", "no such heading"),
+        ("#nothing", "no such heading"),
+        ("http:", "no URL"),
+        ("operations.md#with-pg_dump", ""),
+        ("https://example.org/x", ""),
+    ],
+)
+def test_link_that_leads_nowhere_is_seen(link: str, said: str) -> None:
+    assert wrong(ROOT / "docs" / "README.md", link) == said
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_is_named_is_there(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        return  # it may tell of what is gone
+    named = {
+        token.content
+        for token in inline(page)
+        if token.type == "code_inline" and NAMED_PATH.fullmatch(token.content)
+    }
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    reached: set[Path] = set()
+    waiting = [index]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        targets = [urlsplit(link) for link in links(page)]
+        waiting += [
+            target
+            for target in ((page.parent / parts.path).resolve() for parts in targets if parts.path)
+            if target.suffix == ".md" and target not in reached and target.exists()
+        ]
+    assert {page for page in pages() if page.is_relative_to(ROOT / "docs")} <= reached
+
+
+# --- what is made from code -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", reference.PAGES, ids=lambda path: path.name)
+def test_page_made_from_code_is_current(path: Path) -> None:
+    made = reference.PAGES[path]()
+    assert path.read_text(encoding="utf-8") == made, "run: make reference"
+
+
+def test_every_setting_of_the_functions_is_described() -> None:
+    read = {
+        name
+        for function in FUNCTIONS
+        for environ in reference.environments()
+        for name in reference.settings_read(function.name, environ)
+    }
+    assert read == reference.FUNCTIONS_SETTINGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [(name, each.default) for name, each in reference.FUNCTIONS_SETTINGS.items() if each.default],
+)
+def test_default_is_what_absence_means(name: str, default: str) -> None:
+    for function in FUNCTIONS:
+        absent = read_settings(function.name, reference.GOOD)
+        assert absent == read_settings(function.name, reference.GOOD | {name: default})
+
+
+def environment_names(folder: Path) -> set[str]:
+    """The environment variables that the code in ``folder`` names: constants in capitals."""
+    found: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                asked = [*node.args, *(word.value for word in node.keywords)]
+            elif isinstance(node, ast.Dict):
+                asked = [key for key in node.keys if key is not None]
+            else:
+                continue
+            found |= {
+                each.value
+                for each in asked
+                if isinstance(each, ast.Constant)
+                and isinstance(each.value, str)
+                and re.fullmatch(r"[A-Z]+(_[A-Z0-9]+)+", each.value)
+            }
+    return found
+
+
+def test_every_setting_of_the_operators_command_is_described() -> None:
+    named = environment_names(ROOT / "src" / "saldo" / "operate")
+    assert named >= {"SALDO_TOKEN", "ROLE_PASSWORD_QUERY"}
+    assert named <= reference.OPERATOR_SETTINGS.keys() | reference.FUNCTIONS_SETTINGS.keys()
+    assert reference.OPERATOR_SETTINGS.keys() <= named | reference.FUNCTIONS_SETTINGS.keys()
+
+
+def test_variables_of_make_are_those_of_the_makefile() -> None:
+    said = subprocess.run(
+        ["grep", "-rhoE", r"(RECORD|BALANCE|PROJECT)_PORT|DETACH|SALDO_CACHE"]
+        + ["Makefile", "local"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(said.stdout.split()) == reference.LOCAL_SETTINGS.keys()
