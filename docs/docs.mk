@@ -2,6 +2,7 @@
 
 .PHONY: reference
 
-reference: ## make docs/settings.md and docs/cli.md anew from the code
+reference: ## make docs/settings.md, docs/cli.md and docs/metrics.md anew from the code
 	@$(PYTHON) -m local.bootstrap dev
 	@.venv/bin/python -m local.reference
+	@.venv/bin/python -m local.metrics_doc

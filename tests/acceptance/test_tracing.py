@@ -194,14 +194,16 @@ def test_who_is_sampled_is_decided_by_the_client_or_else_by_chance(
     assert not collector.of_trace(unsampled)
 
 
-@pytest.mark.parametrize("header", ["garbage", f"00-{'0' * 32}-{'1' * 16}-01", "00-1-2-01"])
-def test_a_trace_that_is_none_is_as_none_at_all(
-    light_stack: Stack, collector: Collector, header: str
-) -> None:
+def test_a_trace_that_is_none_is_as_none_at_all(light_stack: Stack, collector: Collector) -> None:
     record = light_stack.serve(RECORD, **traced(collector, "1"))
-    post(record, {"traceparent": header})
-    [span] = collector.until(lambda: [s for s in collector.spans if s.kind == SERVER])
-    assert span.parent_id == ""
+    headers = ["garbage", f"00-{'0' * 32}-{'1' * 16}-01", f"00-{'1' * 32}-{'0' * 16}-01"]
+    for header in headers:
+        post(record, {"traceparent": header})
+
+    def begun() -> list[SeenSpan]:
+        return [s for s in collector.spans if s.kind == SERVER and not s.parent_id]
+
+    collector.until(lambda: len(begun()) == len(headers))
 
 
 def is_sent(collector: Collector, service: str, names: set[str]) -> bool:

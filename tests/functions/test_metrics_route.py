@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import httpx
@@ -10,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from local.services import FUNCTIONS, Function
 from saldo.serve.metrics import INSTRUMENTS
-from tests.functions.live import fresh
+from tests.functions.live import DEADLINE_S, fresh
+from tests.promql import asked, expressions
 
 if TYPE_CHECKING:
     from tests.functions.live import Live
@@ -106,3 +108,25 @@ def test_an_unknown_path_is_counted_under_no_name_of_its_own(live: Live) -> None
     assert answer.status_code == 404
     after = value(scraped(live, "record_transaction"), "saldo_http_requests_total", route="none")
     assert after - before == 1
+
+
+def test_every_series_that_dashboards_and_alerts_ask_for_is_told(live: Live) -> None:
+    """By the functions as they run, after one of each thing that the labels speak of."""
+    live.recorded(fresh())
+    assert live.record.post("/transactions", json={}).status_code == 400
+    assert live.balance.get("/nowhere").status_code == 404
+    wanted = {series for e in expressions() for series in asked(e.text)[0]}
+    missing = wanted
+    # The first sweeps may still be under way.
+    deadline = time.monotonic() + 6 * DEADLINE_S
+    while missing and time.monotonic() < deadline:
+        labels: dict[str, set[str]] = {}
+        for function in FUNCTIONS:
+            for name, pairs in scraped(live, function.name):
+                labels.setdefault(name, set()).update(label for label, _ in pairs)
+        missing = {
+            series
+            for series in wanted
+            if series.name not in labels or not series.labels <= labels[series.name]
+        }
+    assert missing == set()

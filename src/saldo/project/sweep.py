@@ -194,6 +194,9 @@ class LagSweep:
         lag = self._walked
         lag.seconds = max(lag.seconds, *oldest.values(), 0.0)
         lag.positions += sum(newest[a].position - at.get(a, 0) for a in oldest)
+        if oldest:
+            # Told at once: an account that lags may be one that cannot be caught up.
+            self.lag = lag
         return oldest
 
     async def erase_copy(self, account_id: str, position: int) -> None:

@@ -195,7 +195,7 @@ HTTP_DURATION = Histogram(
 HTTP_IN_FLIGHT = Gauge("saldo_http_requests_in_flight", "Requests being answered now.")
 REFUSALS = Counter(
     "saldo_refusals_total",
-    "Problems answered, by the last word of their type (`insufficient-funds`, `too-busy`).",
+    "Problems answered, by the last word of their type, such as `too-busy` and `too-many-waiters`.",
     ("problem",),
 )
 BATCH_WEIGHT = Histogram(
