@@ -57,7 +57,7 @@ def aws_stack(stack: Stack, place: Aws, eks: Eks, hosted_zone: str) -> None:
     network = Network("network", stack, place, opts)
     cluster = Cluster("cluster", stack, place, eks, network, opts)
     isolation = Isolation("isolation", stack, cluster.provider, network.data_cidrs, TOP)
-    operators = Operators("operators", stack, cluster.provider, cluster, opts)
+    operators = Operators("operators", stack, cluster.provider, isolation, cluster, opts)
     secrets = Secrets("secrets", stack, cluster.provider, operators, isolation, opts)
     certificates = Certificates("certificates", stack, cluster.provider, operators, isolation, TOP)
     kafka = (
@@ -96,7 +96,7 @@ def cluster_stack(stack: Stack, context: str) -> None:
     """What runs in a cluster that is there already."""
     provider = kubeconfig_cluster(context)
     isolation = Isolation("isolation", stack, provider, [], TOP)
-    operators = Operators("operators", stack, provider, None, TOP)
+    operators = Operators("operators", stack, provider, isolation, None, TOP)
     secrets = Secrets("secrets", stack, provider, operators, isolation, TOP)
     certificates = Certificates("certificates", stack, provider, operators, isolation, TOP)
     kafka: KafkaAccess = Strimzi("kafka", stack, provider, operators, secrets, TOP).access

@@ -63,14 +63,15 @@ JOB_RETRIES = 3
 UID = 65532
 _KAFKA_ACLS = Path(__file__).with_name("kafka_acls.py")
 
-# Deliveries are retried for 0.5 + 1 + 2 + ... + 256 s, 8.5 minutes: longer than the 5 minutes for
-# which the projector calls an event young that its store does not hold yet. All of it is said,
-# since what is left out of a delivery becomes zero and not the default.
+# Deliveries are retried for 0.6 + 1.2 + ... + 307.2 s, 10 minutes (the dispatcher doubles the delay
+# before the first retry): longer than the 5 minutes for which the projector calls an event young
+# that its store does not hold yet, even without that first doubling. All of it is said, since what
+# is left out of a delivery becomes zero and not the default.
 DELIVERY_RETRIES = 10
 DELIVERY = {
     "retry": DELIVERY_RETRIES,
     "backoffPolicy": "exponential",
-    "backoffDelay": "PT0.5S",
+    "backoffDelay": "PT0.3S",
     # Below the projector's own timeout.
     "timeout": "PT30S",
 }

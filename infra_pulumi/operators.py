@@ -1,6 +1,6 @@
 """The operators that the rest is made through, and the manifest of one custom resource."""
 
-# ruff: noqa: PLR0913 - a layer is made from every layer that it stands on
+# ruff: noqa: PLR0913, PLR0917 - a layer is made from every layer that it stands on
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from infra_pulumi.parts import NAMESPACE
 if TYPE_CHECKING:
     from infra_pulumi.cluster import Cluster
     from infra_pulumi.config import Aws, Stack
+    from infra_pulumi.isolation import Isolation
 
 CERT_MANAGER = "cert-manager"
 EXTERNAL_SECRETS = "external-secrets"
@@ -42,6 +43,7 @@ class Operators(pulumi.ComponentResource):
         name: str,
         stack: Stack,
         provider: k8s.Provider,
+        isolation: Isolation,
         cluster: Cluster | None,
         opts: pulumi.ResourceOptions,
     ) -> None:
@@ -103,6 +105,8 @@ class Operators(pulumi.ComponentResource):
                         {"name": "STRIMZI_POD_SECURITY_PROVIDER_CLASS", "value": "restricted"}
                     ],
                 },
+                # Its chart makes the operator's rights in the namespaces that it watches.
+                isolation.namespace,
             )
         self.keda = install(KEDA, versions.KEDA, {}) if stack.knative.keda else None
         self.register_outputs({})

@@ -26,8 +26,13 @@ STACK = "cluster"
 INTRODUCTION = """\
 # Saldo for a cluster that is there already
 
-Written by `make manifests` from Pulumi.cluster.yaml; change that file, not these. Install the
-charts below, each in the namespace beside it, and wait for them; then:
+Written by `make manifests` from Pulumi.cluster.yaml; change that file, not these. The namespaces
+first, since Strimzi's chart makes rights in one of them:
+
+    kubectl apply -f 00-namespace-knative-eventing.yaml -f 01-namespace-knative-serving.yaml \\
+      -f 02-namespace-saldo.yaml
+
+Then install the charts below, each in the namespace beside it, and wait for them; then the rest:
 
     kubectl apply -f .
 

@@ -199,6 +199,19 @@ def test_brokers_are_spread_over_zones_where_nodes_name_them(
         )
 
 
+def test_strimzi_comes_after_the_namespace_that_it_watches(captured: Captured) -> None:
+    """Its chart makes RoleBindings there."""
+    namespace = named(captured, "Namespace", "namespace")
+    releases = [
+        r for r in captured.resources if r.type.endswith(":Release") and r.name == "strimzi"
+    ]
+
+    assert len(releases) == len(by_kind(captured, "Kafka"))
+    for release in releases:
+        assert release.inputs["values"]["watchNamespaces"] == [namespace.inputs["metadata"]["name"]]
+        assert namespace.urn in release.depends_on
+
+
 def test_the_functions_come_after_the_jobs(captured: Captured) -> None:
     jobs = {r.urn for r in captured.resources if r.kind == "Job"}
     services = [r for r in captured.resources if "serving.knative.dev/v1:Service" in r.type]
@@ -290,6 +303,29 @@ def test_postgresql_is_the_same_image_in_the_cluster_and_on_a_laptop() -> None:
     assert services["postgres"]["image"] == versions.POSTGRES_IMAGE
     assert f":{versions.POSTGRES}-" in versions.POSTGRES_IMAGE
     assert versions.POSTGRES.startswith(f"{versions.POSTGRES_MAJOR}.")
+
+
+def test_deliveries_are_the_same_in_the_cluster_and_on_a_laptop(captured: Captured) -> None:
+    (source,) = by_kind(captured, "KafkaSource")
+    compose = Path(__file__).parents[2] / "local" / "compose.yaml"
+    command = yaml.safe_load(compose.read_text())["services"]["kafka-source"]["command"]
+    said = dict(word.removeprefix("--").split("=", 1) for word in command[1:])
+    spec, delivery = source["spec"], source["spec"]["delivery"]
+
+    assert {
+        "ordering": said["ordering"],
+        "initialOffset": said["initial-offset"],
+        "consumerGroup": said["group"],
+        "topics": [said["topic"]],
+    }.items() <= spec.items()
+    assert delivery | {"deadLetterSink": None} == {
+        "retry": float(said["retry"]),
+        "backoffPolicy": said["backoff-policy"],
+        "backoffDelay": said["backoff-delay"],
+        "timeout": said["timeout"],
+        "deadLetterSink": None,
+    }
+    assert said["sink"] == said["dead-letter-sink"]
 
 
 def environment_of(captured: Captured, function: str) -> dict[str, str]:
