@@ -48,6 +48,7 @@ SUITES = (
     "property",
     "integration",
     "functions",
+    "console",
     "infra",
     "acceptance",
     "faults",

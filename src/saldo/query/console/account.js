@@ -49,6 +49,8 @@ export function accountView(accountId, app) {
     end = told_behind === null ? Math.max(end, position) : Math.max(end, position + told_behind);
     held.set(position, told.hash);
     const text = money(told.value, told.currency, locale());
+    delete element.dataset.state;
+    amount.hidden = false;
     amount.textContent = text;
     amount.dataset.position = position;
     put(facts, t("at-position", { n: number(position) }),
@@ -115,6 +117,8 @@ export function accountView(accountId, app) {
       if (error.type === "account-not-found") {
         pill.hidden = verify.element.hidden = true;
         form.open();
+        amount.hidden = true;
+        element.dataset.state = "new";
         put(facts);
         put(notice, el("p", { class: "lead" }, t("new-account")), el("p", { class: "faint" }, t("new-account-hint")));
         return true;

@@ -19,6 +19,7 @@ export function accountsPanel(app) {
   let selected = null;
   let loaded = false;
 
+  const title = el("h2", { id: "accounts-title", role: "heading" }, t("accounts"));
   const fault = el("p", { class: "fault", id: "find-fault", role: "alert" });
   const find = el("input", {
     type: "search", id: "find", autocomplete: "off", spellcheck: "false", autocapitalize: "none",
@@ -31,7 +32,7 @@ export function accountsPanel(app) {
   const more = el("button", { type: "button", class: "more", onclick: () => load(next) }, t("more-accounts"));
   const note = el("div", { class: "note" }, t("loading"));
   const element = el("section", { class: "accounts", "aria-labelledby": "accounts-title" },
-    el("h2", { id: "accounts-title" }, t("accounts")), form, fault, list, note, more);
+    title, form, fault, list, note, more);
 
   function open(event) {
     event.preventDefault();
@@ -99,6 +100,8 @@ export function accountsPanel(app) {
 
   function select(accountId) {
     selected = accountId;
+    // The page's own heading, until an account's is.
+    title.setAttribute("aria-level", accountId === null ? 1 : 2);
     show();
   }
 

@@ -165,7 +165,7 @@ export function chartPanel() {
     };
     const rows = [...months].slice(-MONTHS_MAX).reverse();
     put(table, el("summary", {}, t("months")),
-      el("div", { class: "scroll" }, el("table", {},
+      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("months") }, el("table", {},
         el("thead", {}, el("tr", {}, ["month", "income", "expense", "closing"].map((name) =>
           el("th", { scope: "col" }, t(name))))),
         el("tbody", {}, rows.map(([name, sums]) => el("tr", {},

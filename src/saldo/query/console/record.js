@@ -165,6 +165,8 @@ export function recordPanel(accountId, currency, app) {
   /** An account without a transaction has nothing to see before the form. */
   function open() {
     element.firstElementChild.open = true;
+    kinds.querySelector('[value="INCOME"]').checked = true;
+    validate();
   }
 
   return { element, open, reached, validate };
