@@ -358,6 +358,7 @@ def screen(ports: Mapping[Function, int], *, stop: str) -> str:
         # Pasted together, the last one comes before the projection: it waits for what was recorded.
         f"  curl -i '{balance}/balances?accountId=wesley&minPosition=2' -H 'Prefer: wait=5'",
         "",
+        "`. .saldo/env` gives a shell the `saldo` command for this stack: saldo status",
         f"Logs are in .saldo/logs, Kafka's in .saldo/kafka/kafka.log. {stop} stops everything.",
         "",
     ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import httpx
@@ -12,6 +12,7 @@ import pytest
 from local.services import FUNCTIONS, ROOT
 from tests import shell_blocks
 from tests.acceptance.test_make_up import INSTALL_TIMEOUT_S, Clone, new_clone
+from tests.servers import REQUEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,18 +75,23 @@ def test_how_to_page_does_what_it_says(page: Path, up: Clone, tmp_path: Path) ->
 def plant_dead_letter(clone: Clone) -> None:
     """As KafkaSource hands one over whose event is projected by now."""
     clone.record(7)
+    recorder = f"http://127.0.0.1:{clone.ports['RECORD_PORT']}"
+    page = httpx.get(f"{recorder}/accounts/wesley/events", timeout=REQUEST_TIMEOUT_S).json()
+    text = page["events"][0]["event"]
+    event = json.loads(text)
     headers = {
         "content-type": "application/json",
         "ce-specversion": "1.0",
-        "ce-id": "planted",
+        "ce-id": event["id"],
         "ce-source": "/saldo/transactions",
         "ce-type": "saldo.transaction.recorded",
         "ce-subject": "wesley",
-        "ce-sequence": "1",
-        "ce-time": datetime.now(UTC).isoformat(),
+        "ce-sequence": str(event["position"]),
+        "ce-time": event["recordedAt"],
         "ce-knativeerrordest": "http://127.0.0.1/",
         "ce-knativeerrorcode": "503",
     }
     url = f"http://127.0.0.1:{clone.ports['PROJECT_PORT']}/"
-    answer = httpx.post(url, headers=headers, content=b'{"event":{},"private":null}', timeout=60)
+    body = f'{{"event":{text},"private":null}}'
+    answer = httpx.post(url, headers=headers, content=body, timeout=REQUEST_TIMEOUT_S)
     assert answer.status_code == 200, answer.text

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sys
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ pytestmark = [
     pytest.mark.timeout(420),
     pytest.mark.asyncio(loop_scope="module"),
 ]
+CI_SEED = 20_261
 PLAYED = [
     pytest.param(cell, seed, id=f"{cell.name}{'' if seed is None else f'-{seed}'}")
     for cell in CELLS
@@ -70,12 +72,19 @@ async def rigs(request: pytest.FixtureRequest) -> AsyncIterator[Rigs]:
     await held.close()
 
 
+def drawn_seed() -> int:
+    """The same one in CI, where luck must stop nobody's change; else by chance.
+
+    And not by the `random` module, which the tests seed alike.
+    """
+    return CI_SEED if "CI" in os.environ else secrets.randbelow(1_000_000)
+
+
 @pytest.mark.parametrize(("cell", "kept_seed"), PLAYED)
 async def test_nothing_is_lost_doubled_or_stale(
     cell: Cell, kept_seed: int | None, rigs: Rigs
 ) -> None:
-    # By chance, and not by the `random` module, which the tests seed alike.
-    seed = secrets.randbelow(1_000_000) if kept_seed is None else kept_seed
+    seed = drawn_seed() if kept_seed is None else kept_seed
     rigs.say(f"cell {cell.name}, seed {seed}")
     try:
         result = await play(cell, await rigs.get(), seed=seed, form="quick")

@@ -9,6 +9,7 @@ import httpx
 
 from local.services import BALANCE
 from tests.functions.live import problem_type
+from tests.servers import REQUEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from tests.conftest import Serve
@@ -56,7 +57,8 @@ def test_policy_lets_in_nothing_foreign_but_the_recorder(live: Live, serve: Serv
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
     assert "connect-src 'self'; " in policy
     assert "unsafe" not in policy
-    told = httpx.get(f"{serve(BALANCE, CONSOLE_RECORD_URL=RECORD_URL).url}/console")
+    url = serve(BALANCE, CONSOLE_RECORD_URL=RECORD_URL).url
+    told = httpx.get(f"{url}/console", timeout=REQUEST_TIMEOUT_S)
     policy = told.headers["content-security-policy"]
     assert "connect-src 'self' https://record.bank.example; " in policy
     assert f'content="{RECORD_URL}"' in told.text

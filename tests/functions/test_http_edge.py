@@ -221,7 +221,7 @@ def test_page_of_a_configured_origin_may_read_answers_and_errors(live: Live) -> 
 
 def test_no_origin_is_allowed_by_default(plain_record_url: str) -> None:
     headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
-    answer = httpx.options(f"{plain_record_url}/transactions", headers=headers)
+    answer = httpx.options(f"{plain_record_url}/transactions", headers=headers, timeout=DEADLINE_S)
     assert answer.status_code == 405
     assert not any(name.startswith("access-control") for name in answer.headers)
 

@@ -104,7 +104,7 @@ def test_what_came_through_a_proxy_finds_no_metrics(
 
 def test_an_unknown_path_is_counted_under_no_name_of_its_own(live: Live) -> None:
     before = value(scraped(live, "record_transaction"), "saldo_http_requests_total", route="none")
-    answer = httpx.get(f"{live.served['record_transaction'].url}/nowhere")
+    answer = httpx.get(f"{live.served['record_transaction'].url}/nowhere", timeout=DEADLINE_S)
     assert answer.status_code == 404
     after = value(scraped(live, "record_transaction"), "saldo_http_requests_total", route="none")
     assert after - before == 1

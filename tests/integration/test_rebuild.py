@@ -272,7 +272,8 @@ async def test_a_read_and_a_projection_in_flight_hold_the_switch_up_and_come_thr
             while attempts < 2:  # it asks for the lock, gives up and asks again
                 await ledger.pool.execute("SELECT pg_stat_clear_snapshot()")
                 attempts += await ledger.pool.fetchval(
-                    "SELECT count(*) FROM pg_locks WHERE NOT granted"
+                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND database ="
+                    " (SELECT oid FROM pg_database WHERE datname = current_database())"
                 )
                 await asyncio.sleep(0.01)
             # A further read is not kept waiting meanwhile.
