@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import secrets
+import signal
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -19,6 +21,7 @@ from tests.console.conftest import start
 from tests.functions.live import fresh
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.console.conftest import Console, Open
@@ -200,16 +203,16 @@ async def test_recorded_transaction_has_a_receipt_and_the_balance_follows_by_its
     page = await visit(f"accounts/{account}")
     await balance_is(page, "R$100.00")
     await expect(page.locator(".pill[data-state]")).to_have_attribute("data-state", "live")
-    await fill_form(page, "EXPENSE", "30.25", "Groceries")
-    await page.locator(".record button.primary").click()
     receipt = page.locator(".receipt")
-    await expect(receipt).to_contain_text("Recorded: -R$30.25")
-    [_, event] = console.live.record.get(f"/accounts/{account}/events").json()["events"]
-    await expect(receipt).to_contain_text(event["hash"])
-    await expect(receipt).to_contain_text("The balance will include it in a moment.")
-    await expect(page.locator(".pill.behind")).to_have_text("1 behind")
-    told = console.live.record.get(f"/transactions/{event['id']}").json()
-    console.live.deliver(told)
+    with projector_stopped(console):
+        await fill_form(page, "EXPENSE", "30.25", "Groceries")
+        await page.locator(".record button.primary").click()
+        await expect(receipt).to_contain_text("Recorded: -R$30.25")
+        [_, event] = console.live.record.get(f"/accounts/{account}/events").json()["events"]
+        await expect(receipt).to_contain_text(event["hash"])
+        await expect(receipt).to_contain_text("The balance will include it in a moment.")
+        await expect(page.locator(".pill.behind")).to_have_text("1 behind")
+    console.live.deliver(console.live.record.get(f"/transactions/{event['id']}").json())
     await balance_is(page, "R$69.75")
     await expect(page.locator("#announcer")).to_have_text("Balance R$69.75")
     await expect(receipt).to_contain_text("It is in the balance.")
@@ -220,6 +223,32 @@ async def test_recorded_transaction_has_a_receipt_and_the_balance_follows_by_its
         "R$69.75"
     )
     await expect(page.locator("#amount")).to_have_value("")
+
+
+@contextlib.contextmanager
+def projector_stopped(console: Console) -> Iterator[None]:
+    """Nothing is projected meanwhile, not even by the projector's own sweep."""
+    projector = console.live.served["project_balance"].child.process
+    projector.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        projector.send_signal(signal.SIGCONT)
+
+
+async def test_balance_that_lags_says_so_whoever_recorded(console: Console, visit: Open) -> None:
+    account = fresh()
+    console.live.recorded(account)
+    page = await visit(f"accounts/{account}", with_clock=True)
+    await balance_is(page, "R$10.00")
+    with projector_stopped(console):
+        for value in (1, 2):
+            last = console.live.post(account, value=value)
+        await page.clock.fast_forward(10_000)
+        await expect(page.locator(".pill.behind")).to_have_text("2 behind")
+    console.live.deliver(last)
+    await balance_is(page, "R$13.00")
+    await expect(page.locator(".pill.behind")).not_to_be_visible()
 
 
 async def test_first_transaction_opens_an_account(console: Console, visit: Open) -> None:
@@ -317,7 +346,7 @@ async def test_outcome_that_stays_unknown_is_asked_for_again_by_the_same_key(
     # What is asked for next is another intent.
     await fill_form(page, "INCOME", "7")
     await page.locator(".record button.primary").click()
-    await expect(page.locator(".receipt")).to_contain_text("2")
+    await expect(page.locator(".receipt")).to_have_attribute("data-position", "2")
     assert len(set(keys[:5])) == 1
     assert keys[5] not in keys[:5]
     assert len(console.live.record.get(f"/accounts/{account}/events").json()["events"]) == 2

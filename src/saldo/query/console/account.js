@@ -1,6 +1,6 @@
 // One account: its balance, live, its history, its statement, and what is recorded in it.
 
-import { get, stream, Unreachable, whileSeen } from "./api.js";
+import { get, poll, stream, Unreachable, whileSeen } from "./api.js";
 import { chartPanel } from "./chart.js";
 import { announce, el, put } from "./dom.js";
 import { money } from "./money.js";
@@ -10,6 +10,7 @@ import { locale, moment, number, t } from "./text.js";
 import { verifyPanel } from "./verify.js";
 
 const DAYS = 1500;
+const LOOK_MS = 5000; // how often it is asked whether the balance lags: the stream tells only of changes
 const REFRESH_MS = 400; // of many changes in a row, the chart and the statement show the last one
 
 /** `app`: `failed(error, what)`, `health(error | null)`, `seen(balance)`. */
@@ -86,6 +87,18 @@ export function accountView(accountId, app) {
     }
   }
 
+  /** Whether events are recorded that the balance lacks. The stream says whether all can be reached. */
+  async function look(signal) {
+    try {
+      const told = await get("balances", { accountId }, signal);
+      end = Math.max(end, Number(told.body.position) + told.behind);
+      showBehind();
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   async function showDays() {
     try {
       chart.show((await get("balances/daily", { accountId, limit: DAYS })).body);
@@ -139,6 +152,7 @@ export function accountView(accountId, app) {
     if (stopStream !== null || stopped) return;
     pill.hidden = false;
     stopStream = whileSeen((signal) => {
+      poll(look, LOOK_MS, signal);
       stream(accountId, Number(balance?.position ?? 0), {
         state(name, error) {
           pill.dataset.state = name;
