@@ -19,6 +19,7 @@ from local import postgres, processes
 from local.services import BALANCE, PROJECT, RECORD
 from tests.console.conftest import start
 from tests.functions.live import fresh
+from tests.servers import REQUEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -528,7 +529,8 @@ async def test_outage_is_said_and_the_page_recovers_by_itself(
 def post(record_port: int, project_port: int, value: int) -> None:
     """Record in the account a, and have it projected."""
     body = {"accountId": "a", "type": "INCOME", "value": value}
-    told = httpx.post(f"http://127.0.0.1:{record_port}/transactions", json=body).json()
+    recorder = f"http://127.0.0.1:{record_port}"
+    told = httpx.post(f"{recorder}/transactions", json=body, timeout=REQUEST_TIMEOUT_S).json()
     headers = {
         "ce-specversion": "1.0",
         "ce-id": told["id"],
@@ -540,7 +542,9 @@ def post(record_port: int, project_port: int, value: int) -> None:
         "content-type": "application/json",
     }
     url = f"http://127.0.0.1:{project_port}/"
-    assert httpx.post(url, headers=headers, content=b'{"event":null}').status_code == 200
+    content = b'{"event":null}'
+    delivered = httpx.post(url, headers=headers, content=content, timeout=REQUEST_TIMEOUT_S)
+    assert delivered.status_code == 200
 
 
 async def test_page_that_opens_in_an_outage_comes_up_when_it_is_over(
