@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from saldo.query import balances, console, handler, watch
 from saldo.serve import auth, json_body, problems
-from saldo.serve.app import EDGES
+from saldo.serve.app import ANSWERERS
 from saldo.serve.http import Edge, route
 from saldo.serve.problems import Rule
 
@@ -80,7 +80,7 @@ EDGE = Edge(
         route("GET", "/console/{}", console.get_file),
     ),
 )
-EDGES.append(EDGE)
+ANSWERERS.append(EDGE.answerer)
 
 
 @functions_framework.aio.http

@@ -5,14 +5,16 @@ The table below is the retry policy, since KafkaSource judges an answer by its s
 """
 
 import logging
+from collections.abc import Awaitable, Mapping
 
 import functions_framework.aio
 from cloudevents.http import CloudEvent
 from starlette.exceptions import HTTPException
 
 from saldo.project import handler, projection, read_model
+from saldo.project.delivery import Deliveries
 from saldo.project.guard import check_sender
-from saldo.serve.app import GUARDS
+from saldo.serve.app import ANSWERERS, GUARDS
 from saldo.serve.group_commit import QueueFull
 
 STATUSES: dict[type[Exception], int] = {
@@ -33,8 +35,22 @@ GUARDS.append(check_sender)
 async def project_balance(event: CloudEvent) -> None:
     """Take one delivery; returning means that it needs no other."""
     projector = await handler.PROJECTOR.get()
+    await taken(projector.take(event))
+
+
+async def project_plain(attributes: Mapping[str, str], erased: bool) -> None:  # noqa: FBT001
+    """Take one plain delivery, which needs no CloudEvent to be made of it."""
+    projector = await handler.PROJECTOR.get()
+    await taken(projector.take_plain(attributes, erased=erased))
+
+
+ANSWERERS.append(Deliveries(project_plain).answerer)
+
+
+async def taken(delivery: Awaitable[None]) -> None:
+    """Wait for ``delivery``, and turn its error into the answer that KafkaSource acts on."""
     try:
-        await projector.take(event)
+        await delivery
     except tuple(STATUSES) as error:
         raise HTTPException(STATUSES[type(error)], str(error) or type(error).__doc__) from error
     except Exception as error:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from saldo.domain import errors
 from saldo.record import batch, event_store, handler, intent
 from saldo.serve import auth, json_body, problems
-from saldo.serve.app import EDGES
+from saldo.serve.app import ANSWERERS
 from saldo.serve.http import Edge, route
 from saldo.serve.problems import Rule
 
@@ -110,7 +110,7 @@ EDGE = Edge(
     ),
     rules=RULES,
 )
-EDGES.append(EDGE)
+ANSWERERS.append(EDGE.answerer)
 
 
 @functions_framework.aio.http

@@ -95,6 +95,7 @@ INDEXES: dict[str, set[str]] = {
     "record.outbox.DEPTH": {"outbox_by_time"},
     "project.dead_letters.PARK_DELIVERED": {"dead_letter_event"},
     "project.handler.GIVEN_UP": {"balance_blocked", "dead_letter_waiting"},
+    "project.read_model.LOCK_AND_READ": {"balance_pkey"},
     "project.read_model.LOCK_BALANCES": {"balance_pkey"},
     "project.read_model.READ_BALANCES": {"balance_pkey"},
     "project.read_model.READ_FROM": {"event_position"},

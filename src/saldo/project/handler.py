@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from saldo.project.catch_up import Surroundings
 from saldo.project.dead_letters import park_delivered
+from saldo.project.delivery import RECORDED
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp, Projection
 from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
 from saldo.project.sweep import PostgresLagTables
@@ -21,13 +22,14 @@ from saldo.serve.settings import BadSetting, read_settings
 from saldo.serve.sweeps import Sweeper
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping
+
     from cloudevents.http import CloudEvent
 
     from saldo.serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
-RECORDED = "saldo.transaction.recorded"
 PING = "dev.knative.sources.ping"
 SWEEP_INTERVAL_S = 5.0
 CLOSE_POOL_S = 5.0
@@ -86,12 +88,11 @@ class Projector(Projection):
 
     async def take(self, event: CloudEvent) -> None:
         """Do what a delivered CloudEvent asks for; raises the errors above, or a store's."""
-        try:
-            outcome = await self._take(event)
-        except Exception as error:
-            metrics.DELIVERIES.add((_FAILED.get(type(error), "failed"),))
-            raise
-        metrics.DELIVERIES.add((outcome,))
+        await _counted(self._take(event))
+
+    async def take_plain(self, attributes: Mapping[str, str], *, erased: bool) -> None:
+        """Do what a plain delivery asks for, as :meth:`take` does."""
+        await _counted(self.take_position(attributes, erased=erased))
 
     async def _take(self, event: CloudEvent) -> str:
         """What was done with a delivery, in a word of the metrics."""
@@ -129,6 +130,16 @@ class Projector(Projection):
         await self.sweeper.stop()
         await close_pool(self.streams, CLOSE_POOL_S)
         await close_pool(self.read_model, CLOSE_POOL_S)
+
+
+async def _counted(delivery: Awaitable[str]) -> None:
+    """Wait for ``delivery`` and count what it came to."""
+    try:
+        outcome = await delivery
+    except Exception as error:
+        metrics.DELIVERIES.add((_FAILED.get(type(error), "failed"),))
+        raise
+    metrics.DELIVERIES.add((outcome,))
 
 
 async def open_projector() -> Projector:

@@ -51,6 +51,11 @@ class GivenUp(Exception):  # noqa: N818 - it is what was done
     """The event store has not held this event for too long."""
 
 
+def says_erased(data: object) -> bool:
+    """Whether a CloudEvent's data are of an event whose private part was erased."""
+    return isinstance(data, dict) and bool(data.get("event")) and data.get("private") is None
+
+
 class Projection:
     """Group commit, memory of positions, and the lag sweep of one process."""
 
@@ -84,6 +89,10 @@ class Projection:
 
         Raises the errors above, or a store's.
         """
+        return await self.take_position(attributes, erased=says_erased(data))
+
+    async def take_position(self, attributes: Mapping[str, Any], *, erased: bool) -> str:
+        """The same, where it is known already whether the event's private part was erased."""
         account_id = attributes.get("subject")
         sequence = attributes.get("sequence")
         if not isinstance(account_id, str) or not ACCOUNT_ID.fullmatch(account_id):
@@ -91,7 +100,7 @@ class Projection:
         if not isinstance(sequence, str) or not sequence.isdecimal() or len(sequence) > 18:  # noqa: PLR2004 - a bigint
             raise BadDelivery("sequence must be a position")
         position = int(sequence)
-        if isinstance(data, dict) and data.get("event") and data.get("private") is None:
+        if erased:
             await self.lag_sweep.erase_copy(account_id, position)
         reached = await self.catch_up_to(account_id, position)
         if reached.position < position and not reached.blocked:

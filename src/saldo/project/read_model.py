@@ -8,7 +8,7 @@ import asyncpg
 
 from saldo.project.fold import Balance, Folded, StreamEvent, new_balance
 from saldo.serve import database
-from saldo.serve.database import DISCONNECTED, NOT_BEGUN, TIMED_OUT, TRANSIENT
+from saldo.serve.database import DISCONNECTED, NOT_BEGUN, TIMED_OUT, TRANSIENT, column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,16 @@ class StreamReader(Protocol):
         """
 
 
-# Creates and locks in one statement, in the order of account ids: the same in every process.
+# Locks in the order of account ids, the same in every process. The rows are those of the moment
+# when their locks were got: FOR UPDATE reads a row anew that it had to wait for.
+LOCK_AND_READ = """
+SELECT account_id, currency, balance_minor, position, hash, recorded_at, blocked_reason,
+       blocked_schema
+FROM read_model.balance WHERE account_id = ANY ($1::text[])
+ORDER BY account_id FOR UPDATE
+"""
+
+# Where a balance is missing: creates and locks in one statement, in the same order.
 LOCK_BALANCES = """
 INSERT INTO read_model.balance AS b (account_id)
 SELECT id FROM unnest($1::text[]) AS id ORDER BY id COLLATE "C"
@@ -162,8 +171,10 @@ class PostgresReadModelTransaction:
         self._released = False
 
     async def lock(self, account_ids: Sequence[str]) -> dict[str, Balance]:
-        await self._run(LOCK_BALANCES, account_ids)
-        rows = await self._run(READ_BALANCES, account_ids)
+        rows = await self._run(LOCK_AND_READ, account_ids)
+        if len(rows) < len(account_ids):
+            await self._run(LOCK_BALANCES, account_ids)
+            rows = await self._run(READ_BALANCES, account_ids)
         return {row["account_id"]: _balance(row) for row in rows}
 
     async def clear(self, account_ids: Sequence[str]) -> None:
@@ -182,12 +193,12 @@ class PostgresReadModelTransaction:
             [line.amount_minor for line in lines],
             [line.currency for line in lines],
             [line.balance_minor for line in lines],
-            [line.description for line in lines],
-            [line.metadata for line in lines],
+            column([line.description for line in lines]),
+            column([line.metadata for line in lines]),
             [line.occurred_at for line in lines],
             [line.recorded_at for line in lines],
-            [line.reverses for line in lines],
-            [line.reversed_by for line in lines],
+            column([line.reverses for line in lines]),
+            column([line.reversed_by for line in lines]),
             [line.hash for line in lines],
             [account_id for (account_id, _), _ in totals],
             [day for (_, day), _ in totals],
@@ -200,8 +211,8 @@ class PostgresReadModelTransaction:
             [b.position for b in balances],
             [b.hash for b in balances],
             [b.recorded_at for b in balances],
-            [b.blocked_reason for b in balances],
-            [b.blocked_schema for b in balances],
+            column([b.blocked_reason for b in balances]),
+            column([b.blocked_schema for b in balances]),
         )
         empty = [b.account_id for b in balances if b.position == 0]
         if empty:

@@ -13,7 +13,7 @@ import asyncpg
 from saldo.domain.account import Account, new_account
 from saldo.record.intent import StoredEvent
 from saldo.serve import database
-from saldo.serve.database import DISCONNECTED, NOT_BEGUN, TIMED_OUT, TRANSIENT
+from saldo.serve.database import DISCONNECTED, NOT_BEGUN, TIMED_OUT, TRANSIENT, column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -232,16 +232,16 @@ class PostgresTransaction:
             [e.private_text for e in events],
             [e.hash for e in events],
             [e.balance_minor for e in events],
-            _column([e.key_hash for e in events]),
-            _column([e.key_line for e in events]),
-            _column([e.fingerprint for e in events]),
-            _column([e.reverses for e in events]),
-            _column(traceparents),
+            column([e.key_hash for e in events]),
+            column([e.key_line for e in events]),
+            column([e.fingerprint for e in events]),
+            column([e.reverses for e in events]),
+            column(traceparents),
             [a.account_id for a in accounts],
             [a.currency for a in accounts],
             [a.position for a in accounts],
             [a.balance_minor for a in accounts],
-            _column([a.overdraft_limit_minor for a in accounts]),
+            column([a.overdraft_limit_minor for a in accounts]),
             [a.hash for a in accounts],
             [a.recorded_at for a in accounts],
         )
@@ -334,14 +334,6 @@ class PostgresEventStore:
             return await self._pool.fetchrow(statement, *arguments)
         except (*DISCONNECTED, *TIMED_OUT) as error:
             raise StoreUnavailable from error
-
-
-def _column(values: Sequence[object]) -> Sequence[object] | None:
-    """``values``, or no array at all where all are null, as most of these are.
-
-    unnest fills it up with nulls; the driver looks at each element of an array twice.
-    """
-    return None if values.count(None) == len(values) else values
 
 
 def _account(row: asyncpg.Record) -> Account:

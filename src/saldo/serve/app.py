@@ -29,12 +29,11 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    Answerer = Callable[[Scope], ASGIApp | None]
+
 log = logging.getLogger(__name__)
 
 GC_ALLOCATIONS = 20_000
-
-# What the framework answers itself.
-FRAMEWORK_PATHS = frozenset({"/robots.txt", "/favicon.ico"})
 
 # What the framework hands to a function.
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
@@ -120,21 +119,21 @@ class Gate:
     """Answers the probes and /metrics, and everything else through ``app``, counted and traced.
 
     ``guard`` may answer a request itself (returning an ASGI app) before its body is read: the
-    projector's sender is checked there, since a cloud_event function sees no headers. ``edge`` is
-    what the function itself calls for every request: here it is called without the framework's
-    stack in between.
+    projector's sender is checked there, since a cloud_event function sees no headers. ``answerer``
+    says what answers a request as the function would, without the framework's stack in between;
+    None where the framework must.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         guard: Callable[[Scope], Awaitable[ASGIApp | None]] | None = None,
-        edge: ASGIApp | None = None,
+        answerer: Answerer | None = None,
         function: str = "",
     ) -> None:
         self._app = app
         self._guard = guard
-        self._edge = edge
+        self._answerer = answerer
         self._function = function
         self._delivers = function == metrics.PROJECT
         self._in_flight = 0
@@ -185,10 +184,11 @@ class Gate:
                 await answer(scope, receive, _noting(scope, send))
                 return
             receive = _bounded(receive)
-        if self._edge is not None and scope["path"] not in FRAMEWORK_PATHS:
+        direct = None if self._answerer is None else self._answerer(scope)
+        if direct is not None:
             # It notes its status itself, and writes its answer in one piece where ``send`` is the
             # server's own.
-            await self._edge(scope, receive, send)
+            await direct(scope, receive, send)
             return
         await self._app(scope, receive, _noting(scope, send))
 
@@ -247,8 +247,8 @@ async def _plain(
 GUARDS: list[Callable[[Scope], Awaitable[ASGIApp | None]]] = []
 
 
-# Set by a function's module while it is loaded: its Edge, which answers whatever the function does.
-EDGES: list[ASGIApp] = []
+# Set by a function's module while it is loaded: what answers a request as the function would.
+ANSWERERS: list[Answerer] = []
 
 
 _gated = False
@@ -271,4 +271,4 @@ def build_app(function: str, source: str) -> Gate:
         if isinstance(route, Route):
             # "." must match a line break, too, or Starlette refuses such a path in its own words.
             route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
-    return Gate(app, GUARDS[0] if GUARDS else None, EDGES[0] if EDGES else None, function)
+    return Gate(app, GUARDS[0] if GUARDS else None, ANSWERERS[0] if ANSWERERS else None, function)

@@ -17,7 +17,7 @@ import asyncpg
 from saldo.serve.metrics import POOL_CONNECTIONS, POOL_CONNECTIONS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from asyncpg.pool import PoolConnectionProxy
 
@@ -129,6 +129,14 @@ async def roll_back(
     except (*DISCONNECTED, asyncpg.PostgresError):
         terminate(connection)  # which rolls back, too
     await pool.release(connection)
+
+
+def column(values: Sequence[object]) -> Sequence[object] | None:
+    """``values``, or no array at all where all are null, as most of these are.
+
+    unnest fills it up with nulls; the driver looks at each element of an array twice.
+    """
+    return None if values.count(None) == len(values) else values
 
 
 def rds_iam_password(url: str) -> Callable[[], str]:

@@ -31,7 +31,7 @@ from saldo.serve.whole_answer import write_whole
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ BODY_BYTES_MAX = 1024 * 1024
 # status that it was answered with.
 ROUTE_KEY = "saldo.route"
 STATUS_KEY = "saldo.status"
+# What the framework answers itself.
+FRAMEWORK_PATHS = frozenset({"/robots.txt", "/favicon.ico"})
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})",
@@ -175,13 +177,11 @@ class Edge:
         request) costs more than the whole of a balance's reading; it would call ``answer`` as well.
         """
         request = EdgeRequest(scope, receive, send)
-        response = await self.answer(request)
-        scope[STATUS_KEY] = response.status_code
-        if isinstance(response, Answer) and write_whole(
-            send, response.status_code, response.raw_headers, response.body
-        ):
-            return
-        await response(scope, receive, send)
+        await respond(await self.answer(request), scope, receive, send)
+
+    def answerer(self, scope: Scope) -> ASGIApp | None:
+        """What answers a request without the framework; None where it is the framework's."""
+        return None if scope["path"] in FRAMEWORK_PATHS else self
 
     async def answer(self, request: Request) -> Response:
         """The response to ``request``; every error becomes a problem."""
@@ -306,6 +306,16 @@ def _without_body(response: Response) -> Response:
     if not isinstance(response, StreamingResponse):
         return response
     return Response(None, response.status_code, response.headers)
+
+
+async def respond(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send ``response``, an Answer in one piece where that can be, and note its status."""
+    scope[STATUS_KEY] = response.status_code
+    if isinstance(response, Answer) and write_whole(
+        send, response.status_code, response.raw_headers, response.body
+    ):
+        return
+    await response(scope, receive, send)
 
 
 def body_too_large(bytes_max: int) -> Problem:
