@@ -1,7 +1,7 @@
 """Dashboards and alerts: the files beside this one, handed to whatever Grafana and Prometheus run.
 
-Grafana's sidecar takes every ConfigMap with the label grafana_dashboard, Prometheus' that with
-prometheus_rule; both are the labels that their charts watch for unless told otherwise.
+The sidecar of Grafana's chart takes every ConfigMap with the label grafana_dashboard. Prometheus
+has no such habit: docs/deploy.md says how it comes by the rules, labelled prometheus_rule.
 """
 
 from __future__ import annotations

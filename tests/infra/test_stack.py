@@ -353,6 +353,19 @@ def test_the_consoles_page_may_call_the_recorder(captured: Captured, stack: str)
     assert "CORS_ORIGINS" not in environment_of(captured, "project-balance")
 
 
+def test_the_dashboard_and_the_alerts_are_deployed_and_named(captured: Captured) -> None:
+    made = {
+        item["metadata"]["name"]: item
+        for item in by_kind(captured, "ConfigMap")
+        if {"grafana_dashboard", "prometheus_rule"} & set(item["metadata"].get("labels", {}))
+    }
+
+    assert captured.outputs["dashboards"] == ["dashboards-saldo", "alerts-saldo"]
+    assert made.keys() == set(captured.outputs["dashboards"])
+    assert json.loads(made["dashboards-saldo"]["data"]["saldo.json"])["panels"]
+    assert yaml.safe_load(made["alerts-saldo"]["data"]["saldo.yaml"])["groups"]
+
+
 def test_telemetry_goes_where_the_stack_says(captured: Captured, stack: str) -> None:
     services = [r.inputs for r in captured.resources if "serving.knative.dev/v1:Service" in r.type]
 
