@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tests.faults.scene import Scene
     from tests.history.history import Attempt, Final
 
+# Taken, or to be delivered again: the source decides by no other answers.
+ANSWERED_TO_A_RECORD = {200, 429, 503}
 OUTBOX_DELETE = "DELETE FROM event_store.outbox"
 CLOCK_JUMP = timedelta(minutes=10)
 FORGED_AMOUNT = 99_999_999
@@ -153,6 +155,7 @@ async def _outbox_rows(scene: Scene) -> int:
 async def _kafka_down(scene: Scene, seconds: float | None) -> None:
     scene.begin()
     await scene.rig.kill_kafka()
+    await until_true(lambda: _outbox_rows(scene), "something waits for Kafka")
     await scene.under_fault(seconds)
     scene.hits = await _outbox_rows(scene)
     await scene.rig.start_kafka()
@@ -221,7 +224,7 @@ async def redelivered(scene: Scene) -> None:
     scene.chance.shuffle(twice)
     statuses = await scene.rig.deliver(twice)
     scene.hits = statuses.count(200)
-    assert scene.hits == len(statuses), statuses
+    assert set(statuses) <= ANSWERED_TO_A_RECORD, statuses
     scene.heal()
 
 
@@ -242,7 +245,7 @@ async def withheld(scene: Scene) -> None:
         await asyncio.to_thread(source.stop, DEADLINE_S)
     await scene.under_fault()
     records = await _own_records(scene)
-    never = {scene.choose(scene.load.accounts) for _ in range(4)}
+    never = {scene.choose(scene.load.accounts) for _ in range(4)} | {records[-1][0]["ce_subject"]}
     kept = [
         each
         for each in records
@@ -250,7 +253,7 @@ async def withheld(scene: Scene) -> None:
     ]
     scene.chance.shuffle(kept)
     statuses = await scene.rig.deliver(kept)
-    assert set(statuses) == {200}, statuses
+    assert set(statuses) <= ANSWERED_TO_A_RECORD, statuses
     scene.notes["withheld"] = len(records) - len(kept)
     # The sweep alone must find what never came.
     lagging = await _lagging(scene)
@@ -397,6 +400,9 @@ async def connections_cut(scene: Scene) -> None:
         proxy.delay_s = 0.01
     for _ in range(5 if scene.form == "quick" else 20):
         await scene.under_fault(0.2)
+        await scene.until_in_flight(
+            lambda: sum(proxy.in_flight() for proxy in proxies), "a statement"
+        )
         scene.hits += sum(proxy.cut() for proxy in proxies)
     for proxy in proxies:
         proxy.delay_s = 0.0
@@ -433,16 +439,16 @@ async def table_locked(scene: Scene) -> None:
         async with connection.transaction():
             await connection.execute("LOCK TABLE event_store.stream IN ACCESS EXCLUSIVE MODE")
             scene.begin()
-            await until_true(lambda: _waiters(scene), "somebody waits for the lock")
-            scene.hits = await _waiters(scene)
+            await until_true(lambda: _note_waiters(scene), "somebody waits for the lock")
             await scene.under_fault(4.0 if scene.form == "quick" else 10.0)
     finally:
         await connection.close()
     scene.heal()
 
 
-async def _waiters(scene: Scene) -> int:
+async def _note_waiters(scene: Scene) -> int:
     [[waiting]] = await scene.rig.find_store(WAITING)
+    scene.hits = max(scene.hits, waiting)
     return int(waiting)
 
 
@@ -497,7 +503,7 @@ async def row_corrupted(scene: Scene) -> None:
     for replica in rig.project:
         replica.pause()
     try:
-        await scene.warm()
+        await until_true(lambda: _is_behind(scene, account_id), f"{account_id} has a new event")
         [row] = await rig.find_store(
             "SELECT position, public_text FROM event_store.event WHERE account_id = $1"
             " AND position = (SELECT max(position) FROM event_store.event WHERE account_id = $1)",
@@ -530,6 +536,17 @@ async def row_corrupted(scene: Scene) -> None:
         redriven = await DeadLetters(streams, model).redrive_account(account_id)
     assert not redriven.blocked
     scene.heal()
+
+
+async def _is_behind(scene: Scene, account_id: str) -> bool:
+    """Whether the account's stream goes on beyond its balance."""
+    ends = await scene.rig.find_store(
+        "SELECT position FROM event_store.stream WHERE account_id = $1", account_id
+    )
+    shown = await scene.rig.find_model(
+        "SELECT position FROM read_model.balance WHERE account_id = $1", account_id
+    )
+    return bool(sum(row["position"] for row in ends) > sum(row["position"] for row in shown))
 
 
 async def _set_text(scene: Scene, account_id: str, position: int, text: str) -> None:
