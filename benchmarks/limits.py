@@ -1,7 +1,6 @@
 """What the figures are compared with: the database's own work, and the framework's own start.
 
-``python -m benchmarks.limits insert`` runs apart from the benchmark, on the function's core, as the
-function does.
+``python -m benchmarks.limits`` inserts, in a process of its own as a function does.
 """
 
 from __future__ import annotations
@@ -55,7 +54,6 @@ def insert_median_ms(stack: Stack, seconds: float) -> float:
         stdout=subprocess.PIPE,
         text=True,
     )
-    pin(process.pid, stack.placement.function)
     said, _ = process.communicate(timeout=seconds + PATIENCE_S)
     if process.returncode != 0:
         raise NoFigure("the INSERTs by asyncpg failed; their words are above")
@@ -92,7 +90,6 @@ def pgbench_rows_per_s(stack: Stack, seconds: float) -> float:
         stderr=subprocess.PIPE,
         text=True,
     )
-    pin(process.pid, stack.placement.function)
     said, failed = process.communicate(timeout=seconds + PATIENCE_S)
     found = re.search(r"^tps = ([0-9.]+)", said, re.MULTILINE)
     if process.returncode != 0 or found is None:

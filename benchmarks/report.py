@@ -180,9 +180,12 @@ def beside_label(name: str, figure: Figure) -> tuple[str, str]:
     """How a value that stands beside is called, and its unit."""
     labels = {
         "per_s": ("throughput", "/s"),
+        "pinned_per_s": ("with a core of its own", "/s"),
         "limit_per_s": ("the limit's", "/s"),
         "rate_per_s": ("at", "/s"),
         "cpu_us": ("CPU", "us"),
+        "postgres_us": ("PostgreSQL's CPU", "us"),
+        "wal_bytes": ("its WAL", "bytes"),
         "cpu_us_a_row": ("CPU a row", "us"),
     }
     if name in labels:

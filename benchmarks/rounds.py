@@ -10,9 +10,9 @@ from benchmarks import deliveries, limits, shares
 from benchmarks.figures import FIGURES, Round, Row
 from benchmarks.open_loop import LATE_P99_MS_MAX, run_open_loop
 from benchmarks.placement import pin
-from benchmarks.stack import EMPTY, EMPTY_EVENT
+from benchmarks.stack import EMPTY, EMPTY_EVENT, collector
 from benchmarks.wrk import Load, NoFigure, run_wrk
-from local import processes
+from local import processes, services
 from local.services import BALANCE, FUNCTIONS, PROJECT, RECORD
 
 if TYPE_CHECKING:
@@ -30,11 +30,15 @@ BULK_LINES = 1_000
 BULK_CONNECTIONS = 2
 HALF = 0.5
 FOLLOWED = 0.2
+# The recorder that is profiled, and how many of its requests it traces.
+PROFILED = "record_transaction-profiled"
+TRACED = 0.01
 # A readiness that is looked for every few milliseconds; processes.wait_until looks less often.
 READY_LOOK_S = 0.002
 READY_TIMEOUT_S = 60.0
 WAVE_S_MAX = 120.0
 US = 1e6
+WAL_POSITION = "SELECT pg_current_wal_lsn() - '0/0'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +52,20 @@ class Effort:
     profile_seconds: float
 
 
-WHOLE = Effort(rounds=4, seconds=4, starts=5, wave_accounts=8_000, profile_seconds=10)
+WHOLE = Effort(rounds=3, seconds=4, starts=5, wave_accounts=8_000, profile_seconds=10)
 QUICK = Effort(rounds=1, seconds=1, starts=1, wave_accounts=1_000, profile_seconds=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What one request took: CPU of the process under test, and CPU and WAL of PostgreSQL.
+
+    PostgreSQL's are of all that went on meanwhile, projection included.
+    """
+
+    us: float
+    postgres_us: float
+    wal_bytes: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,7 +93,7 @@ class Bench:
             ({"start"}, self._starts),
         )
         self._memory("memory_idle")
-        self._warm_up()
+        self.warm_up()
         for number in range(1, self.effort.rounds + 1):
             self.progress(f"round {number} of {self.effort.rounds}")
             self._take_turns(turns, only)
@@ -98,33 +114,54 @@ class Bench:
             Round(measured=measured, limit=limit, beside=dict(beside))
         )
 
-    def _label(self) -> str:
+    def label(self) -> str:
         """A name for the idempotency keys of one run; none is used twice."""
         self.runs += 1
         return f"run{self.runs}"
 
     # --- loads, each with the CPU that one request took of the process under test
 
-    def _loaded(self, name: str, load: Callable[[], Load]) -> tuple[Load, float]:
-        """What ``load`` counted, and the microseconds of CPU of process ``name`` a request.
+    def loaded(
+        self, name: str, load: Callable[[], Load], *, alone: bool = True
+    ) -> tuple[Load, Spent]:
+        """What ``load`` counted, and what a request took of process ``name`` and of PostgreSQL.
 
         A recorder's work ends only when Kafka has all: the tail is its own, too.
         """
-        self.stack.place(name)
-        before = self.stack.cpu_s(name)
+        if alone:
+            self.stack.place(name)
+        else:
+            self.stack.place_anywhere()
+        cpu_s, server_s, wal = self._meters(name)
         counted = load()
         if name == RECORD.name:
             self.stack.wait_sent()
-        return counted, (self.stack.cpu_s(name) - before) / counted.requests * US
+        cpu_end_s, server_end_s, wal_end = self._meters(name)
+        return counted, Spent(
+            us=(cpu_end_s - cpu_s) / counted.requests * US,
+            postgres_us=(server_end_s - server_s) / counted.requests * US,
+            wal_bytes=(wal_end - wal) / counted.requests,
+        )
 
-    def _post(
-        self, name: str, *, connections: int = CONNECTIONS, accounts: int = ACCOUNTS
-    ) -> tuple[Load, float]:
+    def _meters(self, name: str) -> tuple[float, float, float]:
+        stack = self.stack
+        return stack.cpu_s(name), stack.postgres_cpu_s(), float(stack.sql(WAL_POSITION))
+
+    def post(
+        self,
+        name: str,
+        *,
+        connections: int = CONNECTIONS,
+        accounts: int = ACCOUNTS,
+        alone: bool = True,
+    ) -> tuple[Load, Spent]:
+        """POST transactions to process ``name``."""
+
         def load() -> Load:
             return run_wrk(
                 self.stack.placement,
                 "post",
-                self._label(),
+                self.label(),
                 accounts,
                 self.stack.token(),
                 port=self.stack.ports[name],
@@ -132,14 +169,16 @@ class Bench:
                 seconds=self.effort.seconds,
             )
 
-        return self._loaded(name, load)
+        return self.loaded(name, load, alone=alone)
 
-    def _bulk(self) -> tuple[Load, float]:
+    def bulk(self) -> tuple[Load, Spent]:
+        """POST bulk requests to the recorder."""
+
         def load() -> Load:
             return run_wrk(
                 self.stack.placement,
                 "bulk",
-                self._label(),
+                self.label(),
                 ACCOUNTS,
                 self.stack.token(),
                 BULK_LINES,
@@ -148,23 +187,29 @@ class Bench:
                 seconds=self.effort.seconds,
             )
 
-        return self._loaded(RECORD.name, load)
+        return self.loaded(RECORD.name, load, alone=False)
 
-    def _get(self, name: str) -> tuple[Load, float]:
+    def get(
+        self, name: str, *, connections: int = CONNECTIONS, accounts: int = ACCOUNTS
+    ) -> tuple[Load, Spent]:
+        """GET balances from process ``name``."""
+
         def load() -> Load:
             return run_wrk(
                 self.stack.placement,
                 "get",
-                ACCOUNTS,
+                accounts,
                 self.stack.token(),
                 port=self.stack.ports[name],
-                connections=CONNECTIONS,
+                connections=connections,
                 seconds=self.effort.seconds,
             )
 
-        return self._loaded(name, load)
+        return self.loaded(name, load)
 
-    def _deliver(self, name: str) -> tuple[Load, float]:
+    def deliver(self, name: str) -> tuple[Load, Spent]:
+        """Deliver the file's events to process ``name``."""
+
         def load() -> Load:
             return run_wrk(
                 self.stack.placement,
@@ -176,91 +221,109 @@ class Bench:
                 seconds=WAVE_S_MAX,
             )
 
-        return self._loaded(name, load)
+        return self.loaded(name, load)
 
     # --- rows
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Every account exists and is projected; every function has answered."""
         self.progress("warming up")
-        deliveries.record_wave(self.stack, ACCOUNTS, self._label(), names=deliveries.BENCH)
-        deliveries.record_wave(self.stack, self.effort.wave_accounts, self._label())
-        self._settle()
+        deliveries.record_wave(self.stack, ACCOUNTS, self.label(), names=deliveries.BENCH)
+        deliveries.record_wave(self.stack, self.effort.wave_accounts, self.label())
+        self.settle()
         for name in (BALANCE.name, EMPTY):
-            self._get(name)
+            self.get(name)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Have all projected without waiting for its deliveries: KafkaSource begins at the end."""
         self.stack.stop_source()
         self.stack.wait_settled()
         self.stack.start_source()
 
     def _recording(self) -> None:
-        post, post_us = self._post(RECORD.name)
-        hot, hot_us = self._post(RECORD.name, accounts=1)
-        single, _ = self._post(RECORD.name, connections=1)
-        bulk, bulk_us = self._bulk()
-        self._settle()
-        empty, empty_us = self._post(EMPTY)
-        self.stack.place(EMPTY)
+        """The function's CPU with a core of its own; all else wherever the system puts it.
+
+        After each load its backlog is projected, so that none pays for the one before.
+        """
+        pinned, post_spent = self.post(RECORD.name)
+        self.settle()
+        post, _ = self.post(RECORD.name, alone=False)
+        self.settle()
+        hot, hot_spent = self.post(RECORD.name, accounts=1, alone=False)
+        self.settle()
+        single, _ = self.post(RECORD.name, connections=1, alone=False)
+        bulk, bulk_spent = self.bulk()
+        self.settle()
+        empty, empty_spent = self.post(EMPTY)
+        self.stack.place_anywhere()
         insert_ms = limits.insert_median_ms(self.stack, self.effort.seconds)
         pgbench = limits.pgbench_rows_per_s(self.stack, self.effort.seconds)
-        rows_per_s = bulk.per_s * BULK_LINES
         self._note(
             "post_cpu",
-            post_us,
-            empty_us,
+            post_spent.us,
+            empty_spent.us,
             per_s=post.per_s,
+            pinned_per_s=pinned.per_s,
             limit_per_s=empty.per_s,
             p99_ms=post.p99_ms,
+            postgres_us=post_spent.postgres_us,
+            wal_bytes=post_spent.wal_bytes,
         )
-        self._note("post_hot", hot.per_s, post.per_s, cpu_us=hot_us, p99_ms=hot.p99_ms)
+        self._note("post_hot", hot.per_s, post.per_s, cpu_us=hot_spent.us, p99_ms=hot.p99_ms)
         self._note("post_latency", single.p50_ms, insert_ms, per_s=single.per_s)
-        self._note("bulk", rows_per_s, pgbench, cpu_us_a_row=bulk_us / BULK_LINES)
+        rows_per_s = bulk.per_s * BULK_LINES
+        self._note("bulk", rows_per_s, pgbench, cpu_us_a_row=bulk_spent.us / BULK_LINES)
 
     def _projection(self) -> None:
         stack = self.stack
         stack.stop_source()
         with deliveries.unprojected(stack):
-            deliveries.record_wave(stack, self.effort.wave_accounts, self._label())
+            deliveries.record_wave(stack, self.effort.wave_accounts, self.label())
             events = deliveries.write_deliveries(stack, stack.folder / "deliveries")
             stack.wait_sent()
             before = deliveries.positions_reached(stack)
-            project, project_us = self._deliver(PROJECT.name)
+            project, project_spent = self.deliver(PROJECT.name)
             projected = deliveries.positions_reached(stack) - before
             if before or projected < events - DELIVERIES_IN_FLIGHT:
                 raise NoFigure(f"of {events} events {before} were projected before, {projected} by")
-        empty, empty_us = self._deliver(EMPTY_EVENT)
+        empty, empty_spent = self.deliver(EMPTY_EVENT)
         stack.wait_settled()
         stack.start_source()
         self._note(
-            "project_cpu", project_us, empty_us, per_s=project.per_s, limit_per_s=empty.per_s
+            "project_cpu",
+            project_spent.us,
+            empty_spent.us,
+            per_s=project.per_s,
+            limit_per_s=empty.per_s,
+            postgres_us=project_spent.postgres_us,
+            wal_bytes=project_spent.wal_bytes,
         )
 
     def _reading(self) -> None:
-        read, read_us = self._get(BALANCE.name)
-        empty, empty_us = self._get(EMPTY)
+        read, read_spent = self.get(BALANCE.name)
+        empty, empty_spent = self.get(EMPTY)
         self._note(
             "get_cpu",
-            read_us,
-            empty_us,
+            read_spent.us,
+            empty_spent.us,
             per_s=read.per_s,
             limit_per_s=empty.per_s,
             p99_ms=read.p99_ms,
+            postgres_us=read_spent.postgres_us,
         )
 
     def _lag(self) -> None:
         posted = self.taken.get("post_cpu")
-        per_s = posted[-1].beside["per_s"] if posted else self._post(RECORD.name)[0].per_s
+        per_s = posted[-1].beside["per_s"] if posted else self.post(RECORD.name)[0].per_s
         if not posted:
-            self._settle()
-        self.stack.place("nothing")
+            self.settle()
+        self.stack.place_anywhere()
         load = run_open_loop(
             self.stack,
             rate=per_s * HALF,
             seconds=2 * self.effort.seconds,
             accounts=ACCOUNTS,
-            label=self._label(),
+            label=self.label(),
             followed=FOLLOWED,
         )
         if not load.kept_up:
@@ -278,29 +341,44 @@ class Bench:
         self._note("lag_p99", load.lag_p99_ms, None, **beside)
 
     def _shares(self) -> None:
-        """py-spy stops the process for each sample, and so no other figure is taken meanwhile."""
+        """Shares of the profile of a recorder of its own, which traces one request in a hundred.
+
+        py-spy stops the process for each sample, and so no other figure is taken meanwhile.
+        """
         self.progress("profiling the recorder")
+        with collector() as endpoint:
+            traced = {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+                "OTEL_TRACES_SAMPLER_ARG": str(TRACED),
+            }
+            child = self.stack.start_function(RECORD, PROFILED, **traced)
+            services.wait_until_ready(child, self.stack.ports[PROFILED])
+            self.post(PROFILED)  # the first token's verification is not every request's
+            self._profile()
+            self.stack.stop(PROFILED)
+        self.settle()
+
+    def _profile(self) -> None:
         found: dict[str, float] = {}
 
         def load() -> Load:
             return run_wrk(
                 self.stack.placement,
                 "post",
-                self._label(),
+                self.label(),
                 ACCOUNTS,
                 self.stack.token(),
-                port=self.stack.ports[RECORD.name],
+                port=self.stack.ports[PROFILED],
                 connections=CONNECTIONS,
                 seconds=self.effort.profile_seconds + 2,
                 meanwhile=lambda: found.update(
-                    shares.profile(self.stack, RECORD.name, self.effort.profile_seconds)
+                    shares.profile(self.stack, PROFILED, self.effort.profile_seconds)
                 ),
             )
 
-        self._loaded(RECORD.name, load)
+        self.loaded(PROFILED, load)
         for key, share in found.items():
             self._note(key, share, None)
-        self._settle()
 
     def _memory_loaded(self) -> None:
         self._memory("memory_loaded")

@@ -2,8 +2,8 @@
 
 Nothing can be switched off in the product to compare with, and so each share is counted in the
 profile: the samples in which one of the named functions is on the stack, of all samples in which
-the process used the CPU. The functions are named as objects: one that is renamed or merged into
-another stops the benchmark instead of becoming a share of nothing.
+a thread held the interpreter (one that waits does no work). The functions are named as objects: one
+that is renamed or merged into another stops the benchmark, and does not become a share of nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ NAMED: dict[str, frozenset[tuple[str, str]]] = {
     "share_tracing": frozenset(),
 }
 # All of OpenTelemetry, and what calls it, is tracing.
-TRACING_FILES = ("opentelemetry/", "saldo/serve/telemetry")
+TRACING_FILES = ("/opentelemetry/", "/saldo/serve/tracing.py", "/saldo/serve/otlp.py")
 
 
 def profile(stack: Stack, name: str, seconds: float) -> dict[str, float]:
@@ -60,7 +60,8 @@ def profile(stack: Stack, name: str, seconds: float) -> dict[str, float]:
     output = stack.folder / f"{name}.profile"
     command: list[str | Path] = [Path(sys.executable).with_name("py-spy"), "record"]
     command += ["--pid", str(stack.children[name].pid), "--duration", str(max(1, round(seconds)))]
-    command += ["--rate", str(RATE_HZ), "--format", "raw", "--full-filenames", "--output", output]
+    command += ["--rate", str(RATE_HZ), "--format", "raw", "--full-filenames", "--gil"]
+    command += ["--output", output]
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

@@ -7,12 +7,14 @@ afterwards. Beside the three functions run the two empty ones.
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import secrets
 import shutil
 import sys
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -26,6 +28,7 @@ from local import broker, postgres, processes, services
 from local.checks import port_in_use
 from local.processes import Identity
 from saldo.operate.token import issuer_server, make_token
+from saldo.project.handler import PING
 from saldo.serve.__main__ import BACKLOG, KEEP_ALIVE_S
 from saldo.serve.app import GC_ALLOCATIONS
 
@@ -95,8 +98,8 @@ class Stack:
 
     # --- what runs
 
-    def env(self, role: str) -> dict[str, str]:
-        """The environment of a function that works as ``role``."""
+    def env(self, role: str, **settings: str) -> dict[str, str]:
+        """The environment of a function that works as ``role``; ``settings`` come on top."""
         oidc = {"ISSUER": ISSUER, "AUDIENCE": AUDIENCE, "JWKS_URL": self.jwks_url}
         return services.environ(
             role,
@@ -109,15 +112,21 @@ class Stack:
                 **{
                     f"{who}_{name}": text for who in ("OIDC", "SINK") for name, text in oidc.items()
                 },
+                **settings,
             },
         )
 
-    def start_function(self, function: services.Function, name: str | None = None) -> Child:
+    def start_function(
+        self, function: services.Function, name: str | None = None, **settings: str
+    ) -> Child:
         """Start a function under ``name`` (its own); it may not be ready yet."""
         name = name or function.name
         port = self.ports[name] = processes.free_port()
         child = services.start_function(
-            function, port=port, env=self.env(function.role), log=self.folder / f"{name}.log"
+            function,
+            port=port,
+            env=self.env(function.role, **settings),
+            log=self.folder / f"{name}.log",
         )
         self._keep(name, child)
         return child
@@ -167,6 +176,12 @@ class Stack:
         """End KafkaSource, so that nothing is delivered but by the benchmark."""
         self.stop("KafkaSource")
 
+    def place_anywhere(self) -> None:
+        """Let the system decide where each process runs."""
+        everywhere = self.placement.function | self.placement.load | self.placement.rest
+        for pid in self._pids():
+            pin(pid, everywhere)
+
     def place(self, under_test: str) -> None:
         """Give the process ``under_test`` the function's core, and all others the rest."""
         for name, child in self.children.items():
@@ -175,12 +190,27 @@ class Stack:
         for pid in (self.server.child.pid, self.kafka.pid):
             pin(pid, self.placement.rest)
 
+    def _pids(self) -> list[int]:
+        servers = [self.server.child.pid, self.kafka.pid]
+        return [*servers, *(child.pid for child in self.children.values())]
+
     # --- what is looked at
 
     def cpu_s(self, name: str) -> float:
         """Seconds of CPU, user's and system's, that a process has used, all its threads."""
         times = psutil.Process(self.children[name].pid).cpu_times()
         return float(times.user + times.system)
+
+    def postgres_cpu_s(self) -> float:
+        """Seconds of CPU that PostgreSQL has used, all its processes, those that ended too."""
+        server = psutil.Process(self.server.child.pid)
+        times = server.cpu_times()
+        used = times.user + times.system + times.children_user + times.children_system
+        for backend in server.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                own = backend.cpu_times()
+                used += own.user + own.system
+        return float(used)
 
     def resident_mb(self, name: str) -> float:
         """Resident memory of a process."""
@@ -203,8 +233,50 @@ class Stack:
         self.wait_for(OUTBOX_EMPTY, "an empty outbox")
 
     def wait_settled(self) -> None:
-        """Wait until everything is sent and projected."""
+        """Wait until everything is sent and projected, what was not delivered by the sweep."""
+        self.sweep()
         self.wait_for(SETTLED, "the end of the projection")
+
+    def sweep(self) -> None:
+        """Have the projector sweep now, as a PingSource does."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.ports[services.PROJECT.name]}/",
+            data=b"{}",
+            headers={
+                "Authorization": f"Bearer {self.sink_token()}",
+                "Content-Type": "application/json",
+                "ce-specversion": "1.0",
+                "ce-id": secrets.token_hex(8),
+                "ce-source": "/benchmarks",
+                "ce-type": PING,
+            },
+        )
+        with urllib.request.urlopen(request, timeout=SETTLE_TIMEOUT_S):  # noqa: S310
+            pass
+
+
+@contextlib.contextmanager
+def collector() -> Iterator[str]:
+    """The endpoint of a collector that takes whatever is sent and keeps nothing."""
+
+    class Taken(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self.send_response(http.HTTPStatus.OK)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Taken)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @contextlib.contextmanager
