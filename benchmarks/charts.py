@@ -25,9 +25,9 @@ main { max-width: 76rem; margin: 0 auto; padding: 1.5rem }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: top; padding: .5rem .6rem;
   border-bottom: 1px solid var(--rule) }
-td:nth-child(n+2):nth-child(-n+4) { text-align: right; white-space: nowrap;
+:is(td, th):nth-child(n+2):nth-child(-n+4) { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums }
-td:nth-child(6) { white-space: nowrap }
+td:nth-child(n+6) { white-space: nowrap }
 small { display: block; color: var(--soft); white-space: normal }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem }
 dt { color: var(--soft) } dd { margin: 0 }

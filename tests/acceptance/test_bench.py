@@ -1,10 +1,11 @@
-"""The benchmark runs on the real stack: every row has figures, and the report is written.
+"""The benchmarks run on the real stack: every row has figures, and the report is written.
 
 The figures themselves are judged by nobody here: a machine that runs tests is no measure.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -21,11 +22,10 @@ if TYPE_CHECKING:
 TIMEOUT_S = 500
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(TIMEOUT_S + 60)
-def test_every_row_is_taken_against_its_limit_and_reported(tmp_path: Path) -> None:
+def run(module: str, *arguments: str | Path) -> str:
+    """What the quick form of a benchmark prints; it must end well."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--quick", "--out", tmp_path],
+        [sys.executable, "-m", module, "--quick", *arguments],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -34,6 +34,13 @@ def test_every_row_is_taken_against_its_limit_and_reported(tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S + 60)
+def test_every_row_is_taken_against_its_limit_and_reported(tmp_path: Path) -> None:
+    printed = run("benchmarks", "--out", tmp_path)
     report = read_report(tmp_path / "bench.json")
     assert [row.figure for row in report.rows] == list(FIGURES)
     for row in report.rows:
@@ -46,4 +53,17 @@ def test_every_row_is_taken_against_its_limit_and_reported(tmp_path: Path) -> No
     page = (tmp_path / "bench.html").read_text()
     for figure in FIGURES:
         assert figure.title.replace("'", "&#x27;") in page
-        assert figure.title[:12] in done.stdout
+        assert figure.title[:12] in printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S + 60)
+def test_curves_go_on_from_what_was_filled(tmp_path: Path) -> None:
+    """Filled accounts take transactions, are projected and read: the fill is no fake."""
+    printed = run("benchmarks.long", "--curves", "stored", "--out", tmp_path)
+    [curve] = json.loads((tmp_path / "long.json").read_text())["curves"]
+    [point] = curve["points"]
+    assert point["x"] == 10_000
+    assert all(point[name] > 0 for name in ("post_per_s", "get_per_s", "lag_p50_ms", "database_mb"))
+    assert "<svg" in (tmp_path / "long.html").read_text()
+    assert "10,000" in printed
