@@ -58,6 +58,8 @@ SWEEP_SCHEDULE = "*/10 * * * *"
 JOB_DEADLINE_S = 900
 # A verification or a rebuild of everything may take hours, but not for ever.
 OPERATE_DEADLINE_S = 6 * 3600
+# Each has a connection to either side: budget.py keeps twelve.
+OPERATE_WORKERS = 2
 JOB_RETRIES = 3
 # The uid of the images' user; a number, since Kubernetes cannot tell a name from root.
 UID = 65532
@@ -255,7 +257,8 @@ class Functions(pulumi.ComponentResource):
         around = self._around
         account = self._service_account(OPERATE)
         container = {
-            "args": ["verify"],
+            # By itself it would take as many workers, and connections, as its node has processors.
+            "args": ["verify", f"--workers={OPERATE_WORKERS}"],
             "env": [
                 _variable("EVENT_STORE_URL", around.database.operate_url),
                 _variable("READ_MODEL_URL", around.database.operate_url),

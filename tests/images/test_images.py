@@ -339,6 +339,10 @@ def test_a_transaction_passes_through_the_stack(
         with urllib.request.urlopen(waiting, timeout=20) as answer:  # noqa: S310 - the same
             told = json.loads(answer.read())
         assert (told["value"], told["position"]) == (10.5, 1)
+        # As the cluster's CronJob runs it: read-only, without a capability, as nobody.
+        run = ["run", "--rm", "--no-deps", "--no-TTY", "migrations", "verify", "--workers=2"]
+        report = json.loads(images.engine(*compose, *run, "--json"))
+        assert (report["clean"], report["counts"]["events"]) == (True, 1)
         logs = images.engine(*compose, "logs", "--no-color")
         for file in compose_env.FOLDER.iterdir():
             if file.suffix != ".env":

@@ -252,7 +252,7 @@ def test_the_operators_commands_have_a_pod_that_never_runs_by_itself(captured: C
     environment = {entry["name"]: entry for entry in container["env"]}
 
     assert job["spec"]["suspend"] is True
-    assert container["args"] == ["verify"]
+    assert container["args"] == ["verify", "--workers=2"]
     templates = {
         (item["spec"]["target"]["name"], key): text
         for item in by_kind(captured, "ExternalSecret")
@@ -388,3 +388,52 @@ SCRAPED = {
     "prometheus.io/port": "8080",
     "prometheus.io/path": "/metrics",
 }
+
+
+def test_one_pod_of_a_function_may_go_at_a_time_and_a_broken_one_always(
+    captured: Captured,
+) -> None:
+    """By what may be missing, not by what must be there: of a function at zero nothing can be."""
+    budgets = {i["metadata"]["name"]: i["spec"] for i in by_kind(captured, "PodDisruptionBudget")}
+    pods = {
+        r.name: r.inputs["spec"]["template"]["metadata"]["labels"]
+        for r in captured.resources
+        if "serving.knative.dev/v1:Service" in r.type
+    }
+
+    assert budgets.keys() == pods.keys() == {f.service for f in FUNCTIONS}
+    for name, spec in budgets.items():
+        assert spec["maxUnavailable"] == 1
+        assert "minAvailable" not in spec
+        assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+        assert spec["selector"]["matchLabels"].items() <= pods[name].items()
+
+
+@in_aws
+def test_volumes_of_the_cluster_are_encrypted_and_where_their_pod_is(captured: Captured) -> None:
+    (storage,) = by_kind(captured, "StorageClass")
+
+    assert storage["metadata"]["annotations"] == {
+        "storageclass.kubernetes.io/is-default-class": "true"
+    }
+    assert storage["parameters"] == {"type": "gp3", "encrypted": "true"}
+    assert storage["provisioner"] == "ebs.csi.aws.com"
+    assert storage["volumeBindingMode"] == "WaitForFirstConsumer"
+
+
+@in_aws
+def test_what_nodes_and_pods_call_of_aws_is_inside_the_network(captured: Captured) -> None:
+    endpoints = by_type(captured, "aws:ec2/vpcEndpoint:VpcEndpoint")
+    services = {e["serviceName"].removeprefix("com.amazonaws.us-east-1."): e for e in endpoints}
+    (pool,) = by_type(captured, "aws:eks/nodeGroup:NodeGroup")
+
+    # Images with their layers, the pods' identities, secrets and their keys, nodes, targets, logs.
+    assert services.keys() >= {"ecr.api", "ecr.dkr", "s3", "eks-auth", "secretsmanager", "kms"}
+    assert services.keys() >= {"sts", "ec2", "autoscaling", "elasticloadbalancing", "logs"}
+    assert services.pop("s3")["vpcEndpointType"] == "Gateway"
+    for endpoint in services.values():
+        assert endpoint["vpcEndpointType"] == "Interface"
+        # Under AWS's own names, so that no client needs to be told.
+        assert endpoint["privateDnsEnabled"] is True
+        assert endpoint["subnetIds"] == pool["subnetIds"]
+        assert endpoint["securityGroupIds"] == ["securitygroup-endpoints"]
