@@ -65,7 +65,7 @@ async def test_the_read_side_shows_its_lag_as_the_sweep_found_it(
     await projector.sweep()
     lagging = await system(asked, "read_model")
     assert lagging["lag_positions"] == 4
-    assert 25 <= lagging["lag_s"] < 25 + 20
+    assert 25 <= lagging["lag_s"] < 25 + 300
     assert lagging["lag_swept_at"] is not None
     # The young one was on its way: it is no heal that the sweep came first.
     assert projector.lag_sweep.healed == 1

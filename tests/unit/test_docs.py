@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import re
 import subprocess
@@ -22,18 +23,20 @@ if TYPE_CHECKING:
 
     from markdown_it.token import Token
 
-FOLDERS_SKIPPED = {".venv", ".venv-infra", ".venv-checkov", ".saldo", "node_modules", "build"}
 # A page may name a file in backticks: it must be there, too.
 NAMED_PATH = re.compile(r"(?:docs|functions|infra_pulumi|loadtests|local|src|tests)/[\w./-]+")
 
 
 def pages() -> list[Path]:
     """Every Markdown file of the repository."""
-    return sorted(
+    within = [
         path
-        for path in ROOT.rglob("*.md")
-        if FOLDERS_SKIPPED.isdisjoint(path.relative_to(ROOT).parts)
-    )
+        for entry in ROOT.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name != "build"
+        for path in entry.rglob("*.md")
+        if "node_modules" not in path.parts
+    ]
+    return sorted([*ROOT.glob("*.md"), *within])
 
 
 def inline(page: Path) -> Iterator[Token]:
@@ -42,6 +45,7 @@ def inline(page: Path) -> Iterator[Token]:
         yield from token.children or []
 
 
+@functools.cache
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
