@@ -377,3 +377,42 @@ async def test_every_index_serves_a_statement_which_misses_it(filled: Database) 
             finally:
                 await undo.rollback()
             assert found, f"nobody misses {index}"
+
+
+# What keeps a page's free room for its rows' next versions, and the outbox short.
+OPTIONS = {
+    "event_store.stream": {"fillfactor": "50"},
+    "event_store.outbox": {
+        "autovacuum_vacuum_scale_factor": "0",
+        "autovacuum_vacuum_threshold": "2000",
+        "autovacuum_vacuum_cost_delay": "0",
+    },
+    "read_model.balance": {"fillfactor": "50"},
+    "read_model.daily_total": {"fillfactor": "70"},
+}
+
+
+async def test_tables_that_change_at_every_event_have_their_settings(filled: Database) -> None:
+    async with connected(filled.dsn()) as connection:
+        for table, wanted in OPTIONS.items():
+            found = await connection.fetchval(
+                "SELECT reloptions FROM pg_class WHERE oid = $1::regclass", table
+            )
+            assert wanted.items() <= dict(option.split("=") for option in found).items(), table
+
+
+@pytest.mark.parametrize("table", ["event_store.stream", "read_model.balance"])
+async def test_update_of_every_row_touches_no_index(filled: Database, table: str) -> None:
+    """A row's next version finds room on its page (HOT), so that no index grows by it."""
+    async with connected(filled.dsn()) as connection:
+        await connection.execute(
+            f"UPDATE {table} SET position = position + 1, balance_minor = balance_minor + 1"  # noqa: S608 - one of two names
+        )
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        row = await connection.fetchrow(
+            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = $1::regclass",
+            table,
+        )
+        assert row is not None
+        assert row["n_tup_upd"] >= 8_000
+        assert row["n_tup_hot_upd"] == row["n_tup_upd"]
