@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 
-from saldo.serve.http import Answer, Edge, IndexedHeaders, route
+from saldo.serve.http import Answer, Edge, EdgeRequest, IndexedHeaders, route
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -29,6 +29,15 @@ def test_indexed_headers_say_what_starlettes_say(
     assert quick.getlist(asked) == slow.getlist(asked)
     assert (asked in quick) == (asked in slow)
     assert dict(quick) == dict(slow)
+
+
+@given(query=st.text("ab1=&+%;:@~.-_ é", max_size=6) | st.from_regex(r"[a-z]+=[a-z:@~.-]+"))
+def test_query_parameters_are_those_that_starlette_reads(query: str) -> None:
+    text = query.encode("latin-1", "replace")
+    given_here = EdgeRequest({"type": "http", "query_string": text, "headers": []}).query_params
+    slow = QueryParams(text)
+    assert given_here == slow
+    assert given_here.multi_items() == slow.multi_items()
 
 
 @given(

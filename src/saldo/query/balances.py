@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import functools
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
+
+import msgspec
 
 from saldo.domain.money import format_minor
 from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 # The original's ``id`` of a balance: stable, and nobody's to choose.
+BALANCE_IDS_MAX = 10_000
 BALANCE_NAMESPACE = UUID("5a1d0000-5a1d-5a1d-85a1-d05a1d05a1d0")
 
 READ_BALANCES = """
@@ -71,8 +74,7 @@ class ProjectionBehind(Exception):  # noqa: N818 - it is where the projection is
         self.wanted = wanted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """One account as read: its balance (None when not projected yet) and its stream's position.
 
     ``stream_position`` 0 means that the account does not exist.
@@ -120,6 +122,7 @@ class Standing:
         )
 
 
+@functools.lru_cache(maxsize=BALANCE_IDS_MAX)
 def balance_id(account_id: str) -> str:
     """UUIDv5 of the account id."""
     return str(uuid5(BALANCE_NAMESPACE, account_id))
@@ -127,7 +130,8 @@ def balance_id(account_id: str) -> str:
 
 def wire_time(moment: datetime) -> str:
     """RFC 3339 in UTC, as in the events."""
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+    # Always as long, whatever the second's fraction; a quarter of strftime's time.
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
 class Balances:

@@ -39,7 +39,7 @@ from saldo.serve.auth import ANYONE, READ, SYSTEM, Caller, authenticator_of
 from saldo.serve.cloud_event import read_cloud_event
 from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit, QueueFull
-from saldo.serve.http import TIME_FAULT, is_held, parse_time, whole_number
+from saldo.serve.http import TIME_FAULT, Answer, is_held, parse_time, whole_number
 from saldo.serve.json_body import Number
 from saldo.serve.problems import FieldError, Invalid
 from saldo.serve.settings import read_settings
@@ -196,10 +196,16 @@ async def get_balances(request: Request, _prefix: str) -> Response:
     if past and past[0] != "minPosition":
         body = await _past(reader, standing, past[0], query[past[0]])
         return Response(body, 200, headers, "application/json")
-    headers |= {"ETag": standing.etag(), "Cache-Control": "private, no-cache"}
-    if is_held(request, standing.etag()):
+    etag = standing.etag()
+    if "if-none-match" in request.headers and is_held(request, etag):
+        headers |= {"ETag": etag, "Cache-Control": "private, no-cache"}
         return Response(status_code=304, headers=headers)
-    return Response(standing.json(), 200, headers, "application/json")
+    laid_down = [
+        (b"saldo-behind", b"%d" % standing.behind),
+        (b"etag", etag.encode()),
+        (b"cache-control", b"private, no-cache"),
+    ]
+    return Answer(standing.json().encode(), 200, laid_down)
 
 
 async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:

@@ -1,0 +1,18 @@
+"""Times on the wire have one form, whatever the second's fraction and the zone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saldo.domain.events import format_time
+from saldo.query.balances import wire_time
+
+ZONES = st.integers(-720, 840).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+
+
+@given(st.datetimes(datetime(1900, 1, 2), datetime(2200, 1, 1), timezones=ZONES | st.just(UTC)))  # noqa: DTZ001 - the strategy adds the zone
+def test_the_reader_writes_times_as_the_events_do(moment: datetime) -> None:
+    assert wire_time(moment) == format_time(moment)
