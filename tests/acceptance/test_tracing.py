@@ -196,6 +196,30 @@ def test_who_is_sampled_is_decided_by_the_client_or_else_by_chance(
     assert not collector.of_trace(unsampled)
 
 
+def test_a_delivery_begins_no_trace_of_its_own(light_stack: Stack, collector: Collector) -> None:
+    """Had its request been sampled, the event would say so."""
+    project = light_stack.serve(PROJECT, **traced(collector, "1"))
+    trace_id, span_id, headers = new_trace()
+
+    def ping(more: dict[str, str]) -> None:
+        event = {
+            "ce-specversion": "1.0",
+            "ce-id": "1",
+            "ce-source": "/test",
+            "ce-type": "dev.knative.sources.ping",
+            "content-type": "application/json",
+        }
+        answer = httpx.post(project.url, headers=event | more, content=b"{}", timeout=TIMEOUT_S)
+        assert answer.status_code == 200
+
+    ping({})
+    # The source's own trace is of its HTTP request; the event's goes before.
+    ping({"ce-traceparent": headers["traceparent"], **new_trace()[2]})
+    collector.until(lambda: "transactions process" in collector.of_trace(trace_id))
+    [span] = [span for span in collector.spans if span.kind == CONSUMER]
+    assert span.parent_id == span_id
+
+
 def test_a_trace_that_is_none_is_as_none_at_all(light_stack: Stack, collector: Collector) -> None:
     record = light_stack.serve(RECORD, **traced(collector, "1"))
     headers = ["garbage", f"00-{'0' * 32}-{'1' * 16}-01", f"00-{'1' * 32}-{'0' * 16}-01"]

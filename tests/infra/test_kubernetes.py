@@ -15,6 +15,7 @@ from infra_pulumi import render, versions
 from infra_pulumi.capture import sample_images, stack_values
 from infra_pulumi.database import AUTHORITY_DIR
 from infra_pulumi.functions import DELIVERY, DELIVERY_RETRIES
+from infra_pulumi.observability import HERE
 from infra_pulumi.parts import CONSUMER_GROUP, FUNCTIONS, TOPIC
 from saldo.serve.settings import read_settings
 from tests.infra import definitions
@@ -345,3 +346,18 @@ def test_render_takes_the_images_of_a_file(
         render.main(["--out", str(out), "--images", str(file)])
 
     assert seen["images"] == images
+
+
+@pytest.mark.parametrize(
+    ("folder", "label"), [("dashboards", "grafana_dashboard"), ("alerts", "prometheus_rule")]
+)
+def test_dashboards_and_alerts_are_where_their_readers_look(
+    captured: Captured, folder: str, label: str
+) -> None:
+    """Grafana's sidecar and Prometheus' take every ConfigMap of a label, as their charts set it."""
+    files = {f.name: f.read_text() for f in (HERE / folder).iterdir()}
+    found: dict[str, str] = {}
+    for made in by_kind(captured, "ConfigMap"):
+        if label in made["metadata"].get("labels", {}):
+            found |= made["data"]
+    assert found == files != {}
