@@ -432,6 +432,7 @@ async def test_history_that_was_rewritten_whole_differs_from_the_receipt(
 async def test_page_asks_for_a_token_and_says_when_it_is_no_good(
     console: Console, blank: Open
 ) -> None:
+    console.live.recorded(fresh())
     page = await blank()
     await page.goto(console.url)
     dialog, fault = page.locator("#token-dialog"), page.locator("#token-fault")

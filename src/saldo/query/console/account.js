@@ -31,7 +31,7 @@ export function accountView(accountId, app) {
   const chart = chartPanel();
   const statement = statementPanel(accountId, held, app);
   const form = recordPanel(accountId, () => balance?.currency ?? null, { ...app, recorded });
-  behind.hidden = true;
+  behind.hidden = verify.element.hidden = true;
 
   const element = el("article", { class: "account", "aria-labelledby": "account-title" },
     el("a", { class: "back", href: "#/" }, `← ${t("back")}`),
@@ -128,7 +128,7 @@ export function accountView(accountId, app) {
     } catch (error) {
       if (stopped) return true;
       if (error.type === "account-not-found") {
-        pill.hidden = verify.element.hidden = true;
+        pill.hidden = true;
         form.open();
         amount.hidden = true;
         element.dataset.state = "new";
@@ -138,11 +138,11 @@ export function accountView(accountId, app) {
       }
       if (error.type === "projection-behind") {
         put(facts, t("not-projected"));
-        verify.element.hidden = true;
         follow();
         return true;
       }
       put(facts, t("cannot-load"));
+      amount.hidden = true;
       app.failed(error, "accounts");
       return !(error instanceof Unreachable || error.passes);
     }
