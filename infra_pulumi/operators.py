@@ -25,6 +25,14 @@ EXTERNAL_SECRETS = "external-secrets"
 KNATIVE_OPERATOR = "knative-operator"
 STRIMZI = "strimzi"
 KEDA = "keda"
+# These kinds never say that they are ready. All others do, and are waited for: Knative's own kinds,
+# and the webhooks that judge them, are there only once KnativeServing and KnativeEventing are.
+SILENT = frozenset({"KafkaNodePool", "Password", "TargetGroupBinding"})
+READY_TIMEOUT_S = 900
+UNTIL_READY = {
+    "pulumi.com/waitFor": "condition=Ready",
+    "pulumi.com/timeoutSeconds": str(READY_TIMEOUT_S),
+}
 
 
 class Operators(pulumi.ComponentResource):
@@ -194,14 +202,15 @@ def custom_resource(
     labels: dict[str, str] | None = None,
     annotations: dict[str, str] | None = None,
 ) -> k8s.apiextensions.CustomResource:
-    """An object of a kind that an operator defines. ``spec`` is as in its definition."""
+    """An object of an operator's kind, waited for. ``spec`` is as in its definition."""
     metadata: dict[str, Any] = {"name": object_name or name}
     if namespace is not None:
         metadata["namespace"] = namespace
     if labels:
         metadata["labels"] = labels
-    if annotations:
-        metadata["annotations"] = annotations
+    noted = (annotations or {}) | ({} if kind in SILENT else UNTIL_READY)
+    if noted:
+        metadata["annotations"] = noted
     return k8s.apiextensions.CustomResource(
         name,
         api_version=api_version,

@@ -116,13 +116,21 @@ def objects(resources: Iterable[Resource]) -> list[dict[str, Any]]:
     ):
         place(resource)
     found = [everything[urn] for urn in placed if everything[urn].kind]
-    return [_whole(resource.inputs) for resource in found]
+    return [_without_pulumi(_whole(resource.inputs)) for resource in found]
 
 
 def charts(resources: Iterable[Resource]) -> list[dict[str, Any]]:
     """The inputs of the charts among ``resources``, by name."""
     releases = [r.inputs for r in resources if r.type == "kubernetes:helm.sh/v3:Release"]
     return sorted((_whole(release) for release in releases), key=lambda r: str(r["name"]))
+
+
+def _without_pulumi(item: dict[str, Any]) -> dict[str, Any]:
+    """``item`` without what Pulumi alone reads."""
+    metadata = dict(item["metadata"])
+    noted = metadata.pop("annotations", {})
+    kept = {name: text for name, text in noted.items() if not name.startswith("pulumi.com/")}
+    return item | {"metadata": metadata | ({"annotations": kept} if kept else {})}
 
 
 def _whole(value: Any) -> Any:  # noqa: ANN401 - any JSON

@@ -286,6 +286,7 @@ def test_the_manifests_hold_no_secret(manifests: Path) -> None:
     text = "".join(file.read_text() for file in manifests.iterdir())
 
     assert "kind: Secret\n" not in text
+    assert "pulumi.com/" not in text
     assert "BEGIN PRIVATE KEY" not in text
     # Every password is a template's, which the operator fills in.
     for url in re.findall(r"postgresql://[^\s]+:[^\s]+@", text):

@@ -212,6 +212,31 @@ def test_strimzi_comes_after_the_namespace_that_it_watches(captured: Captured) -
         assert namespace.urn in release.depends_on
 
 
+def test_whatever_says_that_it_is_ready_is_waited_for(captured: Captured) -> None:
+    """Knative's kinds, and their webhooks, are there only once its operator has installed it."""
+    custom = [
+        r
+        for r in captured.resources
+        if r.kind and "." in r.inputs["apiVersion"] and "k8s.io" not in r.inputs["apiVersion"]
+    ]
+    waited = {
+        r.kind: r.inputs["metadata"].get("annotations", {}).get("pulumi.com/waitFor")
+        for r in custom
+    }
+    knative = {r.urn for r in custom if r.kind in {"KnativeServing", "KnativeEventing"}}
+
+    assert len(custom) >= 19
+    assert {kind for kind, what in waited.items() if what != "condition=Ready"} <= {
+        "KafkaNodePool",
+        "Password",
+        "TargetGroupBinding",
+    }
+    assert len(knative) == 2
+    for resource in custom:
+        if resource.kind in {"Service", "KafkaSource", "PingSource", "DomainMapping"}:
+            assert knative <= set(resource.depends_on)
+
+
 def test_the_functions_come_after_the_jobs(captured: Captured) -> None:
     jobs = {r.urn for r in captured.resources if r.kind == "Job"}
     services = [r for r in captured.resources if "serving.knative.dev/v1:Service" in r.type]
