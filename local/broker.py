@@ -33,8 +33,6 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from local import processes
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -276,6 +274,9 @@ def start_kafka(  # noqa: PLR0913 - each has a default; the first two are the on
     line, when a port is taken, the disk is full, or the broker ends or is not ready in time.
     """
     jars = prepare_jars(cache_dir, progress)
+    # Where a broker is started there is psutil; the image that only talks to one has none.
+    from local import processes  # noqa: PLC0415 - see above
+
     controller_port = processes.free_port() if controller_port is None else controller_port
     for taken in (port, controller_port):
         _require_free(taken)

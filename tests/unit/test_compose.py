@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,23 @@ def test_a_build_sees_only_what_it_needs() -> None:
     assert {rule for rule in rules if rule.startswith("!")} == {
         "!LICENSE", "!locks/*.txt", "!src/saldo", "!functions", "!local/*.py",
     }  # fmt: skip
+
+
+def test_the_sources_start_from_the_files_and_packages_of_their_image(tmp_path: Path) -> None:
+    """It has the recorder's packages, and of local/ what the Dockerfile names."""
+    copied = re.search(r"COPY ((?:local/\S+\s+(?:\\\s+)?)+)/source/local/", DOCKERFILE)
+    ran = re.search(r'"(import local\.kafka_source[^"]*)"', stages()["image-local"])
+    assert copied is not None
+    assert ran is not None
+    (tmp_path / "local").mkdir()
+    for file in copied.group(1).replace("\\", " ").split():
+        shutil.copy(ROOT / file, tmp_path / "local")
+    absent = "".join(f"sys.modules[{name!r}] = None; " for name in ("psutil", "aiohttp", "jgo"))
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {absent}{ran.group(1)}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_wheels_of_every_lock_that_an_image_installs_are_fetched() -> None:
