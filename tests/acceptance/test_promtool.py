@@ -5,6 +5,7 @@ Debian's package is fetched without being installed, where there is none.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -106,9 +107,10 @@ def promtool() -> str:
     cached.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         fetch = ["apt-get", "--quiet", "download", "prometheus"]
-        fetched = subprocess.run(fetch, cwd=folder, timeout=FETCH_TIMEOUT_S, check=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(fetch, cwd=folder, timeout=FETCH_TIMEOUT_S, check=False)
         packages = list(Path(folder).glob("prometheus_*.deb"))
-        if fetched.returncode != 0 or not packages:
+        if not packages:
             pytest.skip("promtool is not here, nor apt-get to fetch it with")
         subprocess.run(["dpkg", "-x", str(packages[0]), folder], check=True)
         # At once: another process may be about to use it.

@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from local.services import BALANCE, FUNCTIONS, PROJECT, RECORD
 from tests.collector import Collector, SeenSpan, collecting
-from tests.sides import connected, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +25,7 @@ pytestmark = pytest.mark.timeout(240)
 
 TIMEOUT_S = 60.0
 SERVER, PRODUCER, CONSUMER, INTERNAL = 2, 4, 5, 1
-MEMBERS = 5
-HOLD = "SELECT FROM event_store.stream WHERE account_id = 'held' FOR UPDATE"
+MEMBERS = 40
 NOBODY_LISTENS = "http://127.0.0.1:1"
 
 
@@ -103,77 +101,40 @@ def test_one_trace_goes_from_the_request_to_the_balance_that_is_read(
     assert "rent" not in str([span.attributes for span in collector.spans])
 
 
-def waited(collector: Collector, trace_id: str) -> SeenSpan | None:
-    return collector.of_trace(trace_id).get("wait for record")
-
-
 async def test_a_batch_is_linked_to_its_members_and_they_to_it(
     light_stack: Stack, collector: Collector
 ) -> None:
     record = light_stack.serve(RECORD, **traced(collector))
-    async with (
-        connected(light_stack.database.dsn()) as superuser,
-        httpx.AsyncClient(base_url=record.url, timeout=TIMEOUT_S) as client,
-        asyncio.TaskGroup() as group,
-    ):
-
-        def begin(account_id: str) -> str:
-            trace_id, _, headers = new_trace()
-            body = transaction(account_id)
-            group.create_task(client.post("/transactions", json=body, headers=headers))
-            return trace_id
-
-        async def waiting() -> float:
-            text = (await client.get("/metrics")).text
-            return sum(
-                sample.value
-                for family in text_string_to_metric_families(text)
-                for sample in family.samples
-                if sample.name == "saldo_queue_weight"
+    traces = [new_trace() for _ in range(MEMBERS)]
+    async with httpx.AsyncClient(base_url=record.url, timeout=TIMEOUT_S) as client:
+        answers = await asyncio.gather(
+            *(
+                client.post("/transactions", json=transaction(f"member-{n}"), headers=headers)
+                for n, (_, _, headers) in enumerate(traces)
             )
+        )
+    assert {answer.status_code for answer in answers} == {201}
 
-        await client.post("/transactions", json=transaction("held"))
-        hold = superuser.transaction()
-        await hold.start()
-        await superuser.execute(HOLD)
-        # The first waits in its batch for the lock; those that come meanwhile wait for the next.
-        alone = begin("held")
+    def named(name: str) -> list[SeenSpan]:
+        return [span for span in collector.spans if span.name == name]
 
-        async def locked() -> bool:
-            # In this database: other tests hold locks in theirs, on the same server.
-            await superuser.execute("SELECT pg_stat_clear_snapshot()")
-            return bool(
-                await superuser.fetchval(
-                    "SELECT EXISTS (SELECT FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND wait_event_type = 'Lock')"
-                )
-            )
+    def all_came() -> bool:
+        linked = sum(len(batch.links) for batch in named("record batch"))
+        return len(named("wait for record")) == linked == MEMBERS
 
-        await until(locked)
-        together = {begin(f"member-{number}") for number in range(MEMBERS)}
-
-        async def all_wait() -> bool:
-            return await waiting() == MEMBERS
-
-        await until(all_wait)
-        await hold.rollback()
-
-    def of_batch(trace_ids: set[str]) -> list[Any]:
-        return [
-            span
-            for span in collector.spans
-            if span.name == "record batch" and {trace for trace, _ in span.links} == trace_ids
-        ]
-
-    [batch] = await asyncio.to_thread(collector.until, lambda: of_batch(together))
-    [other] = await asyncio.to_thread(collector.until, lambda: of_batch({alone}))
-    assert batch.trace_id not in {*together, alone, other.trace_id}
-    assert (batch.kind, batch.parent_id) == (INTERNAL, "")
-    assert (batch.attributes["saldo.batch.items"], batch.attributes["saldo.batch.weight"]) == (5, 5)
-    for trace_id in together:
-        wait = await asyncio.to_thread(collector.until, partial(waited, collector, trace_id))
-        assert wait.key in batch.links
-        assert wait.links == {batch.key}
+    await asyncio.to_thread(collector.until, all_came)
+    waits = {wait.key: wait for wait in named("wait for record")}
+    batches = named("record batch")
+    assert {trace_id for trace_id, _ in waits} == {trace_id for trace_id, _, _ in traces}
+    for batch in batches:
+        # A trace of its own: it belongs to none of its members.
+        assert (batch.kind, batch.parent_id) == (INTERNAL, "")
+        assert batch.trace_id not in {trace_id for trace_id, _ in waits}
+        assert batch.attributes["saldo.batch.items"] == len(batch.links)
+        for member in batch.links:
+            assert waits[member].links == {batch.key}
+    # While the first were committed, others came: they share a batch.
+    assert len(batches) < MEMBERS
 
 
 def test_who_is_sampled_is_decided_by_the_client_or_else_by_chance(
