@@ -69,6 +69,8 @@ class Load:
     _bits: dict[str, itertools.count[int]] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _stopping: bool = False
+    # Cleared while the clients are to begin nothing new.
+    going_on: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -84,6 +86,7 @@ class Load:
         connector = aiohttp.TCPConnector(limit=clients * 2)
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         self._stopping = False
+        self.going_on.set()
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             self._tasks = [
                 asyncio.create_task(_Client(self, session, next(self._numbers)).run())
@@ -93,6 +96,7 @@ class Load:
                 yield
             finally:
                 self._stopping = True
+                self.going_on.set()
                 async with asyncio.timeout(STOP_TIMEOUT_S):
                     await asyncio.gather(*self._tasks)
 
@@ -154,6 +158,7 @@ class _Client:
         while not self._load.stopping:
             # Clients start on another foot each, or the hot accounts would queue in step.
             await asyncio.sleep(self._chance.expovariate(1 / THINK_S))
+            await self._load.going_on.wait()
             deed = self._chance.random()
             if deed < 0.6:
                 await self._record()

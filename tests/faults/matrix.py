@@ -103,7 +103,7 @@ async def play_all(cells: Sequence[Cell], form: Form, seeds: Sequence[int]) -> l
     while waiting:
         async with rig.opened() as opened:
             say(opened.pids())
-            while waiting:
+            while waiting and opened.can_play(waiting[0][0].name):
                 cell, seed = waiting.pop(0)
                 run = await _play_one(cell, opened, seed, form)
                 keep(run)
@@ -170,6 +170,8 @@ def keep(run: Run) -> None:
     """Add a run to those that the document is made of; a failing seed to those played again."""
     with RUNS.open("a") as file:
         file.write(json.dumps(asdict(run)) + "\n")
+    # At once, so that the document says what the runs say also when the command is interrupted.
+    DOCUMENT.write_text(document(kept_runs()))
     if run.failure:
         kept = seeds_kept()
         known = kept.setdefault(run.cell, [])
@@ -281,7 +283,8 @@ def main(arguments: list[str]) -> int:
                 secrets.randbelow(1_000_000) if given.seed is None else given.seed for _ in cells
             ]
             runs += asyncio.run(play_all(cells, given.form, seeds))
-    DOCUMENT.write_text(document(kept_runs()))
+    else:
+        DOCUMENT.write_text(document(kept_runs()))
     failed: list[dict[str, Any]] = [asdict(run) for run in runs if run.failure]
     for run in failed:
         say(f"failed: --cell {run['cell']} --seed {run['seed']} --form {run['form']}")

@@ -144,6 +144,7 @@ class Server:
     def __init__(self, folder: Path, *, archive: Path | None = None) -> None:
         self.data_dir = folder / "data"
         self.log = folder / "postgres.log"
+        self.restored = False
         self._archive = archive
         self._server: postgres.Postgres | None = None
 
@@ -193,6 +194,7 @@ class Server:
     async def restore(self, base: Path, target: str) -> None:
         """Run on ``base`` from now on, brought by the archive up to the time ``target``."""
         await self.stop()
+        self.restored = True
         await asyncio.to_thread(self._prepare, base, target)
         self.data_dir = base
         await self.start()
@@ -358,6 +360,10 @@ class Rig:
         )
         sources = ", ".join(str(source.pid) for source in self.sources)
         return f"pids: {functions}; KafkaSource {sources}"
+
+    def can_play(self, cell_name: str) -> bool:
+        """Whether the cell can be played here: an event store can be restored once a rig."""
+        return cell_name != "store-restored" or not self.store.restored
 
     def is_whole(self) -> bool:
         """Whether every process runs, so that the next cell finds what it needs."""

@@ -44,7 +44,9 @@ class Rigs:
         self._open = contextlib.AsyncExitStack()
         self._rig: rig.Rig | None = None
 
-    async def get(self) -> rig.Rig:
+    async def get(self, cell: Cell) -> rig.Rig:
+        if self._rig is not None and not self._rig.can_play(cell.name):
+            await self.close()
         if self._rig is None:
             self._rig = await self._open.enter_async_context(rig.opened())
             # Two replicas are two processes: these.
@@ -87,7 +89,7 @@ async def test_nothing_is_lost_doubled_or_stale(
     seed = drawn_seed() if kept_seed is None else kept_seed
     rigs.say(f"cell {cell.name}, seed {seed}")
     try:
-        result = await play(cell, await rigs.get(), seed=seed, form="quick")
+        result = await play(cell, await rigs.get(cell), seed=seed, form="quick")
         assert result.violations == []
         assert result.hits > 0, f"nothing was hit: {cell.window}"
     except BaseException:
