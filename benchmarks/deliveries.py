@@ -40,6 +40,7 @@ ON CONFLICT (name) DO UPDATE SET watermark = excluded.watermark
 SWEEP_MARK = f"SELECT watermark FROM read_model.sweep WHERE name = '{LAG_SWEEP}'"  # noqa: S608
 
 SWEEP_BACK = f"UPDATE read_model.sweep SET watermark = '{{mark}}' WHERE name = '{LAG_SWEEP}'"  # noqa: S608
+SWEPT_SINCE = f"SELECT swept_at > '{{since}}' FROM read_model.sweep WHERE name = '{LAG_SWEEP}'"  # noqa: S608
 FORGET_SWEEP = f"DELETE FROM read_model.sweep WHERE name = '{LAG_SWEEP}'"  # noqa: S608
 
 
@@ -48,6 +49,10 @@ def unprojected(stack: Stack) -> Iterator[None]:
     """While it holds, nothing is projected but what is delivered. KafkaSource must be stopped."""
     mark = stack.sql(SWEEP_MARK)
     stack.sql(SWEEP_AHEAD)
+    # A sweep that had begun before would still find what is recorded now.
+    since = stack.sql("SELECT clock_timestamp()")
+    stack.sweep()
+    stack.wait_for(SWEPT_SINCE.format(since=since), "a sweep's end")
     try:
         yield
     finally:

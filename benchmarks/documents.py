@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
 
 PERFORMANCE = services.ROOT / "docs" / "performance.md"
+README = services.ROOT / "README.md"
 CAPACITY = services.ROOT / "docs" / "capacity.md"
 
 
@@ -43,8 +44,11 @@ def bench_table(report: Report) -> str:
 def tables() -> dict[Path, dict[str, str]]:
     """For each document, its tables by the name of their marks."""
     measured = capacity.read_measured()
+    figures = bench_table(read_report(capacity.REPORTS / "bench.json"))
+    # The README shows the figures where it has the marks for them.
+    shown = [PERFORMANCE, *([README] if "<!-- bench -->" in README.read_text() else [])]
     return {
-        PERFORMANCE: {"bench": bench_table(read_report(capacity.REPORTS / "bench.json"))},
+        **{document: {"bench": figures} for document in shown},
         CAPACITY: {
             "measured": capacity.measured_table(measured),
             "plan": capacity.plan_table(measured),

@@ -165,7 +165,8 @@ class Generator:
             recorded = time.perf_counter()
             self._posts.append(recorded - due)
             if follow:
-                position = dict(answer.headers)["etag"].strip('"')
+                headers = {name.lower(): text for name, text in answer.headers}
+                position = headers["etag"].strip('"')
                 await self._follow(account, position)
                 self._lags.append(time.perf_counter() - recorded)
         except NoAnswer as error:

@@ -52,8 +52,8 @@ class Effort:
     profile_seconds: float
 
 
-WHOLE = Effort(rounds=3, seconds=4, starts=5, wave_accounts=4_000, profile_seconds=10)
-QUICK = Effort(rounds=1, seconds=1, starts=1, wave_accounts=1_000, profile_seconds=2)
+WHOLE = Effort(rounds=3, seconds=4, starts=3, wave_accounts=4_000, profile_seconds=10)
+QUICK = Effort(rounds=1, seconds=2, starts=1, wave_accounts=1_000, profile_seconds=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +137,8 @@ class Bench:
         if name == RECORD.name:
             self.stack.wait_sent()
         cpu_end_s, server_end_s, wal_end = self._meters(name)
+        if cpu_end_s <= cpu_s:
+            raise NoFigure(f"{name} took too little CPU to be measured: take longer")
         return counted, Spent(
             us=(cpu_end_s - cpu_s) / counted.requests * US,
             postgres_us=(server_end_s - server_s) / counted.requests * US,

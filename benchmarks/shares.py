@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.stack import Stack
 
 RATE_HZ = 250
-SAMPLES_MIN = 20
+SAMPLES_MIN = 10
 
 
 def _codes(*functions: Any) -> frozenset[tuple[str, str]]:  # noqa: ANN401 - plain or bound

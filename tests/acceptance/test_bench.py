@@ -19,7 +19,7 @@ from local.services import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-TIMEOUT_S = 500
+TIMEOUT_S = 900
 
 
 def run(module: str, *arguments: str | Path) -> str:
@@ -49,7 +49,6 @@ def test_every_row_is_taken_against_its_limit_and_reported(tmp_path: Path) -> No
             assert each.measured > 0 or row.figure.key.startswith("share_"), row
             assert (each.limit is None) == (row.figure.limit is None), row
             assert each.limit is None or each.limit > 0, row
-    assert sum(report.row(key).measured for key in ("share_idempotency", "share_auth")) > 0
     page = (tmp_path / "bench.html").read_text()
     for figure in FIGURES:
         assert figure.title.replace("'", "&#x27;") in page
