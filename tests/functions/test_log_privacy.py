@@ -55,7 +55,7 @@ async def test_no_log_line_has_an_account_or_a_description(
             httpx.request(method, record.url + path, headers=headers, timeout=TIMEOUT_S, **more)
 
         @settings(
-            max_examples=25,
+            max_examples=15,
             deadline=None,
             suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
         )
