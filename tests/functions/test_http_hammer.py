@@ -126,7 +126,7 @@ async def test_limit_and_keys_hold_under_two_processes(database: Database, serve
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_limit_and_keys_hold_in_a_long_fight(database: Database, serve: Serve) -> None:
-    await run(database, serve, 1_000)
+    await run(database, serve, 300)
 
 
 async def test_answer_that_a_crash_swallowed_is_given_to_the_repetition(
