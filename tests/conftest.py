@@ -45,6 +45,7 @@ SUITES = (
     "unit",
     "mutants",
     "history",
+    "simulation",
     "property",
     "integration",
     "functions",

@@ -1,0 +1,131 @@
+"""The product's own recorder and projector, each put together as its handler does it, in a process.
+
+Everything here is imported from saldo; only what stands behind its protocols is simulated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from saldo.project.catch_up import Surroundings as ProjectorSurroundings
+from saldo.project.projection import BadDelivery, BeyondStore, GivenUp, Projection
+from saldo.project.read_model import ReadModelBusy, ReadModelUnavailable
+from saldo.record.batch import Decided, Outcome, Surroundings, record_batch
+from saldo.record.relay import Relay
+from saldo.serve.group_commit import GroupCommit, QueueFull
+from saldo.serve.sweeps import Sweeper
+from tests.controls import BRL
+from tests.simulation.kafka import Broker, Sender
+from tests.simulation.read_model import LagTables, ReadModel
+from tests.simulation.store import EventStore, Outbox, StreamReader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from saldo.record.intent import Intent, Recorded
+    from tests.simulation.world import Process
+
+SWEEP_INTERVAL_S = 5.0
+# Small, so that a few clients fill them.
+QUEUE_LINES_MAX = 12
+BATCH_LINES_MAX = 4
+# What functions/project_balance/main.py answers; tests/unit/test_delivery_statuses.py holds that.
+STATUSES: dict[type[Exception], int] = {
+    BadDelivery: 400,
+    GivenUp: 422,
+    BeyondStore: 503,
+    ReadModelBusy: 503,
+    ReadModelUnavailable: 503,
+    QueueFull: 429,
+}
+
+
+@dataclass(slots=True)
+class Servers:
+    """What all processes reach over the network."""
+
+    store: EventStore
+    model: ReadModel
+    broker: Broker
+
+
+class Recorder:
+    """One life of record_transaction, without HTTP."""
+
+    def __init__(self, servers: Servers, process: Process) -> None:
+        self.process = process
+        self._around = Surroundings(
+            store=servers.store,
+            now=process.now,
+            monotonic=process.world.loop.time,
+            sleep=asyncio.sleep,
+            default_currency=BRL,
+        )
+        self._relay = Relay(Outbox(servers.store), asyncio.sleep)
+        self._relay.use(Sender(servers.broker, process, self._relay.delivered))
+        self._sweeper = Sweeper("outbox", self._relay.sweep, SWEEP_INTERVAL_S)
+        self._commit = GroupCommit["Intent", "list[Recorded]"](
+            self._record,
+            name="simulated-record",
+            queue_weight_max=QUEUE_LINES_MAX,
+            batch_weight_max=BATCH_LINES_MAX,
+            batches_max=2,
+        )
+
+    async def open(self) -> None:
+        self._sweeper.start()
+
+    async def record(self, intent: Intent) -> list[Recorded]:
+        """What record_single and record_bulk do."""
+        return await self._commit.submit(intent, intent.account_ids(), len(intent.lines))
+
+    async def close(self) -> None:
+        """What the recorder does at SIGTERM."""
+        await self._commit.drain()
+        await self._sweeper.stop()
+        await self._relay.drain()
+
+    async def _record(self, intents: Sequence[Intent]) -> list[Outcome]:
+        return await record_batch(intents, self._around, self._committed)
+
+    def _committed(self, decided: Decided) -> None:
+        self.process.world.note("batch-committed", len(decided.events))
+        self._relay.send_committed(decided.events, decided.traceparents)
+
+
+class Projector:
+    """One life of project_balance, without HTTP."""
+
+    def __init__(self, servers: Servers, process: Process) -> None:
+        self.process = process
+        self._projection = Projection(
+            ProjectorSurroundings(
+                read_model=servers.model,
+                streams=StreamReader(servers.store),
+                sleep=asyncio.sleep,
+            ),
+            LagTables(servers.store, servers.model),
+            now=process.now,
+            monotonic=process.world.loop.time,
+        )
+        self._sweeper = Sweeper("lag", self._projection.lag_sweep.sweep, SWEEP_INTERVAL_S)
+
+    async def open(self) -> None:
+        self._sweeper.start()
+
+    async def take(self, attributes: Mapping[str, str], data: object) -> int:
+        """The status that a delivery is answered with."""
+        try:
+            said = await self._projection.take_recorded(attributes, data)
+        except tuple(STATUSES) as error:
+            self.process.world.note(f"status-{STATUSES[type(error)]}")
+            return STATUSES[type(error)]
+        self.process.world.note(f"delivery-{said}")
+        return 200
+
+    async def close(self) -> None:
+        """What the projector does at SIGTERM."""
+        await self._projection.commit.drain()
+        await self._sweeper.stop()
