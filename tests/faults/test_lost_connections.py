@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from tests.conftest import Serve
     from tests.servers import Database, Served
 
+# Three functions start within one of these tests.
+pytestmark = pytest.mark.timeout(240)
+
 # The server's last word to a session that it ends: severity, SQLSTATE, message.
 SHUT_DOWN = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 FATAL = b"E" + (len(SHUT_DOWN) + 4).to_bytes(4) + SHUT_DOWN
