@@ -6,7 +6,6 @@ python -m benchmarks [--quick] [--rows KEY,...] [--rounds N] [--seconds N] [--ou
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from dataclasses import replace
@@ -19,7 +18,7 @@ from benchmarks.page import bench_page
 from benchmarks.placement import choose_placement
 from benchmarks.report import make_report, show, to_json
 from benchmarks.rounds import QUICK, WHOLE, Bench, Effort
-from benchmarks.stack import running_stack, settings_of
+from benchmarks.stack import end_at_sigterm, running_stack, settings_of
 from benchmarks.wrk import NoFigure, ensure_wrk
 from local import services
 from local.checks import held
@@ -34,8 +33,7 @@ OUT = services.ROOT / "build" / "bench"
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; 1 when a figure could not be taken. What it says judges nothing else."""
     options = read_options(arguments)
-    # A run that is told to end ends what it started.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    end_at_sigterm()
     began = time.monotonic()
     console = Console(stderr=True)
 

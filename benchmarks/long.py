@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from benchmarks.page import curves_page
 from benchmarks.placement import Placement, choose_placement
 from benchmarks.report import commit, machine, number
 from benchmarks.rounds import ACCOUNTS, CONNECTIONS, FOLLOWED, QUICK, WHOLE, Bench, Effort
-from benchmarks.stack import running_stack, settings_of
+from benchmarks.stack import end_at_sigterm, running_stack, settings_of
 from benchmarks.wrk import NoFigure, ensure_wrk, run_wrk
 from local import services
 from local.checks import held
@@ -329,7 +328,7 @@ CURVES: dict[str, tuple[Curve, Callable[[Long, Curve], None]]] = {
 def main(arguments: list[str] | None = None) -> int:
     """Take the curves; 1 when one could not be taken."""
     options = read_options(arguments)
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    end_at_sigterm()
     began = time.monotonic()
     console = Console(stderr=True)
 

@@ -11,6 +11,7 @@ import http.server
 import json
 import secrets
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -35,6 +36,7 @@ from saldo.serve.app import GC_ALLOCATIONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
     from benchmarks.placement import Placement
     from local.broker import Broker
@@ -351,10 +353,21 @@ def end_leftovers(folder: Path) -> None:
 
 
 def end_all(stack: Stack) -> None:
-    """End the processes: what delivers first, so that nobody meets a closed door."""
-    for name in sorted(stack.children, key=lambda name: name != "KafkaSource"):
-        child = stack.children[name]
-        child.stop(STOP_TIMEOUT_S)
+    """End the processes, each whatever became of the others: what delivers first."""
+    with contextlib.ExitStack() as ends:
+        # The last one that is pushed is the first one to end.
+        for name in sorted(stack.children, key=lambda name: name == "KafkaSource"):
+            ends.callback(stack.children[name].stop, STOP_TIMEOUT_S)
+
+
+def end_at_sigterm() -> None:
+    """Have SIGTERM end this process in order, with all that it started; once is enough."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def settings_of(stack: Stack) -> dict[str, str]:
