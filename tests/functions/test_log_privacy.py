@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from local.services import PROJECT, RECORD
@@ -59,6 +59,7 @@ async def test_no_log_line_has_an_account_or_a_description(
             deadline=None,
             suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
         )
+        @example("someone.who.fails", "what nobody may read", 10, True)  # valid, so it does fail
         @given(ACCOUNTS, DESCRIPTIONS, VALUES, st.booleans())
         def asked(account_id: str, description: str, value: object, fails: bool) -> None:  # noqa: FBT001 - drawn
             whose = f"fails{account_id}" if fails else account_id
