@@ -59,7 +59,8 @@ async def test_no_log_line_has_an_account_or_a_description(
             deadline=None,
             suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
         )
-        @example("someone.who.fails", "what nobody may read", 10, True)  # valid, so it does fail
+        # Valid, so that it does fail.
+        @example("someone.who.fails", "what nobody may read", 10, True)  # noqa: FBT003 - as drawn
         @given(ACCOUNTS, DESCRIPTIONS, VALUES, st.booleans())
         def asked(account_id: str, description: str, value: object, fails: bool) -> None:  # noqa: FBT001 - drawn
             whose = f"fails{account_id}" if fails else account_id
