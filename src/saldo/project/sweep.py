@@ -7,6 +7,7 @@ commit may come as late as the recorder's transaction timeout allows, which is l
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +23,8 @@ OVERLAP = timedelta(seconds=30)
 PAGE_EVENTS = 5_000
 PAGE_EVENTS_MAX = 80_000
 PAGES_MAX = 100_000
+# Caught up together, so that they share rounds and leave room in the queue for deliveries.
+ACCOUNTS_AT_ONCE = 200
 LAG_SWEEP = "lagging"
 # A younger event is on its way, as every event is for a moment; an older one was lost or held up.
 HEALED_AGE_S = 5.0
@@ -161,21 +164,29 @@ class LagSweep:
             return 0
         standing = {each.account_id: each for each in await self._tables.standing(list(newest))}
         oldest = self._note_lag(rows, newest, standing)
-        found = 0
+        lagging: list[Appended] = []
         for account_id, row in newest.items():
             balance = standing.get(account_id)
-            if balance is None or balance.position < row.position:
-                lags = True
-            else:
-                # On the last page the row is the end of the account's stream. A balance that
-                # stands elsewhere has diverged from it, as after a restore, and is refolded.
-                lags = last_page and (balance.position != row.position or balance.hash != row.hash)
-            if lags:
-                found += 1
-                reached = await self._catch_up(account_id, row.position)
-                was_late = oldest.get(account_id, 0.0) > HEALED_AGE_S
+            if (
+                balance is None
+                or balance.position < row.position
+                # On the last page the row is the end of the account's stream. A balance that stands
+                # elsewhere has diverged from it, as after a restore, and is refolded.
+                or (last_page and (balance.position != row.position or balance.hash != row.hash))
+            ):
+                lagging.append(row)
+        for start in range(0, len(lagging), ACCOUNTS_AT_ONCE):
+            rows_at_once = lagging[start : start + ACCOUNTS_AT_ONCE]
+            outcomes = await asyncio.gather(
+                *(self._catch_up(row.account_id, row.position) for row in rows_at_once),
+                return_exceptions=True,
+            )
+            for row, reached in zip(rows_at_once, outcomes, strict=True):
+                if isinstance(reached, BaseException):
+                    raise reached
+                was_late = oldest.get(row.account_id, 0.0) > HEALED_AGE_S
                 self.healed += was_late and not reached.blocked
-        return found
+        return len(lagging)
 
     def _note_lag(
         self,
