@@ -505,7 +505,14 @@ async def row_corrupted(scene: Scene) -> None:
     for replica in rig.project:
         replica.pause()
     try:
-        await until_true(lambda: _is_behind(scene, account_id), f"{account_id} has a new event")
+        # A paused projector may have read what is stored by now: it is to be an event of later.
+        await until_true(lambda: _is_read_by_nobody(scene), "the projectors' last reads are over")
+        read = await _position(scene, account_id)
+
+        async def has_a_new_event() -> bool:
+            return await _position(scene, account_id) > read
+
+        await until_true(has_a_new_event, f"{account_id} has a new event")
         [row] = await rig.find_store(
             "SELECT position, public_text FROM event_store.event WHERE account_id = $1"
             " AND position = (SELECT max(position) FROM event_store.event WHERE account_id = $1)",
@@ -540,15 +547,20 @@ async def row_corrupted(scene: Scene) -> None:
     scene.heal()
 
 
-async def _is_behind(scene: Scene, account_id: str) -> bool:
-    """Whether the account's stream goes on beyond its balance."""
+async def _is_read_by_nobody(scene: Scene) -> bool:
+    """Whether no projector's statement is under way in the event store."""
+    return not await scene.rig.find_store(
+        "SELECT FROM pg_stat_activity"
+        " WHERE application_name = 'saldo-project-balance' AND state = 'active'"
+    )
+
+
+async def _position(scene: Scene, account_id: str) -> int:
+    """Where the account's stream ends."""
     ends = await scene.rig.find_store(
         "SELECT position FROM event_store.stream WHERE account_id = $1", account_id
     )
-    shown = await scene.rig.find_model(
-        "SELECT position FROM read_model.balance WHERE account_id = $1", account_id
-    )
-    return bool(sum(row["position"] for row in ends) > sum(row["position"] for row in shown))
+    return sum(row["position"] for row in ends)
 
 
 async def _set_text(scene: Scene, account_id: str, position: int, text: str) -> None:
