@@ -11,13 +11,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
 
 from saldo.serve import metrics, tracing
 from saldo.serve.http import BODY_BYTES_MAX, ROUTE_KEY, STATUS_KEY
@@ -267,8 +265,4 @@ def build_app(function: str, source: str) -> Gate:
     _gated = True
     app: Starlette = create_asgi_app(target=function, source=source)  # type: ignore[no-untyped-call]
     app.router.lifespan_context = lifespan
-    for route in app.router.routes:
-        if isinstance(route, Route):
-            # "." must match a line break, too, or Starlette refuses such a path in its own words.
-            route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
     return Gate(app, GUARDS[0] if GUARDS else None, ANSWERERS[0] if ANSWERERS else None, function)
