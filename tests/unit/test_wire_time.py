@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saldo.domain.events import format_time
-from saldo.query.balances import wire_time
 
 ZONES = st.integers(-720, 840).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 
 
 @given(st.datetimes(datetime(1900, 1, 2), datetime(2200, 1, 1), timezones=ZONES | st.just(UTC)))  # noqa: DTZ001 - the strategy adds the zone
-def test_the_reader_writes_times_as_the_events_do(moment: datetime) -> None:
-    assert wire_time(moment) == format_time(moment)
+def test_every_time_is_written_in_full(moment: datetime) -> None:
+    assert format_time(moment) == f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
 import msgspec
 
+from saldo.domain.events import format_time
 from saldo.domain.money import format_minor
 from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     import asyncpg
 
@@ -113,8 +114,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         blocked = ""
         if self.blocked_at is not None:
             # The reason is the operator's to read; the client learns that there is one.
-            blocked = f',"blocked":{{"since":"{wire_time(self.blocked_at)}"}}'
-        recorded_at = "null" if self.recorded_at is None else f'"{wire_time(self.recorded_at)}"'
+            blocked = f',"blocked":{{"since":"{format_time(self.blocked_at)}"}}'
+        recorded_at = "null" if self.recorded_at is None else f'"{format_time(self.recorded_at)}"'
         return (
             f'{{"id":"{balance_id(self.account_id)}","accountId":"{self.account_id}",'
             f'"value":{value},"currency":"{currency}","position":{self.position},'
@@ -126,12 +127,6 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 def balance_id(account_id: str) -> str:
     """UUIDv5 of the account id."""
     return str(uuid5(BALANCE_NAMESPACE, account_id))
-
-
-def wire_time(moment: datetime) -> str:
-    """RFC 3339 in UTC, as in the events."""
-    # Always as long, whatever the second's fraction; a quarter of strftime's time.
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
 class Balances:

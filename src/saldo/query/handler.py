@@ -11,6 +11,7 @@ from cloudevents.http import CloudEvent
 from starlette.responses import Response, StreamingResponse
 
 from saldo.domain.commands import ACCOUNT_ID, Kind
+from saldo.domain.events import format_time
 from saldo.domain.money import format_minor
 from saldo.query.balances import (
     AccountNotFound,
@@ -20,7 +21,6 @@ from saldo.query.balances import (
     ReadModelUnavailable,
     Standing,
     balance_id,
-    wire_time,
 )
 from saldo.query.statement import (
     STATEMENT_LIMIT_DEFAULT,
@@ -257,7 +257,7 @@ async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
         value = format_minor(balance_minor, currency) if standing.currency else "0"
         return (
             f'{head},"value":{value},"currency":"{currency}",'
-            f'"position":{standing.position},"effectiveAt":"{wire_time(moment)}"}}'
+            f'"position":{standing.position},"effectiveAt":"{format_time(moment)}"}}'
         )
     row = await reader.balances.as_of(account_id, moment)
     # A later event of the account is recorded no earlier than its last one: once that lies beyond
@@ -268,14 +268,16 @@ async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
         if row is None
         else _line_members(row)
     )
-    return f'{head}{members},"asOf":"{wire_time(moment)}","final":{"true" if final else "false"}}}'
+    return (
+        f'{head}{members},"asOf":"{format_time(moment)}","final":{"true" if final else "false"}}}'
+    )
 
 
 def _line_members(row: Any) -> str:  # noqa: ANN401 - asyncpg's record
     return (
         f',"value":{format_minor(row["balance_minor"], row["currency"])},'
         f'"currency":"{row["currency"]}","position":{row["position"]},'
-        f'"hash":"{row["hash"].hex()}","recordedAt":"{wire_time(row["recorded_at"])}"'
+        f'"hash":"{row["hash"].hex()}","recordedAt":"{format_time(row["recorded_at"])}"'
     )
 
 

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saldo.domain.commands import ACCOUNT_ID
+from saldo.domain.events import format_time
 from saldo.domain.money import format_minor
-from saldo.query.balances import Balances, wire_time
 from saldo.serve.problems import FieldError, Invalid
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import asyncpg
+
+    from saldo.query.balances import Balances
 
 STATEMENT_LIMIT_DEFAULT = 50
 STATEMENT_LIMIT_MAX = 500
@@ -139,8 +141,8 @@ def line_json(row: asyncpg.Record) -> str:
         f'"balance":{format_minor(row["balance_minor"], currency)},'
         f'"description":{json.dumps(row["description"], ensure_ascii=False)},'
         f'"metadata":{row["metadata"] or "{}"},'
-        f'"occurredAt":"{wire_time(row["occurred_at"])}",'
-        f'"recordedAt":"{wire_time(row["recorded_at"])}",'
+        f'"occurredAt":"{format_time(row["occurred_at"])}",'
+        f'"recordedAt":"{format_time(row["recorded_at"])}",'
         f'"reverses":{reverses},"reversedBy":{reversed_by},"hash":"{row["hash"].hex()}"}}'
     )
 
@@ -158,7 +160,7 @@ async def accounts_json(
         f'{{"accountId":"{row["account_id"]}",'
         f'"value":{format_minor(row["balance_minor"], row["currency"])},'
         f'"currency":"{row["currency"]}","position":{row["position"]},'
-        f'"recordedAt":"{wire_time(row["recorded_at"])}"}}'
+        f'"recordedAt":"{format_time(row["recorded_at"])}"}}'
         for row in rows[:limit]
     )
     following = (

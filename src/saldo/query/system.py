@@ -13,7 +13,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from saldo.query.balances import ReadModelUnavailable, wire_time
+from saldo.domain.events import format_time
+from saldo.query.balances import ReadModelUnavailable
 from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class System:
         projected = await _row(self._read_model, READ_PROJECTED)
         model = await _row(self._read_model, READ_MODEL)
         return {
-            "measuredAt": wire_time(datetime.now(UTC)),
+            "measuredAt": format_time(datetime.now(UTC)),
             "accounts": recorded["accounts"],
             "events": recorded["events"],
             "eventsLast10s": store["events_last_10_s"],
@@ -90,7 +91,7 @@ async def _row(pool: asyncpg.Pool[asyncpg.Record], statement: str) -> asyncpg.Re
 
 
 def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else wire_time(moment)
+    return None if moment is None else format_time(moment)
 
 
 def _seconds(seconds: float | None) -> float:
