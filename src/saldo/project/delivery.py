@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from saldo.project.projection import says_erased
-from saldo.serve.http import BODY_BYTES_MAX, Answer, respond
+from saldo.serve.http import BODY_BYTES_MAX, Answer, respond, take_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -30,6 +31,7 @@ _PLAIN = {
     b"ce-type": RECORDED.encode(),
     b"content-type": b"application/json",
 }
+_ASKED_FOR = (("subject", b"ce-subject"), ("sequence", b"ce-sequence"), ("time", b"ce-time"))
 _NEEDED = (b"ce-id", b"ce-source", b"ce-subject", b"ce-sequence", b"ce-time")
 
 
@@ -58,10 +60,7 @@ def is_plain(scope: Scope) -> bool:
 def attributes_of(scope: Scope) -> dict[str, str]:
     """The attributes of a plain delivery that the projector asks for."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
-    return {
-        name: headers[b"ce-" + name.encode()].decode("latin-1")
-        for name in ("subject", "sequence", "time")
-    }
+    return {name: headers[header].decode("latin-1") for name, header in _ASKED_FOR}
 
 
 def body_says_erased(body: bytes) -> bool:
@@ -90,16 +89,12 @@ class Deliveries:
         return self if is_plain(scope) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        chunks: list[bytes] = []
-        more = True
-        while more:  # no more than the content-length that was looked at
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            chunks.append(message.get("body", b""))
-            more = message.get("more_body", False)
         try:
-            await self._take(attributes_of(scope), body_says_erased(b"".join(chunks)))
+            body = await take_body(receive, BODY_BYTES_MAX)
+        except ClientDisconnect:
+            return
+        try:
+            await self._take(attributes_of(scope), body_says_erased(body))
         except HTTPException as refused:
             answer = Answer(refused.detail.encode(), refused.status_code, None, TEXT)
         else:

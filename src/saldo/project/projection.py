@@ -68,6 +68,7 @@ class Projection:
         monotonic: Callable[[], float],
     ) -> None:
         self.around = around
+        self._lag_tables = lag_tables
         self._now = now
         self._monotonic = monotonic
         self.commit = GroupCommit[str, CaughtUp](
@@ -101,7 +102,7 @@ class Projection:
             raise BadDelivery("sequence must be a position")
         position = int(sequence)
         if erased:
-            await self.lag_sweep.erase_copy(account_id, position)
+            await self._lag_tables.erase_copy(account_id, position)
         reached = await self.catch_up_to(account_id, position)
         if reached.position < position and not reached.blocked:
             if self._age(attributes.get("time")) > BEYOND_AGE_MAX:

@@ -210,10 +210,6 @@ class LagSweep:
             self.lag = lag
         return oldest
 
-    async def erase_copy(self, account_id: str, position: int) -> None:
-        """Erase the statement's copy of a private part, if the event store says it is erased."""
-        await self._tables.erase_copy(account_id, position)
-
 
 class PostgresLagTables:
     """LagTables, on a pool of connections to each side."""

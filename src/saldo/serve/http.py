@@ -358,12 +358,19 @@ async def read_body(
     length = request.headers.get("content-length")
     if length is not None and length.isdecimal() and int(length) > bytes_max:
         raise body_too_large(bytes_max)
+    return await take_body(request.receive, bytes_max, on_large)
+
+
+async def take_body(
+    receive: Receive, bytes_max: int, on_large: Callable[[], None] | None = None
+) -> bytes:
+    """The body that ``receive`` brings, as read_body; ClientDisconnect when it never ends."""
     chunks: list[bytes] = []
     received = 0
     more = True
     while more:
         # Not by Starlette's stream, an asynchronous generator: most bodies are one message.
-        message = await request.receive()
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         more = message.get("more_body", False)
