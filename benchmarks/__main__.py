@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.figures import BY_KEY
+from benchmarks.listed import listed
 from benchmarks.page import bench_page
 from benchmarks.placement import choose_placement
 from benchmarks.report import make_report, show, to_json
@@ -69,20 +70,13 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--quick", action="store_true", help="one short round: whether it runs")
-    parser.add_argument("--rows", type=row_keys, default=[], help="only these: " + ",".join(BY_KEY))
+    parser.add_argument(
+        "--rows", type=listed(BY_KEY), default=[], help="only these: " + ",".join(BY_KEY)
+    )
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of one measurement")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser.parse_args(arguments)
-
-
-def row_keys(text: str) -> list[str]:
-    """The keys of rows that ``text`` lists."""
-    keys = [part for part in text.split(",") if part]
-    unknown = [key for key in keys if key not in BY_KEY]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(BY_KEY)}")
-    return keys
 
 
 def effort_of(options: argparse.Namespace) -> Effort:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks.charts import Line
 from benchmarks.fill import EVENTS_AN_ACCOUNT, fill
+from benchmarks.listed import listed
 from benchmarks.open_loop import run_open_loop
 from benchmarks.page import curves_page
 from benchmarks.placement import Placement, choose_placement
@@ -415,21 +416,12 @@ def thinned(points: list[Point]) -> list[Point]:
 def read_options(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long")
-    parser.add_argument("--curves", type=curve_names, default=[], help=", ".join(CURVES))
+    parser.add_argument("--curves", type=listed(CURVES), default=[], help=", ".join(CURVES))
     parser.add_argument("--quick", action="store_true", help="a point or two: whether it runs")
     parser.add_argument("--events-max", type=int, help="how many events are stored at the most")
     parser.add_argument("--requests", type=int, help="of the last curve, each way")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser.parse_args(arguments)
-
-
-def curve_names(text: str) -> list[str]:
-    """The names of curves that ``text`` lists."""
-    names = [part for part in text.split(",") if part]
-    unknown = [name for name in names if name not in CURVES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(CURVES)}")
-    return names
 
 
 if __name__ == "__main__":

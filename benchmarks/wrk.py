@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -11,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from local import packages
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.placement import Placement
 
 SCRIPTS = Path(__file__).with_name("scripts")
-INSTALL_TIMEOUT_S = 300.0
 # A run that does not end by itself is ended this long after it should have.
 PATIENCE_S = 60.0
 ANSWER_TIMEOUT_S = 30
@@ -49,21 +49,11 @@ def ensure_wrk() -> None:
     """Install wrk where it is missing and that can be done; NoFigure otherwise."""
     if shutil.which("wrk") is not None:
         return
-    apt = shutil.which("apt-get")
-    if apt is None or os.geteuid() != 0:
-        raise NoFigure("wrk is not installed. On Debian and Ubuntu: sudo apt-get install wrk")
-    for command in ([apt, "update"], [apt, "install", "--yes", "--no-install-recommends", "wrk"]):
-        done = subprocess.run(
-            command,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_TIMEOUT_S,
-            check=False,
+    fault = packages.install("wrk")
+    if fault is not None:
+        raise NoFigure(
+            f"wrk is not installed: {fault}. On Debian and Ubuntu: sudo apt-get install wrk"
         )
-        if done.returncode != 0:
-            raise NoFigure(f"wrk could not be installed: {done.stderr.strip()[-300:]}")
 
 
 def run_wrk(  # noqa: PLR0913 - each is one of wrk's options
