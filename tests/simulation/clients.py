@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from saldo.domain.commands import Kind, ReverseTransaction
 from saldo.domain.errors import Refused
 from saldo.record.batch import OutcomeUnknown
 from saldo.record.event_store import StoreBusy, StoreUnavailable
-from saldo.record.intent import ID_RANDOM_BYTES, SALT_BYTES, Intent, keyed_hash, prepare_line
+from saldo.record.intent import RANDOM_BYTES, Intent, prepare_lines
 from saldo.serve.group_commit import QueueFull
 from tests.controls import SECRET, expense, income, limit
 from tests.history.history import Attempt, Line, Read, Receipt
@@ -162,23 +164,17 @@ class Client:
 
     def _intent(self, asked: list[Asked], key: str, expected: int | None, *, keyed: bool) -> Intent:
         chance = self.world.chance
-        fingerprint = None
-        if len(asked) > 1 and keyed:
-            fingerprint = keyed_hash(SECRET, "bulk", key)
-        lines = tuple(
-            prepare_line(
-                each.command,
-                secret=SECRET,
-                issuer="https://issuer.example",
-                subject=key,  # by which the checks know it, where it bears no key
-                idempotency_key=key if keyed else None,
-                key_line=0 if len(asked) == 1 else number,
-                fingerprint=fingerprint,
-                event_id=UUID(int=chance.getrandbits(128)),
-                random=chance.randbytes(SALT_BYTES + ID_RANDOM_BYTES),
-            )
-            for number, each in enumerate(asked, start=1)
+        commands = [each.command for each in asked]
+        lines = prepare_lines(
+            [(command, key if keyed and len(asked) == 1 else None) for command in commands],
+            secret=SECRET,
+            issuer="https://issuer.example",
+            subject=key,  # by which the checks know it, where it bears no key
+            idempotency_key=key if keyed and len(asked) > 1 else None,
+            random=chance.randbytes(RANDOM_BYTES * len(asked)),
         )
+        # Their own ids tell the time of this machine, which a seed does not know.
+        lines = tuple(replace(line, event_id=UUID(int=chance.getrandbits(128))) for line in lines)
         return Intent(lines=lines, expected_position=expected)
 
     def _log(  # noqa: PLR0913, PLR0917 - the parts of one attempt

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from saldo.domain.account import Account, decide, evolve, new_account
 from saldo.domain.commands import Command, Kind, ReverseTransaction

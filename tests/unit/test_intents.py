@@ -5,17 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import replace
 from datetime import timedelta, timezone
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from saldo.domain.commands import Command, Kind
-from saldo.domain.events import private_hash
-from saldo.record.intent import Line, canonical, keyed_hash, new_event_id, prepare_line
+from saldo.domain.events import private_hash, request_hash
+from saldo.record.intent import (
+    RANDOM_BYTES,
+    Line,
+    canonical,
+    keyed_hash,
+    new_event_id,
+    prepare_line,
+    prepare_lines,
+)
 from tests.controls import ACCOUNT, NOW, SECRET, expense, income, limit, reversal, stored_stream
+
+if TYPE_CHECKING:
+    from random import Random
 
 ORIGINAL = stored_stream(income("5"))[0]
 
@@ -149,6 +161,55 @@ def test_an_event_id_is_a_uuid_7_of_the_moment() -> None:
     assert {(each.version, each.variant) for each in ids} == {(7, "specified in RFC 4122")}
     assert all(before <= each.int >> 80 <= after for each in ids)
     assert len(set(ids)) == 100
+
+
+COMMANDS = st.sampled_from(
+    [income(), income("2", "b"), expense("3"), income(description='a"b', metadata={"c": "d"})]
+)
+
+
+@given(
+    commands=st.lists(st.tuples(COMMANDS, st.sampled_from([None, "k", "l"])), min_size=1),
+    random=st.randoms(use_true_random=False),
+)
+def test_a_bulk_requests_lines_are_those_of_single_ones(
+    commands: list[tuple[Command, str | None]], random: Random
+) -> None:
+    """All but their ids, which tell the time, too."""
+    chance = [random.randbytes(RANDOM_BYTES) for _ in commands]
+    lines = prepare_lines(
+        commands, secret=SECRET, issuer="issuer", subject="subject", random=b"".join(chance)
+    )
+    for line, (command, key), own in zip(lines, commands, chance, strict=True):
+        single = prepare_line(
+            command,
+            secret=SECRET,
+            issuer="issuer",
+            subject="subject",
+            idempotency_key=key,
+            event_id=line.event_id,
+            random=own,
+        )
+        assert line == single
+        low = (1 << 62) - 1
+        assert line.event_id.int & low == int.from_bytes(own, "big") & low
+
+
+def test_a_key_of_the_whole_bulk_request_numbers_its_lines() -> None:
+    commands: list[tuple[Command, str | None]] = [(income(), None), (income("2", "b"), None)]
+    lines = prepare_lines(
+        commands, secret=SECRET, issuer="issuer", subject="subject", idempotency_key="k"
+    )
+    assert len({line.event_id for line in lines}) == len(lines)
+    assert len({json.loads(line.private_text)["salt"] for line in lines}) == len(lines)
+    whole = keyed_hash(SECRET, "bulk", canonical(income()), canonical(income("2", "b")))
+    for number, line in enumerate(lines, start=1):
+        assert (line.key_line, line.fingerprint) == (number, whole)
+        key_hash = keyed_hash(SECRET, line.command.account_id, "k")
+        assert line.key_hash == key_hash
+        assert line.request_hash == request_hash(key_hash, number, whole)
+        private = json.loads(line.private_text)
+        assert (private["idempotencyKey"], private["fingerprint"]) == ("k", whole.hex())
 
 
 def test_an_intent_touches_the_accounts_of_its_lines() -> None:

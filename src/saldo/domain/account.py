@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from saldo.domain.commands import (
     Command,
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Account(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one stream after its event at ``position``; position 0 is a new account."""
 
     account_id: str
@@ -137,7 +137,7 @@ def _currency(account: Account, stated: str | None, default_currency: str) -> st
 def evolve(account: Account, event: Event, event_hash: bytes) -> Account:
     """The account after ``event``, whose place in the chain is ``event_hash``."""
     if isinstance(event, OverdraftLimitSet):
-        return replace(
+        return msgspec.structs.replace(
             account,
             currency=event.currency,
             position=event.position,

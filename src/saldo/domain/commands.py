@@ -1,11 +1,16 @@
-"""What a client asks for: imperative, frozen, and already free of any wire format."""
+"""What a client asks for: imperative, frozen, and already free of any wire format.
+
+The domain's values are msgspec's structs, and nothing else of msgspec is used here: one is made in
+a tenth of a frozen dataclass's time, and a recorded transaction is four of them.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +38,7 @@ class Kind(Enum):
         return Kind.EXPENSE if self is Kind.INCOME else Kind.INCOME
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordTransaction:
+class RecordTransaction(msgspec.Struct, frozen=True, kw_only=True):
     """Record an income or an expense; no currency means the account's own."""
 
     account_id: str
@@ -42,12 +46,11 @@ class RecordTransaction:
     value: Value
     currency: str | None = None
     description: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     occurred_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReverseTransaction:
+class ReverseTransaction(msgspec.Struct, frozen=True, kw_only=True):
     """Record the transaction that undoes ``original``, an event of the same account."""
 
     account_id: str
@@ -58,8 +61,7 @@ class ReverseTransaction:
     description: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetOverdraftLimit:
+class SetOverdraftLimit(msgspec.Struct, frozen=True, kw_only=True):
     """Set how far below zero the balance may go: zero keeps it above, None lifts the limit."""
 
     account_id: str

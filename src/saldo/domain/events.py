@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+import msgspec
 
 from saldo.domain.commands import Kind
 from saldo.domain.errors import Unreadable
@@ -31,8 +32,7 @@ def _from_1(members: dict[str, Any]) -> dict[str, Any]:
 UPCASTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransactionRecorded:
+class TransactionRecorded(msgspec.Struct, frozen=True, kw_only=True):
     """Money came in or went out; ``reverses`` names the transaction that this one undoes.
 
     ``request_hash`` proves what is stored of the request's idempotency key; None without a key.
@@ -56,8 +56,7 @@ class TransactionRecorded:
         return self.amount_minor if self.kind is Kind.INCOME else -self.amount_minor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OverdraftLimitSet:
+class OverdraftLimitSet(msgspec.Struct, frozen=True, kw_only=True):
     """The balance may from now on go ``limit_minor`` below zero; None: without limit."""
 
     account_id: str

@@ -7,7 +7,8 @@ as its text.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from saldo.domain.errors import AmountOutOfRange, TooManyDigits
 
@@ -44,8 +45,7 @@ CURRENCY_DIGITS: dict[str, int] = {
 _VALUE = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,6}))?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Value:
+class Value(msgspec.Struct, frozen=True, kw_only=True):
     """An exact decimal from zero up: ``coefficient`` x 10^-``scale``, in lowest terms.
 
     What a client sent, before its currency is known: an account's currency is only certain under
@@ -80,15 +80,19 @@ def parse_value(text: str, *, zero_allowed: bool = False) -> Value:
     Raises BadValue with a message made for the client.
     """
     # The common cases, digits with or without a point among them, without the general pattern.
-    if len(text) <= 15 and text.isascii() and text.isdigit():  # noqa: PLR2004
-        coefficient, scale = int(text), 0
+    whole, point, fraction = text.partition(".")
+    digits = whole + fraction
+    if (
+        len(text) <= 15  # noqa: PLR2004
+        and digits.isdigit()
+        and digits.isascii()
+        and whole
+        and (fraction or not point)
+    ):
+        fraction = fraction.rstrip("0")
+        coefficient, scale = int(whole + fraction), len(fraction)
     else:
-        whole, _, fraction = text.partition(".")
-        digits = whole + fraction
-        if len(text) <= 15 and whole and fraction and digits.isascii() and digits.isdigit():  # noqa: PLR2004
-            coefficient, scale = int(digits), len(fraction)
-        else:
-            coefficient, scale = _parse_general(text)
+        coefficient, scale = _parse_general(text)
     if coefficient == 0 and not zero_allowed:
         message = "must be greater than zero"
         raise BadValue(message)
@@ -128,6 +132,6 @@ def format_minor(amount_minor: int, currency: str) -> str:
     digits = CURRENCY_DIGITS[currency]
     if digits == 0:
         return str(amount_minor)
-    whole, fraction = divmod(abs(amount_minor), 10**digits)
-    sign = "-" if amount_minor < 0 else ""
-    return f"{sign}{whole}.{fraction:0{digits}d}" if fraction else f"{sign}{whole}"
+    text = str(amount_minor).zfill(digits + 2 if amount_minor < 0 else digits + 1)
+    whole, fraction = text[:-digits], text[-digits:]
+    return f"{whole}.{fraction}" if fraction.strip("0") else whole

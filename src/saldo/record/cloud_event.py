@@ -9,12 +9,23 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
+from saldo.domain.events import SCHEMA_NEWEST
+
 if TYPE_CHECKING:
     from saldo.record.intent import StoredEvent
 
 SOURCE = "/saldo/transactions"
 TYPE = "saldo.transaction.recorded"
 DATASCHEMA_PREFIX = "urn:saldo:schema:transaction-recorded:"
+# What every record says.
+_COMMON_HEADERS: tuple[tuple[str, str], ...] = (
+    ("content-type", "application/json"),
+    ("ce_specversion", "1.0"),
+    ("ce_source", SOURCE),
+    ("ce_type", TYPE),
+)
+_NEWEST = f'{{"schema":{SCHEMA_NEWEST},'
+_DATASCHEMA_NEWEST = f"{DATASCHEMA_PREFIX}{SCHEMA_NEWEST}"
 
 
 class KafkaRecord(NamedTuple):
@@ -28,21 +39,19 @@ class KafkaRecord(NamedTuple):
 
 def kafka_record(stored: StoredEvent, traceparent: str | None) -> KafkaRecord:
     """The record of ``stored``."""
+    account_id, position, public_text = stored.account_id, stored.position, stored.public_text
     headers: list[tuple[str, str | bytes | None]] = [
-        ("content-type", "application/json"),
-        ("ce_specversion", "1.0"),
+        *_COMMON_HEADERS,
         ("ce_id", str(stored.event_id)),
-        ("ce_source", SOURCE),
-        ("ce_type", TYPE),
-        ("ce_subject", stored.account_id),
-        ("ce_partitionkey", stored.account_id),
-        ("ce_time", recorded_at_of(stored.public_text)),
-        ("ce_sequence", str(stored.position)),
-        ("ce_dataschema", dataschema_of(stored.public_text)),
+        ("ce_subject", account_id),
+        ("ce_partitionkey", account_id),
+        ("ce_time", recorded_at_of(public_text)),
+        ("ce_sequence", str(position)),
+        ("ce_dataschema", dataschema_of(public_text)),
     ]
     if traceparent is not None:
         headers.append(("ce_traceparent", traceparent))
-    return KafkaRecord(stored.account_id, stored.position, data_of(stored), headers)
+    return KafkaRecord(account_id, position, data_of(stored), headers)
 
 
 def data_of(stored: StoredEvent) -> bytes:
@@ -58,6 +67,8 @@ def recorded_at_of(public_text: str) -> str:
 
 def dataschema_of(public_text: str) -> str:
     """The data's schema with the version of this very text: an old event is sent as it is."""
+    if public_text.startswith(_NEWEST):
+        return _DATASCHEMA_NEWEST
     start = public_text.index('"schema":') + 9
     return DATASCHEMA_PREFIX + public_text[start : public_text.index(",", start)]
 

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from starlette.responses import Response
 
-from saldo.domain.commands import Command, ReverseTransaction
+from saldo.domain.commands import Command, RecordTransaction, ReverseTransaction
 from saldo.domain.errors import AmountOutOfRange, IdempotencyKeyReused, Refused, TooManyDigits
 from saldo.domain.events import TransactionRecorded, genesis_hash, read_event
 from saldo.record.answers import (
@@ -31,9 +31,8 @@ from saldo.record.intent import (
     LinesRefused,
     Recorded,
     StoredEvent,
-    canonical,
-    keyed_hash,
     prepare_line,
+    prepare_lines,
 )
 from saldo.record.kafka import KafkaSender
 from saldo.record.outbox import PostgresOutbox
@@ -47,6 +46,7 @@ from saldo.record.parse import (
     parse_transaction,
     read_ndjson,
     read_plain,
+    read_plain_bulk,
 )
 from saldo.record.relay import Relay
 from saldo.serve import metrics
@@ -113,6 +113,7 @@ FURTHER_BATCH_LINES_MIN = 48
 SWEEP_INTERVAL_S = 5.0
 CLOSE_POOL_S = 5.0
 EVENTS_PAGE_MAX = 1_000
+NOT_FOR_BULK = "is for single transactions: leave it out"
 # How many of the database's shards there are: more than one only behind a distributed engine.
 SHARDS = 1
 
@@ -311,15 +312,21 @@ async def post_transactions(request: Request, prefix: str) -> Response:
         )
     with BulkPlace(recorder) as place:
         body = await read_body(request, BULK_BYTES_MAX, on_large=place.take)
-        if kind == "application/x-ndjson":
+        ndjson = kind == "application/x-ndjson"
+        if ndjson:
             place.take()
-            return await _post_bulk(recorder, request, caller, read_ndjson(body))
-        command = read_plain(body)
+        command = None if ndjson else read_plain(body)
         if command is None:
-            content = read_json(body)
-            if isinstance(content, list):
+            parsed = read_plain_bulk(body, ndjson=ndjson)
+            if parsed is None:
+                content = read_ndjson(body) if ndjson else read_json(body)
+                if isinstance(content, list):
+                    place.take()
+                    refuse_if_match(request, NOT_FOR_BULK)
+                    parsed = parse_bulk(content)
+            if parsed is not None:
                 place.take()
-                return await _post_bulk(recorder, request, caller, content)
+                return await _post_bulk(recorder, request, caller, parsed)
             if len(body) > BODY_BYTES_MAX:
                 raise body_too_large(BODY_BYTES_MAX)
             command = parse_transaction(content)
@@ -444,34 +451,26 @@ async def _record_one(
 
 
 async def _post_bulk(
-    recorder: Recorder, request: Request, caller: Caller, items: list[object]
+    recorder: Recorder,
+    request: Request,
+    caller: Caller,
+    parsed: list[tuple[RecordTransaction, str | None]],
 ) -> Response:
-    """All of ``items`` or none, safe to repeat by the request's key or by each line's own."""
-    refuse_if_match(request, "is for single transactions: leave it out")
-    parsed = parse_bulk(items)
+    """All of ``parsed`` or none, safe to repeat by the request's key or by each line's own."""
+    refuse_if_match(request, NOT_FOR_BULK)
     for account_id in {command.account_id for command, _ in parsed}:
         caller.require(WRITE, account_id)
     key = idempotency_key_of(request)
-    secret = recorder.settings.hash_secret
-    fingerprint = None
-    if key is not None:
-        if any(own is not None for _, own in parsed):
-            raise Invalid(
-                [FieldError("idempotencyKey", "cannot stand beside an Idempotency-Key header")]
-            )
-        # With a word of its own: a list of one is another request than its transaction alone.
-        fingerprint = keyed_hash(secret, "bulk", *(canonical(command) for command, _ in parsed))
-    lines = tuple(
-        prepare_line(
-            command,
-            secret=secret,
-            issuer=caller.issuer,
-            subject=caller.subject,
-            idempotency_key=key or own,
-            key_line=0 if key is None else number,
-            fingerprint=fingerprint,
+    if key is not None and any(own is not None for _, own in parsed):
+        raise Invalid(
+            [FieldError("idempotencyKey", "cannot stand beside an Idempotency-Key header")]
         )
-        for number, (command, own) in enumerate(parsed, start=1)
+    lines = prepare_lines(
+        parsed,
+        secret=recorder.settings.hash_secret,
+        issuer=caller.issuer,
+        subject=caller.subject,
+        idempotency_key=key,
     )
     try:
         recorded = await recorder.record_bulk(

@@ -27,11 +27,16 @@ from saldo.domain.errors import Refused
 from saldo.domain.events import private_hash, request_hash
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
 # A salt makes the private hash of a short, guessable text unguessable.
 SALT_BYTES = 16
 ID_RANDOM_BYTES = 10
+RANDOM_BYTES = SALT_BYTES + ID_RANDOM_BYTES
+# Version and variant of a UUIDv7, and what they leave to chance.
+_ID_VERSION = 0x7 << 76 | 0x2 << 62
+_ID_RANDOM_MASK = (1 << 80) - 1 & ~(0xF << 76 | 0x3 << 62)
 KEYED_HASH_BYTES = 16
 # Made once: json.dumps with options of its own makes an encoder at every call.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -97,11 +102,9 @@ class LinesRefused(Refused):
 
 def new_event_id(random: bytes | None = None) -> UUID:
     """A UUIDv7: 48 bits of milliseconds, then random bits; ids sort roughly by time."""
-    # bit twiddling after RFC 9562, section 5.7; Python has no uuid7 before 3.14
-    number = int.from_bytes(random or os.urandom(ID_RANDOM_BYTES), "big")
-    number |= (time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80
-    number = number & ~(0xF << 76) | 0x7 << 76
-    number = number & ~(0x3 << 62) | 0x2 << 62
+    # After RFC 9562, section 5.7; Python has no uuid7 before 3.14.
+    number = int.from_bytes(random or os.urandom(ID_RANDOM_BYTES), "big") & _ID_RANDOM_MASK
+    number |= (time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80 | _ID_VERSION
     # The driver's own class, as in rows that are read: written and shown in a tenth of the time.
     return pgproto.UUID(number.to_bytes(16, "big"))
 
@@ -157,6 +160,76 @@ def _quoted(text: str | None) -> str:
     return "null" if text is None else encode_basestring(text)
 
 
+class _Request:
+    """What all lines of one request share, in the form in which each needs it."""
+
+    __slots__ = ("_caller", "_key_hashes", "_key_text", "_secret", "key")
+
+    def __init__(
+        self, *, secret: bytes, issuer: str, subject: str, idempotency_key: str | None
+    ) -> None:
+        self._secret = secret
+        self._caller = _caller_text(issuer, subject)
+        self._key_hashes: dict[str, bytes] = {}
+        self.key = idempotency_key
+        self._key_text = _quoted(idempotency_key)
+
+    def key_hash(self, account_id: str, key: str) -> bytes:
+        """The keyed hash of an account and a key."""
+        if key is not self.key:
+            return keyed_hash(self._secret, account_id, key)
+        found = self._key_hashes.get(account_id)
+        if found is None:
+            found = self._key_hashes[account_id] = keyed_hash(self._secret, account_id, key)
+        return found
+
+    def line(  # noqa: PLR0913, PLR0917 - called once a line, by place
+        self,
+        command: Command,
+        key: str | None,
+        key_line: int,
+        fingerprint: bytes | None,
+        random: bytes,
+        event_id: UUID,
+    ) -> Line:
+        """A line for ``command``; ``random`` are SALT_BYTES that nobody can guess."""
+        metadata = command.metadata if isinstance(command, RecordTransaction) else None
+        description = None if isinstance(command, SetOverdraftLimit) else command.description
+        if key is None:
+            key_hash = fingerprint = proof = None
+            key_text = fingerprint_text = "null"
+        else:
+            key_hash = self.key_hash(command.account_id, key)
+            if fingerprint is None:
+                fingerprint = keyed_hash(self._secret, canonical(command))
+            proof = request_hash(key_hash, key_line, fingerprint)
+            key_text = self._key_text if key is self.key else _quoted(key)
+            fingerprint_text = f'"{fingerprint.hex()}"'
+        # As the encoder would write it, a third of its time; the order of members must never
+        # change.
+        private_text = (
+            f'{{"description":{_quoted(description)},'
+            f'"metadata":{_encode(metadata) if metadata else "{}"},{self._caller}'
+            f'"idempotencyKey":{key_text},'
+            f'"fingerprint":{fingerprint_text},"salt":"{random.hex()}"}}'
+        )
+        return Line(
+            command=command,
+            event_id=event_id,
+            private_text=private_text,
+            private_hash=private_hash(random, private_text),
+            key_hash=key_hash,
+            key_line=key_line,
+            fingerprint=fingerprint,
+            request_hash=proof,
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _caller_text(issuer: str, subject: str) -> str:
+    return f'"issuer":{_quoted(issuer)},"subject":{_quoted(subject)},'
+
+
 def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private text
     command: Command,
     *,
@@ -164,46 +237,57 @@ def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private te
     issuer: str,
     subject: str,
     idempotency_key: str | None = None,
-    key_line: int = 0,
-    fingerprint: bytes | None = None,
     event_id: UUID | None = None,
     random: bytes | None = None,
 ) -> Line:
-    """A line for ``command``; ``fingerprint`` is the whole request's where one key covers many.
+    """The line of a request that has one command.
 
-    ``random`` are SALT_BYTES and ID_RANDOM_BYTES that nobody can guess; by default the kernel's.
+    ``random`` are RANDOM_BYTES that nobody can guess; by default the kernel's.
     """
+    request = _Request(
+        secret=secret, issuer=issuer, subject=subject, idempotency_key=idempotency_key
+    )
     if random is None:
-        random = os.urandom(SALT_BYTES + ID_RANDOM_BYTES)  # in one go: each is a call of the kernel
-    salt = random[:SALT_BYTES]
-    metadata = command.metadata if isinstance(command, RecordTransaction) else None
-    description = None if isinstance(command, SetOverdraftLimit) else command.description
-    key_hash = None
+        random = os.urandom(RANDOM_BYTES)  # in one go: each is a call of the kernel
+    event_id = event_id or new_event_id(random[SALT_BYTES:])
+    return request.line(command, idempotency_key, 0, None, random[:SALT_BYTES], event_id)
+
+
+def prepare_lines(  # noqa: PLR0913 - as prepare_line
+    commands: Sequence[tuple[Command, str | None]],
+    *,
+    secret: bytes,
+    issuer: str,
+    subject: str,
+    idempotency_key: str | None = None,
+    random: bytes | None = None,
+) -> tuple[Line, ...]:
+    """The lines of a bulk request: its commands, each with a key of its own where it has one.
+
+    An ``idempotency_key`` of the whole request stands for all of them: then the lines are numbered
+    from 1, and their fingerprint is the whole request's. ``random`` as for one line, for each.
+    """
+    request = _Request(
+        secret=secret, issuer=issuer, subject=subject, idempotency_key=idempotency_key
+    )
+    fingerprint = None
     if idempotency_key is not None:
-        key_hash = keyed_hash(secret, command.account_id, idempotency_key)
-        if fingerprint is None:
-            fingerprint = keyed_hash(secret, canonical(command))
-    else:
-        fingerprint = None
-    proof = None
-    if key_hash is not None and fingerprint is not None:
-        proof = request_hash(key_hash, key_line, fingerprint)
-    # As the encoder would write it, a third of its time; the order of members must never change.
-    fingerprint_hex = None if fingerprint is None else fingerprint.hex()
-    private_text = (
-        f'{{"description":{_quoted(description)},'
-        f'"metadata":{_encode(metadata) if metadata else "{}"},'
-        f'"issuer":{_quoted(issuer)},"subject":{_quoted(subject)},'
-        f'"idempotencyKey":{_quoted(idempotency_key)},'
-        f'"fingerprint":{_quoted(fingerprint_hex)},"salt":"{salt.hex()}"}}'
-    )
-    return Line(
-        command=command,
-        event_id=event_id or new_event_id(random[SALT_BYTES:]),
-        private_text=private_text,
-        private_hash=private_hash(salt, private_text),
-        key_hash=key_hash,
-        key_line=key_line,
-        fingerprint=fingerprint,
-        request_hash=proof,
-    )
+        # With a word of its own: a list of one is another request than its transaction alone.
+        fingerprint = keyed_hash(secret, "bulk", *(canonical(command) for command, _ in commands))
+    if random is None:
+        random = os.urandom(RANDOM_BYTES * len(commands))
+    lines: list[Line] = []
+    for number, (command, own_key) in enumerate(commands):
+        start = number * RANDOM_BYTES
+        middle = start + SALT_BYTES
+        lines.append(
+            request.line(
+                command,
+                idempotency_key or own_key,
+                0 if idempotency_key is None else number + 1,
+                fingerprint,
+                random[start:middle],
+                new_event_id(random[middle : start + RANDOM_BYTES]),
+            )
+        )
+    return tuple(lines)

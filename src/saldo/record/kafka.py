@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -96,24 +97,26 @@ class KafkaSender:
         self._thread.start()
 
     def send(self, record: KafkaRecord) -> bool:
-        account_id, position = record.account_id, record.position
-
-        def on_delivery(error: KafkaError | None, _message: Message) -> None:
-            self._outcomes.append((account_id, position, error is None))
-            if error is not None:
-                log.warning("Kafka did not take a record: %s", error.str())
-
+        account_id = record.account_id
         try:
             self._producer.produce(
                 self._topic,
                 key=account_id,
                 value=record.value,
                 headers=record.headers,
-                on_delivery=on_delivery,
+                on_delivery=partial(self._on_delivery, account_id, record.position),
             )
         except (BufferError, KafkaException):
             return False
         return True
+
+    def _on_delivery(
+        self, account_id: str, position: int, error: KafkaError | None, _message: Message
+    ) -> None:
+        """Kafka's word on one record, on the polling thread."""
+        self._outcomes.append((account_id, position, error is None))
+        if error is not None:
+            log.warning("Kafka did not take a record: %s", error.str())
 
     async def flush(self, timeout_s: float) -> None:
         await self._loop.run_in_executor(None, self._producer.flush, timeout_s)

@@ -85,17 +85,18 @@ class Relay:
 
     def delivered(self, outcomes: Sequence[tuple[str, int, bool]]) -> None:
         """Kafka's word on records: (account id, position, acknowledged). On the loop's thread."""
-        for account_id, position, acknowledged in outcomes:
-            key = (account_id, position)
-            self._in_flight.discard(key)
-            self._awaited.discard(key)
-            if self._spans and (span := self._spans.pop(key, None)) is not None:
-                span.end(failed=not acknowledged)
-            if acknowledged:
-                self._acknowledged.append(key)
-                self.acknowledged += 1
-            else:
-                self.failed += 1
+        keys = [(account_id, position) for account_id, position, _ in outcomes]
+        self._in_flight.difference_update(keys)
+        self._awaited.difference_update(keys)
+        taken = [(account_id, position) for account_id, position, ok in outcomes if ok]
+        self._acknowledged += taken
+        self.acknowledged += len(taken)
+        self.failed += len(keys) - len(taken)
+        if self._spans:
+            for account_id, position, acknowledged in outcomes:
+                span = self._spans.pop((account_id, position), None)
+                if span is not None:
+                    span.end(failed=not acknowledged)
         if not self._in_flight:
             self._idle.set()
         if not self._awaited:
@@ -161,9 +162,10 @@ class Relay:
             if span is not None:
                 span.end(failed=True)
             return False
+        key = (stored.account_id, stored.position)
         if span is not None:
-            self._spans[stored.account_id, stored.position] = span
-        self._in_flight.add((stored.account_id, stored.position))
+            self._spans[key] = span
+        self._in_flight.add(key)
         self._idle.clear()
         self.sent += 1
         return True
