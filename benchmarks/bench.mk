@@ -7,7 +7,7 @@ bench: ## Saldo against its limits, about 5 minutes: ROWS=post_cpu,get_cpu ROUND
 	@.venv/bin/python -m benchmarks $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(OUT),--out $(OUT))
 
-bench-long: ## scale curves, about 40 minutes: CURVES=connections,processes,stored,million
+bench-long: ## scale curves, about 35 minutes: CURVES=connections,processes,stored,million
 	@$(PYTHON) -m local.bootstrap dev
 	@.venv/bin/python -m benchmarks.long $(if $(CURVES),--curves $(CURVES)) \
 	  $(if $(EVENTS_MAX),--events-max $(EVENTS_MAX)) $(if $(REQUESTS),--requests $(REQUESTS)) \

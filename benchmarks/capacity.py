@@ -6,11 +6,11 @@ everything that is assumed is named here, once. The model is linear, and says wh
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from benchmarks.curves import read_long
 from benchmarks.report import Report, read_report
 from local import services
 
@@ -88,10 +88,10 @@ class Plan:
 def read_measured(folder: Path = REPORTS) -> Measured:
     """The measured figures of the reports in ``folder``."""
     report = read_report(folder / "bench.json")
-    long = json.loads((folder / "long.json").read_text())
-    points = next(c["points"] for c in long["curves"] if c["name"] == "stored")
+    points = [point.values for point in read_long(folder / "long.json").curve("stored").points]
+    first, last = points[0], points[-1]
     # The slope, not the quotient: an empty database has megabytes of its own.
-    grown = points[-1]["database_mb"] - points[0]["database_mb"]
+    grown_mb = last["database_mb"] - first["database_mb"]
     return Measured(
         record_us=report.row("post_cpu").measured,
         read_us=report.row("get_cpu").measured,
@@ -101,7 +101,7 @@ def read_measured(folder: Path = REPORTS) -> Measured:
         postgres_project_us=beside(report, "project_cpu", "postgres_us"),
         wal_bytes=beside(report, "post_cpu", "wal_bytes")
         + beside(report, "project_cpu", "wal_bytes"),
-        stored_bytes=grown * MB / (points[-1]["x"] - points[0]["x"]),
+        stored_bytes=grown_mb * MB / (last["stored_events"] - first["stored_events"]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 BAR_WIDTH, BAR_HEIGHT = 260, 34
 LINE_WIDTH, LINE_HEIGHT, MARGIN = 520, 220, 56
 TICKS = 4
+NAMES_MAX = 10
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #6a737d; --rule: #d8dee4;
@@ -36,7 +37,7 @@ svg { max-width: 100%; height: auto } svg text { fill: var(--soft); font-size: 1
 .track { fill: var(--rule) } .good { fill: var(--good) } .bad { fill: var(--bad) }
 .bound { stroke: var(--ink); stroke-width: 2 } .dot { fill: var(--paper); stroke: var(--ink) }
 .axis { stroke: var(--rule) } .curve { fill: none; stroke: var(--mark); stroke-width: 2 }
-.point { fill: var(--mark) }
+.point { fill: var(--mark) } .spread { stroke: var(--mark); stroke-width: 1.5; opacity: .6 }
 """
 
 
@@ -64,11 +65,15 @@ def bar_chart(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One curve. ``points`` are (x, y) with x above zero where ``log`` holds."""
+    """One curve. ``points`` are (x, y) with x above zero where ``log`` holds.
+
+    ``spread`` has the lowest and the highest y of each point, or nothing.
+    """
 
     title: str
     unit: str
     points: list[tuple[float, float]]
+    spread: list[tuple[float, float]] = field(default_factory=list)
     log: bool = True
 
 
@@ -79,7 +84,8 @@ def line_chart(line: Line, *, axis: str) -> str:
     scale = math.log10 if line.log else float
     xs = [scale(x) for x, _ in line.points]
     left, right = min(xs), max(xs)
-    top = max(y for _, y in line.points) * 1.15 or 1.0
+    highest = max(*(y for _, y in line.points), *(high for _, high in line.spread), 0.0)
+    top = highest * 1.15 or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
         along = (x - left) / (right - left) if right > left else 0.5
@@ -89,10 +95,14 @@ def line_chart(line: Line, *, axis: str) -> str:
     placed = [place(scale(x), y) for x, y in line.points]
     path = " ".join(f"{x},{y}" for x, y in placed)
     marks = "".join(f'<circle class="point" cx="{x}" cy="{y}" r="3.5"/>' for x, y in placed)
+    for (x, _), (low, high) in zip(line.points, line.spread, strict=False):
+        (at, bottom), (_, upper) = place(scale(x), low), place(scale(x), high)
+        marks += f'<line class="spread" x1="{at}" x2="{at}" y1="{bottom}" y2="{upper}"/>'
+    shown = thinned(line.points)
     names = "".join(
         f'<text x="{place(scale(x), 0)[0]}" y="{LINE_HEIGHT - 10}" text-anchor="middle">'
         f"{short(x)}</text>"
-        for x, _ in line.points
+        for x, _ in shown
     )
     rules = ""
     for number in range(TICKS + 1):
@@ -109,6 +119,12 @@ def line_chart(line: Line, *, axis: str) -> str:
         f'viewBox="0 0 {LINE_WIDTH} {LINE_HEIGHT}">{rules}'
         f'<polyline class="curve" points="{path}"/>{marks}{names}</svg></figure>'
     )
+
+
+def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """So many of the points that what is written below them does not run together."""
+    step = -(-len(points) // NAMES_MAX)
+    return points[::step]
 
 
 def short(value: float) -> str:

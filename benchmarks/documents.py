@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from benchmarks import capacity
+from benchmarks.curves import as_markdown, read_long
 from benchmarks.report import bound_text, number, read_report
 from local import services
 
@@ -45,10 +46,13 @@ def tables() -> dict[Path, dict[str, str]]:
     """For each document, its tables by the name of their marks."""
     measured = capacity.read_measured()
     figures = bench_table(read_report(capacity.REPORTS / "bench.json"))
+    curves = read_long(capacity.REPORTS / "long.json").curves
     # The README shows the figures where it has the marks for them.
     shown = [PERFORMANCE, *([README] if "<!-- bench -->" in README.read_text() else [])]
+    named: dict[Path, dict[str, str]] = {document: {"bench": figures} for document in shown}
+    named[PERFORMANCE]["long"] = "\n\n".join(as_markdown(curve) for curve in curves)
     return {
-        **{document: {"bench": figures} for document in shown},
+        **named,
         CAPACITY: {
             "measured": capacity.measured_table(measured),
             "plan": capacity.plan_table(measured),

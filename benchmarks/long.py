@@ -2,52 +2,58 @@
 
     python -m benchmarks.long [--curves NAME,...] [--quick] [--events-max N] [--requests N]
 
-Each curve is taken on a stack of its own.
+Each curve is taken on a stack of its own and written to the report as soon as it ends. What the
+report already has of other curves stays, so that they can be taken one by one.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import httpx
+import psutil
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.charts import Line
-from benchmarks.fill import EVENTS_AN_ACCOUNT, fill
+from benchmarks import deliveries
+from benchmarks.curves import Curve, LongReport, read_long, shown, write_long
+from benchmarks.fill import EVENTS_AN_ACCOUNT, check_room, fill, settings_for_filling
 from benchmarks.listed import listed
 from benchmarks.open_loop import run_open_loop
-from benchmarks.page import curves_page
 from benchmarks.placement import Placement, choose_placement
 from benchmarks.report import commit, machine, number
-from benchmarks.rounds import ACCOUNTS, CONNECTIONS, FOLLOWED, QUICK, WHOLE, Bench, Effort
+from benchmarks.rounds import ACCOUNTS, CONNECTIONS, FOLLOWED, QUICK, WHOLE, Bench, Effort, Spent
 from benchmarks.stack import end_at_sigterm, running_stack, settings_of
-from benchmarks.wrk import NoFigure, ensure_wrk, run_wrk
+from benchmarks.wrk import Load, NoFigure, ensure_wrk, run_wrk
 from local import services
-from local.checks import held
+from local.checks import NotPossible, held
 from local.services import BALANCE, FUNCTIONS, PROJECT, RECORD
 from local.stack import REFUSED
+from saldo.project.sweep import OVERLAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.stack import Stack
 
-SCHEMA = 1
 OUT = services.ROOT / "build" / "bench"
 CONNECTION_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 EVENTS_MAX = SIZES[-1]
 REQUESTS = 1_000_000
-SLICES_MAX = 400
+# However slow the machine is, the last curve ends.
+SLICES_MAX = 80
 SLICE_S = 15.0
 IDLE_S = 20.0
+QUIET_S = OVERLAP.total_seconds()
 # A rate at which nothing queues on a small machine, so that the lag is the path's own.
 LAG_RATE = 100.0
 MB = 1e6
@@ -55,58 +61,20 @@ HOT = """
 SELECT coalesce(100.0 * n_tup_hot_upd / nullif(n_tup_upd, 0), 100)
 FROM pg_stat_user_tables WHERE relname = '{table}'
 """
-
-# How a value of a point is called, and its unit.
-LABELS = {
-    "post_per_s": ("POST, throughput", "/s"),
-    "post_cpu_us": ("POST, CPU of the function", "us"),
-    "post_p50_ms": ("POST, median latency", "ms"),
-    "get_per_s": ("GET, throughput", "/s"),
-    "get_cpu_us": ("GET, CPU of the function", "us"),
-    "get_p50_ms": ("GET, median latency", "ms"),
-    "lag_p50_ms": ("from the 201 to the balance, p50", "ms"),
-    "lag_p99_ms": ("from the 201 to the balance, p99", "ms"),
-    "idle_percent": ("CPU of recorder and projector with nothing to do, sweeps running", "%"),
-    "database_mb": ("database", "MB"),
-    "record_mb": ("resident memory of record_transaction", "MB"),
-    "balance_mb": ("resident memory of get_balance", "MB"),
-    "project_mb": ("resident memory of project_balance", "MB"),
-    "outbox_mb": ("outbox with its indexes", "MB"),
-    "stream_hot_percent": ("updates of streams that touched no index (HOT)", "%"),
-    "balance_hot_percent": ("updates of balances that touched no index (HOT)", "%"),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """What was measured at one place of a curve."""
-
-    x: float
-    values: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """A figure over connections, size or time."""
-
-    name: str
-    title: str
-    axis: str
-    log: bool
-    points: list[Point] = field(default_factory=list)
-
-    def lines(self) -> list[Line]:
-        """One line for each value."""
-        names = dict.fromkeys(name for point in self.points for name in point.values)
-        return [
-            Line(
-                title=LABELS[name][0],
-                unit=LABELS[name][1],
-                points=[(p.x, p.values[name]) for p in self.points if name in p.values],
-                log=self.log,
-            )
-            for name in names
-        ]
+OUTBOX_DEAD = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'outbox'"
+BEHIND = """
+SELECT coalesce(sum(s.position - coalesce(b.position, 0)), 0)
+FROM event_store.stream AS s LEFT JOIN read_model.balance AS b USING (account_id)
+"""
+# What ends one curve and not the others.
+FAILED = (
+    NoFigure,
+    *REFUSED,
+    OSError,
+    httpx.HTTPError,
+    psutil.Error,
+    subprocess.SubprocessError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +85,7 @@ class Extent:
     events_max: int
     requests: int
     slice_s: float
+    quiet_s: float
     idle_s: float
     connections: tuple[int, ...]
 
@@ -126,6 +95,7 @@ WHOLE_EXTENT = Extent(
     events_max=EVENTS_MAX,
     requests=REQUESTS,
     slice_s=SLICE_S,
+    quiet_s=QUIET_S,
     idle_s=IDLE_S,
     connections=CONNECTION_COUNTS,
 )
@@ -133,7 +103,8 @@ QUICK_EXTENT = Extent(
     effort=QUICK,
     events_max=SIZES[0],
     requests=1_000,
-    slice_s=1,
+    slice_s=2,
+    quiet_s=0,
     idle_s=1,
     connections=(1, 64),
 )
@@ -145,28 +116,36 @@ class Long:
 
     bench: Bench
     extent: Extent
+    loaded_at: float = field(default_factory=time.monotonic)
 
     @property
     def stack(self) -> Stack:
         """What is measured."""
         return self.bench.stack
 
+    @property
+    def rounds(self) -> range:
+        """The rounds of each point."""
+        return range(self.extent.effort.rounds)
+
     def connections(self, curve: Curve) -> None:
-        """POST and GET by more and more clients."""
+        """POST and GET by more and more clients, all counts in turn in each round."""
         self.bench.warm_up()
-        for count in self.extent.connections:
-            post, post_spent = self.bench.post(RECORD.name, connections=count)
-            self.bench.settle()
-            get, get_spent = self.bench.get(BALANCE.name, connections=count)
-            values = {
-                "post_per_s": post.per_s,
-                "post_cpu_us": post_spent.us,
-                "post_p50_ms": post.p50_ms,
-                "get_per_s": get.per_s,
-                "get_cpu_us": get_spent.us,
-                "get_p50_ms": get.p50_ms,
-            }
-            self._add(curve, count, values)
+        for _ in self.rounds:
+            for count in self.extent.connections:
+                self._note(curve, count, self._post_and_get(count, ACCOUNTS))
+
+    def _post_and_get(self, connections: int, accounts: int) -> dict[str, float]:
+        bench = self.bench
+        post, post_spent = bench.post(RECORD.name, connections=connections, accounts=accounts)
+        bench.settle()
+        get, get_spent = bench.get(BALANCE.name, connections=connections, accounts=accounts)
+        return {
+            **values_of("post", post, post_spent),
+            "post_postgres_us": post_spent.postgres_us,
+            "post_wal_bytes": post_spent.wal_bytes,
+            **values_of("get", get, get_spent),
+        }
 
     def processes(self, curve: Curve) -> None:
         """One recorder and two, on all cores; as many clients for one as for both."""
@@ -178,27 +157,33 @@ class Long:
         everywhere = cores.function | cores.load | cores.rest
         anywhere = Placement(function=everywhere, load=everywhere, rest=everywhere)
         self.stack.placement = anywhere
-        self.stack.place_anywhere()
-        for names in ([RECORD.name], [RECORD.name, second]):
-            before = sum(self.stack.cpu_s(name) for name in names)
-            with ThreadPoolExecutor(len(names)) as pool:
-                loads = list(pool.map(lambda name: self._post_part(name, len(names)), names))  # noqa: B023 - awaited here
-            self.stack.wait_sent()
-            took = sum(self.stack.cpu_s(name) for name in names) - before
-            requests = sum(load.requests for load in loads)
-            values = {
-                "post_per_s": sum(load.per_s for load in loads),
-                "post_cpu_us": took / requests * 1e6,
-                "post_p50_ms": max(load.p50_ms for load in loads),
-            }
-            self._add(curve, len(names), values)
-            self.bench.settle()
+        # The first token that a process sees, and its first statements, are not every request's.
+        self._post_parts([second])
+        self.bench.settle()
+        for _ in self.rounds:
+            for names in ([RECORD.name], [RECORD.name, second]):
+                self._note(curve, len(names), self._post_parts(names))
+                self.bench.settle()
 
-    def _post_part(self, name: str, parts: int) -> Any:  # noqa: ANN401 - wrk's Load
+    def _post_parts(self, names: list[str]) -> dict[str, float]:
+        self.stack.place_anywhere()
+        label = self.bench.label()
+        before_s = sum(self.stack.cpu_s(name) for name in names)
+        with ThreadPoolExecutor(len(names)) as pool:
+            loads = list(pool.map(partial(self._post_part, len(names), label), names))
+        self.stack.wait_sent()
+        took_s = sum(self.stack.cpu_s(name) for name in names) - before_s
+        return {
+            "post_per_s": sum(load.per_s for load in loads),
+            "post_cpu_us": took_s / sum(load.requests for load in loads) * 1e6,
+            "post_p50_ms": max(load.p50_ms for load in loads),
+        }
+
+    def _post_part(self, parts: int, label: str, name: str) -> Load:
         return run_wrk(
             self.stack.placement,
             "post",
-            f"{name}-of-{parts}",
+            f"{label}-{name}",
             ACCOUNTS,
             self.stack.token(),
             port=self.stack.ports[name],
@@ -208,40 +193,42 @@ class Long:
 
     def stored(self, curve: Curve) -> None:
         """The same load on more and more stored events, over ten times fewer accounts."""
+        check_room(self.stack.folder, self.extent.events_max)
         filled = 0
         for events in SIZES:
             if events > self.extent.events_max:
                 break
             accounts = events // EVENTS_AN_ACCOUNT
-            fill(self.stack, filled + 1, accounts, self.bench.progress)
+            self._fill(filled + 1, accounts)
             filled = accounts
-            self._warm(accounts)
-            idle = self._idle_percent()
-            post, post_spent = self.bench.post(RECORD.name, accounts=accounts)
-            self.bench.settle()
-            get, get_spent = self.bench.get(BALANCE.name, accounts=accounts)
-            self.stack.place_anywhere()
-            lag = run_open_loop(
-                self.stack,
-                rate=LAG_RATE,
-                seconds=2 * self.extent.effort.seconds,
-                accounts=accounts,
-                label=self.bench.label(),
-                followed=FOLLOWED,
-            )
-            values = {
-                "post_per_s": post.per_s,
-                "post_cpu_us": post_spent.us,
-                "post_p50_ms": post.p50_ms,
-                "get_per_s": get.per_s,
-                "get_cpu_us": get_spent.us,
-                "get_p50_ms": get.p50_ms,
-                "lag_p50_ms": lag.lag_p50_ms,
-                "lag_p99_ms": lag.lag_p99_ms,
-                "idle_percent": idle,
+            sizes = {
+                "stored_events": self._number("SELECT sum(position) FROM event_store.stream"),
                 "database_mb": self._number("SELECT pg_database_size(current_database())") / MB,
             }
-            self._add(curve, events, values)
+            idle = self._idle()
+            self._warm(accounts)
+            for _ in self.rounds:
+                taken = {**self._post_and_get(CONNECTIONS, accounts), **self._lag(accounts)}
+                self._note(curve, events, {**taken, **idle, **sizes})
+
+    def _fill(self, first: int, last: int) -> None:
+        """Nobody else uses the database meanwhile; its processes are new ones afterwards."""
+        dsn = self.stack.server.dsn()
+        with self.stack.without_functions(), settings_for_filling(dsn):
+            fill(dsn, first, last, self.bench.progress)
+
+    def _lag(self, accounts: int) -> dict[str, float]:
+        self.stack.place_anywhere()
+        load = run_open_loop(
+            self.stack,
+            rate=LAG_RATE,
+            seconds=2 * self.extent.effort.seconds,
+            accounts=accounts,
+            label=self.bench.label(),
+            followed=FOLLOWED,
+        )
+        self.loaded_at = time.monotonic()
+        return {"lag_p50_ms": load.lag_p50_ms, "lag_p99_ms": load.lag_p99_ms}
 
     def _warm(self, accounts: int) -> None:
         """Neither the caches nor the prepared statements are cold."""
@@ -249,69 +236,94 @@ class Long:
         self.bench.settle()
         self.bench.get(BALANCE.name, accounts=accounts)
 
-    def _idle_percent(self) -> float:
-        """CPU of the two functions that sweep, in percent of a core, while nobody asks."""
-        names = (RECORD.name, PROJECT.name)
-        before = sum(self.stack.cpu_s(name) for name in names)
-        began = time.monotonic()
+    def _idle(self) -> dict[str, float]:
+        """CPU of those that sweep and of PostgreSQL, in percent of a core, while nobody asks.
+
+        The lag sweep walks what was recorded in the OVERLAP before the newest event: so that it is
+        one event alone, that one is recorded when the last load is as long ago.
+        """
+        time.sleep(max(0.0, self.loaded_at + self.extent.quiet_s - time.monotonic()))
+        deliveries.record_wave(self.stack, 1, self.bench.label(), names=deliveries.BENCH)
+        self.bench.settle()
+        # Connecting again to Kafka is no sweep.
+        time.sleep(self.extent.idle_s / 4)
+        began, used_s, server_s = time.monotonic(), self._sweepers_s(), self.stack.postgres_cpu_s()
         time.sleep(self.extent.idle_s)
-        used = sum(self.stack.cpu_s(name) for name in names) - before
-        return 100 * used / (time.monotonic() - began)
+        took_s = time.monotonic() - began
+        return {
+            "idle_percent": 100 * (self._sweepers_s() - used_s) / took_s,
+            "idle_postgres_percent": 100 * (self.stack.postgres_cpu_s() - server_s) / took_s,
+        }
+
+    def _sweepers_s(self) -> float:
+        return sum(self.stack.cpu_s(name) for name in (RECORD.name, PROJECT.name))
 
     def million(self, curve: Curve) -> None:
         """So many POSTs, then so many GETs: memory, and what the tables hold of it."""
         self.bench.warm_up()
         self.bench.effort = replace(self.extent.effort, seconds=self.extent.slice_s)
         sent = 0
-        for turn, function in ((self.bench.post, RECORD), (self.bench.get, BALANCE)):
+        for kind, turn, name in (
+            ("post", self.bench.post, RECORD.name),
+            ("get", self.bench.get, BALANCE.name),
+        ):
             until = sent + self.extent.requests
             for _ in range(SLICES_MAX):
-                load, _spent = turn(function.name)
+                under_load: dict[str, float] = {}
+                load, spent = turn(name, meanwhile=partial(self._look, under_load))
                 sent += load.requests
-                kind = "post" if function is RECORD else "get"
-                self._add(curve, sent, {f"{kind}_per_s": load.per_s, **self._sizes()})
+                taken = values_of(kind, load, spent)
+                self._note(curve, sent, {**taken, **under_load, **self._memory()})
                 if sent >= until:
                     break
-        self.bench.settle()
+            self.bench.settle()
 
-    def _sizes(self) -> dict[str, float]:
-        """Memory and tables as they are."""
-        memory = {
-            f"{function.name.split('_')[0] if function is not BALANCE else 'balance'}_mb": (
-                self.stack.resident_mb(function.name)
-            )
-            for function in FUNCTIONS
-        }
-        return {
-            **memory,
+    def _look(self, found: dict[str, float]) -> None:
+        """What the tables hold in the middle of a slice, while requests come in."""
+        time.sleep(self.extent.slice_s / 2)
+        found |= {
             "outbox_mb": self._number("SELECT pg_total_relation_size('event_store.outbox')") / MB,
-            "stream_hot_percent": self._hot_percent("stream"),
-            "balance_hot_percent": self._hot_percent("balance"),
+            "outbox_rows": self._number("SELECT count(*) FROM event_store.outbox"),
+            "outbox_dead_rows": self._number(OUTBOX_DEAD),
+            "behind_events": self._number(BEHIND),
+            "stream_hot_percent": self._number(HOT.format(table="stream")),
+            "balance_hot_percent": self._number(HOT.format(table="balance")),
         }
 
-    def _hot_percent(self, table: str) -> float:
-        return self._number(HOT.format(table=table))
+    def _memory(self) -> dict[str, float]:
+        names = {RECORD: "record_mb", BALANCE: "balance_mb", PROJECT: "project_mb"}
+        return {names[each]: self.stack.resident_mb(each.name) for each in FUNCTIONS}
 
     def _number(self, statement: str) -> float:
         return float(self.stack.sql(statement))
 
-    def _add(self, curve: Curve, x: float, values: dict[str, float]) -> None:
-        curve.points.append(Point(x=x, values=values))
-        shown = ", ".join(f"{name} {number(value)}" for name, value in values.items())
-        self.bench.progress(f"{curve.name} at {x:,.0f}: {shown}")
+    def _note(self, curve: Curve, x: float, values: dict[str, float]) -> None:
+        curve.note(x, values)
+        said = ", ".join(f"{name} {number(value)}" for name, value in values.items())
+        self.bench.progress(f"{curve.name} at {x:,.0f}: {said}")
 
 
-CURVES: dict[str, tuple[Curve, Callable[[Long, Curve], None]]] = {
+def values_of(kind: str, load: Load, spent: Spent) -> dict[str, float]:
+    """What one load is judged by."""
+    return {
+        f"{kind}_per_s": load.per_s,
+        f"{kind}_cpu_us": spent.us,
+        f"{kind}_p50_ms": load.p50_ms,
+    }
+
+
+CURVES: dict[str, tuple[Callable[[], Curve], Callable[[Long, Curve], None]]] = {
     "connections": (
-        Curve(name="connections", title="By connections", axis="connections", log=True),
+        partial(Curve, name="connections", title="By connections", axis="connections", log=True),
         Long.connections,
     ),
     "processes": (
-        Curve(name="processes", title="By processes", axis="processes", log=False),
+        partial(Curve, name="processes", title="By processes", axis="recorder processes"),
         Long.processes,
     ),
     "stored": (
-        Curve(
+        partial(
+            Curve,
             name="stored",
             title="By what is stored",
             axis="stored events, on a tenth as many accounts",
@@ -320,14 +332,20 @@ CURVES: dict[str, tuple[Curve, Callable[[Long, Curve], None]]] = {
         Long.stored,
     ),
     "million": (
-        Curve(name="million", title="Over a million requests", axis="requests so far", log=False),
+        partial(
+            Curve,
+            name="million",
+            title="Over a million requests each way",
+            axis="requests so far",
+            by_quarters=True,
+        ),
         Long.million,
     ),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Take the curves; 1 when one could not be taken."""
+    """Take the curves; 1 when one of them could not be taken to its end."""
     options = read_options(arguments)
     end_at_sigterm()
     began = time.monotonic()
@@ -344,73 +362,67 @@ def main(arguments: list[str] | None = None) -> int:
     )
     folder = services.ROOT / ".saldo" / "bench"
     taken: list[Curve] = []
-    settings: dict[str, str] = {}
     try:
         ensure_wrk()
         with held(folder.with_suffix(".lock"), otherwise="a benchmark runs in this folder already"):
             for name in options.curves or CURVES:
-                curve, take = CURVES[name]
-                progress(curve.title)
-                with running_stack(folder, choose_placement(), progress) as stack:
-                    bench = Bench(stack=stack, effort=extent.effort, progress=progress)
-                    take(Long(bench=bench, extent=extent), curve)
-                    settings = settings_of(stack)
-                taken.append(curve)
-    except (NoFigure, *REFUSED) as error:
+                progress(CURVES[name][0]().title)
+                taken.append(take(name, extent, folder, options.out, progress))
+    except (NoFigure, NotPossible) as error:
         print(f"bench-long: {error}", file=sys.stderr)
         return 1
-    report = {
-        "schema": SCHEMA,
-        "taken_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
-        "commit": commit(),
-        "machine": machine(choose_placement()) | settings,
-        "curves": [as_json(curve) for curve in taken],
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "long.json").write_text(json.dumps(report, indent=1) + "\n")
-    about = f"Commit {report['commit']}, {report['taken_at']}. Every axis begins at zero."
-    charts = [(curve.title, curve.axis, curve.lines()) for curve in taken]
-    (options.out / "long.html").write_text(curves_page("Saldo's scale curves", about, charts))
-    screen = Console() if sys.stdout.isatty() else Console(width=150)
+    screen = Console() if sys.stdout.isatty() else Console(width=170)
     for curve in taken:
-        screen.print(table_of(curve))
-    progress(f"{options.out}/long.html and long.json are written")
-    return 0
+        screen.print(shown(curve))
+    for curve in taken:
+        if curve.ended_early:
+            print(f"bench-long: {curve.name} ended early: {curve.ended_early}", file=sys.stderr)
+    return 1 if any(curve.ended_early for curve in taken) else 0
 
 
-def as_json(curve: Curve) -> dict[str, Any]:
-    """A curve as it is kept."""
-    return {
-        "name": curve.name,
-        "title": curve.title,
-        "axis": curve.axis,
-        "points": [{"x": point.x, **point.values} for point in curve.points],
-    }
+def take(
+    name: str, extent: Extent, folder: Path, out: Path, progress: Callable[[str], None]
+) -> Curve:
+    """Take one curve and write it to the report in ``out``, as far as it came."""
+    make, measure = CURVES[name]
+    curve, began = make(), time.monotonic()
+    curve.taken_at = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    curve.commit, curve.load_before = commit(), round(os.getloadavg()[0], 2)
+    curve.ended_early = "it was interrupted"
+    facts = machine(choose_placement())
+    try:
+        with running_stack(folder, choose_placement(), progress) as stack:
+            facts |= settings_of(stack)
+            bench = Bench(stack=stack, effort=extent.effort, progress=progress)
+            measure(Long(bench=bench, extent=extent), curve)
+        curve.ended_early = ""
+    except FAILED as error:
+        curve.ended_early = str(error) or type(error).__name__
+        progress(f"{name} ended early: {curve.ended_early}")
+    finally:
+        # An interruption, too, leaves what was measured until then.
+        curve.seconds = round(time.monotonic() - began)
+        if curve.points:
+            report = report_in(out, progress)
+            report.machine = facts
+            if report.keep(curve, list(CURVES)):
+                write_long(report, out)
+                progress(f"{out}/long.html and long.json are written")
+            else:
+                progress(f"{out}/long.json keeps the whole curve that it had")
+    return curve
 
 
-def table_of(curve: Curve) -> Table:
-    """A curve for the terminal: a row for each value, a column for each point."""
-    table = Table(title=f"{curve.title} ({curve.axis})", title_justify="left")
-    table.add_column("")
-    shown = thinned(curve.points)
-    for point in shown:
-        table.add_column(f"{point.x:,.0f}", justify="right")
-    for name in dict.fromkeys(name for point in curve.points for name in point.values):
-        label, unit = LABELS[name]
-        cells = [number(p.values[name]) if name in p.values else "" for p in shown]
-        table.add_row(f"{label} ({unit})", *cells)
-    return table
-
-
-COLUMNS_MAX = 10
-
-
-def thinned(points: list[Point]) -> list[Point]:
-    """At most COLUMNS_MAX of the points, the first and the last among them."""
-    if len(points) <= COLUMNS_MAX:
-        return points
-    last = len(points) - 1
-    return [points[round(last * place / (COLUMNS_MAX - 1))] for place in range(COLUMNS_MAX)]
+def report_in(out: Path, progress: Callable[[str], None]) -> LongReport:
+    """The report that is there, for the curves that are not taken anew."""
+    file = out / "long.json"
+    if not file.exists():
+        return LongReport()
+    try:
+        return read_long(file)
+    except (ValueError, KeyError, TypeError) as error:
+        progress(f"the older report is not gone on with: {error}")
+        return LongReport()
 
 
 def read_options(arguments: list[str] | None) -> argparse.Namespace:

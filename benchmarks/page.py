@@ -87,10 +87,16 @@ def _row(row: Row) -> str:
     )
 
 
-def curves_page(title: str, about: str, curves: list[tuple[str, str, list[Line]]]) -> str:
-    """A page of line charts: of each its title, what its x axis is, and its lines."""
+def curves_page(
+    title: str,
+    about: str,
+    curves: list[tuple[str, str, str, list[Line]]],
+    machine: dict[str, object],
+) -> str:
+    """A page of line charts: of each its title, where it is from, its x axis, and its lines."""
     parts = [f"<p>{escape(about)}</p>"]
-    for name, axis, lines in curves:
-        parts += [f"<h2>{escape(name)}</h2>"]
+    for name, origin, axis, lines in curves:
+        parts += [f"<h2>{escape(name)}</h2>", f"<p>{escape(origin)}</p>"]
         parts += [line_chart(line, axis=axis) for line in lines]
+    parts += ["<h2>Where it was measured</h2>", facts(machine)]
     return document(title, parts)

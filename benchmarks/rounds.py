@@ -156,6 +156,7 @@ class Bench:
         connections: int = CONNECTIONS,
         accounts: int = ACCOUNTS,
         alone: bool = True,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[Load, Spent]:
         """POST transactions to process ``name``."""
 
@@ -169,6 +170,7 @@ class Bench:
                 port=self.stack.ports[name],
                 connections=connections,
                 seconds=self.effort.seconds,
+                meanwhile=meanwhile,
             )
 
         return self.loaded(name, load, alone=alone)
@@ -192,7 +194,12 @@ class Bench:
         return self.loaded(RECORD.name, load, alone=False)
 
     def get(
-        self, name: str, *, connections: int = CONNECTIONS, accounts: int = ACCOUNTS
+        self,
+        name: str,
+        *,
+        connections: int = CONNECTIONS,
+        accounts: int = ACCOUNTS,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[Load, Spent]:
         """GET balances from process ``name``."""
 
@@ -205,6 +212,7 @@ class Bench:
                 port=self.stack.ports[name],
                 connections=connections,
                 seconds=self.effort.seconds,
+                meanwhile=meanwhile,
             )
 
         return self.loaded(name, load)

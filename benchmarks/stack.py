@@ -174,6 +174,27 @@ class Stack:
         services.wait_until_assigned(child)
         pin(child.pid, self.placement.rest)
 
+    def start_functions(self) -> None:
+        """Start the three functions, and wait until they are ready."""
+        for function in services.FUNCTIONS:
+            self.start_function(function)
+        for function in services.FUNCTIONS:
+            services.wait_until_ready(self.children[function.name], self.ports[function.name])
+
+    @contextlib.contextmanager
+    def without_functions(self) -> Iterator[None]:
+        """While it holds, nobody uses the database; what was under way comes to its end first.
+
+        The functions are new processes afterwards, on other ports.
+        """
+        self.stop_source()
+        self.wait_settled()
+        for function in services.FUNCTIONS:
+            self.stop(function.name)
+        yield
+        self.start_functions()
+        self.start_source()
+
     def stop_source(self) -> None:
         """End KafkaSource, so that nothing is delivered but by the benchmark."""
         self.stop("KafkaSource")
@@ -325,12 +346,9 @@ def running_stack(
         )
         services.migrate(stack.env(postgres.SUPERUSER), folder / "migrate.log")
         progress("starting the functions")
-        for function in services.FUNCTIONS:
-            stack.start_function(function)
         for name in (EMPTY, EMPTY_EVENT):
             stack.start_empty(name)
-        for function in services.FUNCTIONS:
-            services.wait_until_ready(stack.children[function.name], stack.ports[function.name])
+        stack.start_functions()
         for name in (EMPTY, EMPTY_EVENT):
             processes.wait_until(
                 stack.children[name].ended,

@@ -5,13 +5,13 @@ The figures themselves are judged by nobody here: a machine that runs tests is n
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.curves import read_long
 from benchmarks.figures import FIGURES
 from benchmarks.report import read_report
 from local.services import ROOT
@@ -60,9 +60,11 @@ def test_every_row_is_taken_against_its_limit_and_reported(tmp_path: Path) -> No
 def test_curves_go_on_from_what_was_filled(tmp_path: Path) -> None:
     """Filled accounts take transactions, are projected and read: the fill is no fake."""
     printed = run("benchmarks.long", "--curves", "stored", "--out", tmp_path)
-    [curve] = json.loads((tmp_path / "long.json").read_text())["curves"]
-    [point] = curve["points"]
-    assert point["x"] == 10_000
-    assert all(point[name] > 0 for name in ("post_per_s", "get_per_s", "lag_p50_ms", "database_mb"))
+    [curve] = read_long(tmp_path / "long.json").curves
+    [point] = curve.points
+    assert point.x == point.values["stored_events"] == 10_000
+    taken = point.values
+    assert all(taken[name] > 0 for name in ("post_per_s", "get_per_s", "lag_p50_ms", "database_mb"))
+    assert curve.ended_early == ""
     assert "<svg" in (tmp_path / "long.html").read_text()
     assert "10,000" in printed

@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks.charts import Line, bar_chart, line_chart
 from benchmarks.figures import BY_KEY, FIGURES, Round, Row
-from benchmarks.long import COLUMNS_MAX, Curve, Point, as_json, table_of, thinned
 from benchmarks.open_loop import percentile_ms
 from benchmarks.page import bench_page
 from benchmarks.placement import Placement
@@ -99,24 +98,6 @@ def test_flat_curve_looks_flat() -> None:
     assert len(heights) == 1
     assert "1k" in svg
     assert "1M" in svg
-
-
-def test_curve_draws_a_line_for_each_value_where_it_was_taken() -> None:
-    curve = Curve(name="million", title="t", axis="requests", log=False)
-    curve.points.append(Point(x=1, values={"post_per_s": 10.0, "record_mb": 60.0}))
-    curve.points.append(Point(x=2, values={"get_per_s": 20.0, "record_mb": 61.0}))
-    lines = {line.title: line.points for line in curve.lines()}
-    assert lines["POST, throughput"] == [(1, 10.0)]
-    assert lines["resident memory of record_transaction"] == [(1, 60.0), (2, 61.0)]
-    assert as_json(curve)["points"][1] == {"x": 2, "get_per_s": 20.0, "record_mb": 61.0}
-    assert table_of(curve).row_count == 3
-
-
-def test_long_curve_is_shown_by_its_ends_and_some_between() -> None:
-    points = [Point(x=x, values={}) for x in range(95)]
-    shown = thinned(points)
-    assert len(shown) == COLUMNS_MAX
-    assert (shown[0].x, shown[-1].x) == (0, 94)
 
 
 def frame(key: str) -> str:

@@ -1,0 +1,261 @@
+"""Scale curves as data: what was measured at each place, as a file, a chart and a table.
+
+Each curve says itself when and of which commit it was taken: a report holds curves of several runs.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from benchmarks.charts import Line
+from benchmarks.page import curves_page
+from benchmarks.report import number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+SCHEMA = 2
+COLUMNS_MAX = 10
+QUARTERS = 4
+
+# How a value of a point is called, and its unit.
+LABELS = {
+    "post_per_s": ("POST, throughput", "/s"),
+    "post_cpu_us": ("POST, CPU of the function", "us"),
+    "post_postgres_us": ("POST, CPU of PostgreSQL, projection included", "us"),
+    "post_wal_bytes": ("POST, WAL, projection included", "bytes"),
+    "post_p50_ms": ("POST, median latency", "ms"),
+    "get_per_s": ("GET, throughput", "/s"),
+    "get_cpu_us": ("GET, CPU of the function", "us"),
+    "get_p50_ms": ("GET, median latency", "ms"),
+    "lag_p50_ms": ("from the 201 to the balance, p50", "ms"),
+    "lag_p99_ms": ("from the 201 to the balance, p99", "ms"),
+    "idle_percent": ("CPU of recorder and projector, sweeps running, nobody asks", "%"),
+    "idle_postgres_percent": ("CPU of PostgreSQL meanwhile", "%"),
+    "stored_events": ("events stored in fact", ""),
+    "database_mb": ("database", "MB"),
+    "record_mb": ("resident memory of record_transaction", "MB"),
+    "balance_mb": ("resident memory of get_balance", "MB"),
+    "project_mb": ("resident memory of project_balance", "MB"),
+    "outbox_mb": ("outbox with its indexes", "MB"),
+    "outbox_rows": ("outbox, rows that wait", ""),
+    "outbox_dead_rows": ("outbox, dead rows", ""),
+    "behind_events": ("events that are not projected yet", ""),
+    "stream_hot_percent": ("updates of streams that touched no index (HOT)", "%"),
+    "balance_hot_percent": ("updates of balances that touched no index (HOT)", "%"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What was measured at one place of a curve, round by round."""
+
+    x: float
+    rounds: list[dict[str, float]]
+
+    def taken(self, name: str) -> list[float]:
+        """A value in each round that has it."""
+        return [values[name] for values in self.rounds if name in values]
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The median of each value."""
+        names = dict.fromkeys(name for values in self.rounds for name in values)
+        return {name: statistics.median(self.taken(name)) for name in names}
+
+
+@dataclass(slots=True, kw_only=True)
+class Curve:
+    """A figure over connections, size or time. ``by_quarters``: its x is the course of time."""
+
+    name: str
+    title: str
+    axis: str
+    log: bool = False
+    by_quarters: bool = False
+    taken_at: str = ""
+    commit: str = ""
+    seconds: float = 0.0
+    load_before: float = 0.0
+    ended_early: str = ""
+    points: list[Point] = field(default_factory=list)
+
+    def note(self, x: float, values: dict[str, float]) -> None:
+        """One more round at ``x``."""
+        for point in self.points:
+            if point.x == x:
+                point.rounds.append(values)
+                return
+        self.points.append(Point(x=x, rounds=[values]))
+
+    @property
+    def names(self) -> list[str]:
+        """The values that it has somewhere."""
+        return list(dict.fromkeys(name for point in self.points for name in point.values))
+
+    def lines(self) -> list[Line]:
+        """One line for each value: the medians, and from the lowest to the highest round."""
+        return [
+            Line(
+                title=LABELS[name][0],
+                unit=LABELS[name][1],
+                points=[(p.x, p.values[name]) for p in self.points if name in p.values],
+                spread=[
+                    (min(p.taken(name)), max(p.taken(name)))
+                    for p in self.points
+                    if name in p.values
+                ],
+                log=self.log,
+            )
+            for name in self.names
+        ]
+
+    @property
+    def about(self) -> str:
+        """Where it comes from, in one line."""
+        rounds = max((len(point.rounds) for point in self.points), default=0)
+        medians = f", medians of {rounds} rounds" if rounds > 1 else ""
+        early = f" It ended early: {self.ended_early}" if self.ended_early else ""
+        return f"Commit {self.commit}, {self.taken_at[:10]}, {self.seconds:.0f} s{medians}.{early}"
+
+    def columns(self) -> list[tuple[str, dict[str, float]]]:
+        """The columns of its table: a head, and the values below it."""
+        if self.by_quarters:
+            return [
+                *quarters("POST", [p.values for p in self.points if "post_per_s" in p.values]),
+                *quarters("GET", [p.values for p in self.points if "get_per_s" in p.values]),
+            ]
+        return [(f"{point.x:,.0f}", point.values) for point in thinned(self.points)]
+
+    def rows(self) -> list[list[str]]:
+        """The rows of its table below the heads: a label, and a cell for each column."""
+        columns = [values for _, values in self.columns()]
+        return [
+            [label_of(name), *(number(v[name]) if name in v else "" for v in columns)]
+            for name in self.names
+        ]
+
+
+def label_of(name: str) -> str:
+    """A value's name with its unit."""
+    label, unit = LABELS[name]
+    return f"{label} ({unit})" if unit else label
+
+
+def thinned(points: list[Point]) -> list[Point]:
+    """At most COLUMNS_MAX of the points, the first and the last among them."""
+    if len(points) <= COLUMNS_MAX:
+        return points
+    last = len(points) - 1
+    return [points[round(last * place / (COLUMNS_MAX - 1))] for place in range(COLUMNS_MAX)]
+
+
+def quarters(kind: str, course: Sequence[dict[str, float]]) -> list[tuple[str, dict[str, float]]]:
+    """The medians of the first and of the last quarter of what was taken in the course of time."""
+    if not course:
+        return []
+    size = max(1, len(course) // QUARTERS)
+    return [
+        (f"{kind}s, first quarter", medians(course[:size])),
+        (f"{kind}s, last quarter", medians(course[-size:])),
+    ]
+
+
+def medians(taken: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of each value."""
+    return Point(x=0, rounds=list(taken)).values
+
+
+def shown(curve: Curve) -> Table:
+    """A curve for the terminal."""
+    table = Table(title=f"{curve.title} ({curve.axis})", caption=curve.about, title_justify="left")
+    table.add_column("")
+    for head, _ in curve.columns():
+        table.add_column(head, justify="right")
+    for row in curve.rows():
+        table.add_row(*row)
+    return table
+
+
+def as_markdown(curve: Curve) -> str:
+    """A curve for the documents."""
+    heads = [curve.axis, *(head for head, _ in curve.columns())]
+    lines = [
+        f"**{curve.title}.** {curve.about}",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|---|" + "---:|" * (len(heads) - 1),
+    ]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in curve.rows())])
+
+
+# --- the report ---------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class LongReport:
+    """Curves of one run or several. ``machine`` is of the last one."""
+
+    machine: dict[str, Any] = field(default_factory=dict)
+    curves: list[Curve] = field(default_factory=list)
+
+    def curve(self, name: str) -> Curve:
+        """The curve of that name; KeyError when it was not taken."""
+        for curve in self.curves:
+            if curve.name == name:
+                return curve
+        raise KeyError(name)
+
+    def keep(self, curve: Curve, order: Sequence[str]) -> bool:
+        """Put a curve in the place of an older one, the curves in ``order``; whether it was put.
+
+        One that ended early does not replace a whole one.
+        """
+        older = [each for each in self.curves if each.name == curve.name]
+        if curve.ended_early and any(not each.ended_early for each in older):
+            return False
+        others = [each for each in self.curves if each.name != curve.name]
+        self.curves = sorted([*others, curve], key=lambda each: order.index(each.name))
+        return True
+
+
+def read_long(file: Path) -> LongReport:
+    """A report that was written before; ValueError when it is of another schema."""
+    whole = json.loads(file.read_text())
+    if whole["schema"] != SCHEMA:
+        raise ValueError(f"{file} is of schema {whole['schema']}, this reads {SCHEMA}")
+    curves = [
+        Curve(**{**curve, "points": [Point(x=p["x"], rounds=p["rounds"]) for p in curve["points"]]})
+        for curve in whole["curves"]
+    ]
+    return LongReport(machine=whole["machine"], curves=curves)
+
+
+def write_long(report: LongReport, folder: Path) -> None:
+    """Write long.json and long.html, each whole or not at all."""
+    whole = {
+        "schema": SCHEMA,
+        "machine": report.machine,
+        "curves": [as_json(curve) for curve in report.curves],
+    }
+    about = "Every axis begins at zero. A bar goes from the lowest round to the highest."
+    charts = [(curve.title, curve.about, curve.axis, curve.lines()) for curve in report.curves]
+    page = curves_page("Saldo's scale curves", about, charts, report.machine)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("long.json", json.dumps(whole, indent=1) + "\n"), ("long.html", page)):
+        unfinished = folder / f"{name}.new"
+        unfinished.write_text(text)
+        unfinished.replace(folder / name)
+
+
+def as_json(curve: Curve) -> dict[str, Any]:
+    """A curve as it is kept: every round, and the medians for whoever reads the file."""
+    kept = {name: getattr(curve, name) for name in curve.__slots__ if name != "points"}
+    points = [{"x": p.x, "values": p.values, "rounds": p.rounds} for p in curve.points]
+    return {**kept, "points": points}
