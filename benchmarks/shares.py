@@ -48,7 +48,12 @@ NAMED: dict[str, frozenset[tuple[str, str]]] = {
         event_store.PostgresTransaction.find_repeated,
     ),
     "share_chain": _codes(events.chain_hash, events.private_hash, events.genesis_hash),
-    "share_auth": _codes(handler.Recorder.caller, auth.Authenticator.authenticate),
+    "share_auth": _codes(
+        handler.Recorder.known_caller,
+        handler.Recorder.caller,
+        auth.Authenticator.remembered,
+        auth.Authenticator.authenticate,
+    ),
     "share_tracing": frozenset(),
 }
 # All of OpenTelemetry, and what calls it, is tracing.

@@ -167,7 +167,11 @@ async def test_clock_skew_is_bounded(authenticator: Authenticator, clock: Clock)
     first = await caller_of(authenticator, remembered)
     clock.ahead_s = 34
     assert await caller_of(authenticator, remembered) is first
+    assert authenticator.remembered(f"Bearer {remembered}") is first
+    assert authenticator.remembered(f"Bearer {token(exp=now + 6)}") is None
+    assert authenticator.remembered(None) is None
     clock.ahead_s = 40  # past its end and the skew: it is verified anew
+    assert authenticator.remembered(f"Bearer {remembered}") is None
     assert await caller_of(authenticator, remembered) is not first
 
 

@@ -48,8 +48,8 @@ def group(
 
 def submit(
     commit: GroupCommit[str, str], item: str, keys: Collection[str] = (), weight: int = 1
-) -> asyncio.Task[str]:
-    return asyncio.create_task(commit.submit(item, keys, weight))
+) -> asyncio.Future[str]:
+    return asyncio.ensure_future(commit.submit(item, keys, weight))
 
 
 async def settle() -> None:
@@ -58,7 +58,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def outcome(task: asyncio.Task[str]) -> str:
+async def outcome(task: asyncio.Future[str]) -> str:
     async with asyncio.timeout(DEADLINE_S):
         return await task
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from starlette.requests import Request
 
 from saldo.serve.http import (
+    EdgeRequest,
     idempotency_key_of,
     if_match_of,
     parse_time,
@@ -20,10 +20,17 @@ from saldo.serve.problems import Invalid
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from starlette.types import Message
+
+
+async def no_body() -> Message:
+    """Not asked for here."""
+    raise NotImplementedError
+
 
 def request(
     path: str = "/", query: str = "", method: str = "GET", headers: Mapping[str, str] | None = None
-) -> Request:
+) -> EdgeRequest:
     scope = {
         "type": "http",
         "method": method,
@@ -31,7 +38,7 @@ def request(
         "query_string": query.encode(),
         "headers": [(n.lower().encode(), v.encode("latin-1")) for n, v in (headers or {}).items()],
     }
-    return Request(scope)
+    return EdgeRequest(scope, no_body)
 
 
 def field_of(error: pytest.ExceptionInfo[Invalid]) -> str:

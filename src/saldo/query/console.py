@@ -23,7 +23,7 @@ from saldo.serve.settings import read_settings
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-    from starlette.requests import Request
+    from saldo.serve.http import EdgeRequest
 
 PAGE = "index.html"
 RECORD_URL_PLACE = "{{record-url}}"
@@ -44,7 +44,7 @@ class Content:
     etag: str
 
 
-async def get_page(request: Request, _prefix: str) -> Response:
+async def get_page(request: EdgeRequest, _prefix: str) -> Response:
     """``GET /console``."""
     if request.scope["path"].endswith("/"):
         # The page names its files relative to itself.
@@ -54,7 +54,7 @@ async def get_page(request: Request, _prefix: str) -> Response:
     return _answer(request, content, headers)
 
 
-async def get_file(request: Request, _prefix: str, name: str) -> Response:
+async def get_file(request: EdgeRequest, _prefix: str, name: str) -> Response:
     """``GET /console/{}``."""
     if name not in _file_names():
         raise Problem(NOT_FOUND, "There is no such file of the console here.")
@@ -89,7 +89,7 @@ def _policy() -> str:
     return POLICY.format(recorder=f" {parts.scheme}://{parts.netloc}")
 
 
-def _answer(request: Request, content: Content, headers: dict[str, str]) -> Response:
+def _answer(request: EdgeRequest, content: Content, headers: dict[str, str]) -> Response:
     # Asked for anew each time, and mostly a 304: a new version is seen at once.
     headers |= {"ETag": content.etag, "Cache-Control": "no-cache"}
     if is_held(request, content.etag):

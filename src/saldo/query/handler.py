@@ -48,8 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
-    from starlette.requests import Request
-
+    from saldo.serve.http import EdgeRequest
     from saldo.serve.settings import Settings
 
 ACCOUNTS_A_REQUEST_MAX = 100
@@ -112,18 +111,24 @@ class Reader:
             metrics.READ_BEHIND.record(standing.behind)
         return standings
 
-    async def read(self, account_id: str) -> Standing:
+    def read(self, account_id: str) -> asyncio.Future[Standing]:
         """One account as it stands; reads that wait at the same moment are one query."""
         try:
-            return await self.reads.submit(account_id, ())
+            return self.reads.submit(account_id, ())
         except QueueFull as full:
             raise TooBusy from full
 
-    async def caller(self, request: Request) -> Caller:
+    def known_caller(self, request: EdgeRequest) -> Caller | None:
+        """Who sends ``request``, where that is known already: the same as caller, at once."""
+        if self.authenticator is None:
+            return ANYONE
+        return self.authenticator.remembered(request.header(b"authorization"))
+
+    async def caller(self, request: EdgeRequest) -> Caller:
         """Who sends ``request``; raises Unauthenticated."""
         if self.authenticator is None:
             return ANYONE
-        return await self.authenticator.authenticate(request.headers.get("authorization"))
+        return await self.authenticator.authenticate(request.header(b"authorization"))
 
     def drain(self) -> None:
         """End the event streams and the long waits: the process is about to stop."""
@@ -152,13 +157,8 @@ async def open_reader() -> Reader:
 READER: Resident[Reader] = Resident(open_reader)
 
 # The query parameters of each route, and how often each may stand.
-BALANCES_QUERY = {
-    "accountId": ACCOUNTS_A_REQUEST_MAX,
-    "asOf": 1,
-    "position": 1,
-    "effectiveAt": 1,
-    "minPosition": 1,
-}
+PAST = ("asOf", "position", "effectiveAt", "minPosition")
+BALANCES_QUERY = {"accountId": ACCOUNTS_A_REQUEST_MAX, **dict.fromkeys(PAST, 1)}
 STATEMENT_QUERY = dict.fromkeys(
     ("accountId", "limit", "cursor", "type", "from", "before", "text"), 1
 )
@@ -167,38 +167,36 @@ DAILY_QUERY = {"accountId": 1, "limit": 1}
 STREAM_QUERY = {"accountId": 1}
 
 
-async def get_balances(request: Request, _prefix: str) -> Response:
+async def get_balances(request: EdgeRequest, _prefix: str) -> Response:
     """``GET /balances``: one account, as it stands or stood, or several as they stand."""
-    reader = await READER.get()
-    caller = await reader.caller(request)
-    query = request.query_params
-    account_ids = query.getlist("accountId")
-    if not 1 <= len(account_ids) <= ACCOUNTS_A_REQUEST_MAX:
-        raise Invalid(
-            [FieldError("accountId", f"must be given 1 to {ACCOUNTS_A_REQUEST_MAX} times")]
-        )
-    for account_id in account_ids:
+    reader = READER.held or await READER.get()
+    caller = reader.known_caller(request) or await reader.caller(request)
+    only = request.only_parameter()
+    if only is not None and only[0] == "accountId":
+        account_id, past = only[1], None
         _check_account_id(account_id)
         caller.require(READ, account_id)
-    past = [name for name in ("asOf", "position", "effectiveAt", "minPosition") if name in query]
-    if len(account_ids) > 1:
-        if past:
-            raise Invalid([FieldError(past[0], "is for one accountId at a time")])
-        return await _several(reader, account_ids)
-    if len(past) > 1:
-        raise Invalid([FieldError(past[1], f"cannot be combined with {past[0]}: give one")])
-    account_id = account_ids[0]
-    if "minPosition" in query:
+    else:
+        account_ids = request.parameters.getlist("accountId")
+        past = _past_asked_for(request, caller, account_ids)
+        if len(account_ids) > 1:
+            return await _several(reader, account_ids)
+        account_id = account_ids[0]
+    if past == "minPosition":
         await _await_position(reader, request, account_id)
     standing = await reader.read(account_id)
     standing.require_projected()
-    headers = {"Saldo-Behind": str(standing.behind)}
-    if past and past[0] != "minPosition":
-        body = await _past(reader, standing, past[0], query[past[0]])
+    if past is not None and past != "minPosition":
+        body = await _past(reader, standing, past, request.parameters[past])
+        headers = {"Saldo-Behind": str(standing.behind)}
         return Response(body, 200, headers, "application/json")
     etag = standing.etag()
-    if "if-none-match" in request.headers and is_held(request, etag):
-        headers |= {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if b"if-none-match" in request.first and is_held(request, etag):
+        headers = {
+            "Saldo-Behind": str(standing.behind),
+            "ETag": etag,
+            "Cache-Control": "private, no-cache",
+        }
         return Response(status_code=304, headers=headers)
     laid_down = [
         (b"saldo-behind", b"%d" % standing.behind),
@@ -206,6 +204,23 @@ async def get_balances(request: Request, _prefix: str) -> Response:
         (b"cache-control", b"private, no-cache"),
     ]
     return Answer(standing.json().encode(), 200, laid_down)
+
+
+def _past_asked_for(request: EdgeRequest, caller: Caller, account_ids: Sequence[str]) -> str | None:
+    """The one parameter beside ``accountId``, if there is one; raises Invalid or Forbidden."""
+    if not 1 <= len(account_ids) <= ACCOUNTS_A_REQUEST_MAX:
+        raise Invalid(
+            [FieldError("accountId", f"must be given 1 to {ACCOUNTS_A_REQUEST_MAX} times")]
+        )
+    for account_id in account_ids:
+        _check_account_id(account_id)
+        caller.require(READ, account_id)
+    past = [name for name in PAST if name in request.parameters]
+    if past and len(account_ids) > 1:
+        raise Invalid([FieldError(past[0], "is for one accountId at a time")])
+    if len(past) > 1:
+        raise Invalid([FieldError(past[1], f"cannot be combined with {past[0]}: give one")])
+    return past[0] if past else None
 
 
 async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:
@@ -222,7 +237,7 @@ async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:
     return Response(body, 200, {"Saldo-Behind": str(behind)}, "application/json")
 
 
-async def _await_position(reader: Reader, request: Request, account_id: str) -> None:
+async def _await_position(reader: Reader, request: EdgeRequest, account_id: str) -> None:
     """Read your own write: wait for ``minPosition`` as long as ``Prefer: wait=`` allows."""
     wanted = whole_number(request, "minPosition", 0, 0, 2**62)
     standing = await reader.read(account_id)
@@ -230,7 +245,7 @@ async def _await_position(reader: Reader, request: Request, account_id: str) -> 
         return
     if standing.stream_position == 0:
         raise AccountNotFound
-    match = _WAIT.search(", ".join(request.headers.getlist("prefer")))
+    match = _WAIT.search(", ".join(request.headers_named(b"prefer")))
     wait_s = min(float(match.group(1)), WAIT_MAX_S) if match else 0.0
     reached = None
     if wait_s > 0:
@@ -281,11 +296,11 @@ def _line_members(row: Any) -> str:  # noqa: ANN401 - asyncpg's record
     )
 
 
-async def get_statement(request: Request, _prefix: str) -> Response:
+async def get_statement(request: EdgeRequest, _prefix: str) -> Response:
     """``GET /transactions?accountId=``: the statement, newest first."""
     reader = await READER.get()
     caller = await reader.caller(request)
-    query = request.query_params
+    query = request.parameters
     account_id = query.get("accountId", "")
     _check_account_id(account_id)
     caller.require(READ, account_id)
@@ -297,22 +312,22 @@ async def get_statement(request: Request, _prefix: str) -> Response:
     return Response(body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json")
 
 
-async def get_accounts(request: Request, _prefix: str) -> Response:
+async def get_accounts(request: EdgeRequest, _prefix: str) -> Response:
     """``GET /accounts``: the accounts that the caller may see."""
     reader = await READER.get()
     caller = await reader.caller(request)
     caller.require(READ)
     limit = whole_number(request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX)
-    cursor = request.query_params.get("cursor")
+    cursor = request.parameters.get("cursor")
     body = await accounts_json(reader.balances, caller.accounts, limit, cursor)
     return Response(body, 200, media_type="application/json")
 
 
-async def get_daily(request: Request, _prefix: str) -> Response:
+async def get_daily(request: EdgeRequest, _prefix: str) -> Response:
     """``GET /balances/daily?accountId=``: what each day brought, and the balance at its end."""
     reader = await READER.get()
     caller = await reader.caller(request)
-    account_id = request.query_params.get("accountId", "")
+    account_id = request.parameters.get("accountId", "")
     _check_account_id(account_id)
     caller.require(READ, account_id)
     limit = whole_number(request, "limit", DAYS_DEFAULT, 1, DAYS_MAX)
@@ -322,7 +337,7 @@ async def get_daily(request: Request, _prefix: str) -> Response:
     return Response(body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json")
 
 
-async def get_system(request: Request, _prefix: str) -> Response:
+async def get_system(request: EdgeRequest, _prefix: str) -> Response:
     """``GET /system``: how the whole system stands."""
     reader = await READER.get()
     caller = await reader.caller(request)
@@ -330,14 +345,14 @@ async def get_system(request: Request, _prefix: str) -> Response:
     return Response(await reader.system.json(), 200, media_type="application/json")
 
 
-async def get_stream(request: Request, _prefix: str) -> Response:
+async def get_stream(request: EdgeRequest, _prefix: str) -> Response:
     """``GET /balances/stream?accountId=``: the balance as server-sent events."""
     reader = await READER.get()
     caller = await reader.caller(request)
-    account_id = request.query_params.get("accountId", "")
+    account_id = request.parameters.get("accountId", "")
     _check_account_id(account_id)
     caller.require(READ, account_id)
-    last = request.headers.get("last-event-id", "0")
+    last = request.header(b"last-event-id") or "0"
     last_position = int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else 0  # noqa: PLR2004 - a bigint
     if (await reader.read(account_id)).stream_position == 0:
         raise AccountNotFound
@@ -365,7 +380,7 @@ async def get_stream(request: Request, _prefix: str) -> Response:
     )
 
 
-async def post_cloud_event(request: Request, _prefix: str) -> Response:
+async def post_cloud_event(request: EdgeRequest, _prefix: str) -> Response:
     """A CloudEvent ``saldo.balance.requested`` is answered by ``saldo.balance``, in its mode."""
     reader = await READER.get()
     caller = await reader.caller(request)

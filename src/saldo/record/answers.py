@@ -58,8 +58,8 @@ def transaction_members(stored: StoredEvent) -> str:
     return (
         f'{head}"type":"{public.kind}",'
         f'"value":{format_minor(public.amountMinor, public.currency)},'
-        f'"description":{bytes(private.description).decode()},'
-        f'"metadata":{bytes(private.metadata).decode()},'
+        f'"description":{str(private.description, "utf-8")},'
+        f'"metadata":{str(private.metadata, "utf-8")},'
         f'{tail},"occurredAt":"{public.occurredAt}"{reverses}'
     )
 

@@ -57,22 +57,23 @@ class Resident(Generic[Held]):
 
     def __init__(self, open_held: Callable[[], Awaitable[Held]]) -> None:
         self._open = open_held
-        self._held: Held | None = None
+        # None until it is opened: asked for first, get() being a coroutine of its own.
+        self.held: Held | None = None
         self._opening = asyncio.Lock()
         RESIDENTS.append(self)
 
     async def get(self) -> Held:
         """The resource, opened if it is not yet."""
-        if self._held is None:
+        if self.held is None:
             async with self._opening:
-                if self._held is None:
-                    self._held = await self._open()
-        return self._held
+                if self.held is None:
+                    self.held = await self._open()
+        return self.held
 
     async def close(self) -> None:
         """Close the resource if it was opened."""
-        if self._held is not None:
-            held, self._held = self._held, None
+        if self.held is not None:
+            held, self.held = self.held, None
             await held.close()
 
 
@@ -150,44 +151,46 @@ class Gate:
             text = await asyncio.to_thread(metrics.prometheus_text, self._function)
             await _plain(send, 200, text, metrics.CONTENT_TYPE)
         else:
-            await self._observe(scope, receive, send)
+            began = time.monotonic()
+            self._in_flight += 1
+            trace = tracing.begin_request(scope, delivers=self._delivers)
+            try:
+                await self._app_for(scope)(scope, receive, send)
+            finally:
+                self._in_flight -= 1
+                self._count(scope, time.monotonic() - began, trace)
 
-    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, and count how; where the request is sampled, within a span."""
-        began = time.monotonic()
-        self._in_flight += 1
-        trace = tracing.begin_request(scope, delivers=self._delivers)
-        try:
-            await self._answer(scope, receive, send)
-        finally:
-            self._in_flight -= 1
-            took_s = time.monotonic() - began
-            status = scope.get(STATUS_KEY, WENT_AWAY)
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            route = "/" if self._delivers else scope.get(ROUTE_KEY, "none")
-            metrics.HTTP_REQUESTS.add((method, route, status))
-            metrics.HTTP_DURATION.record(took_s, (route,))
-            if trace is not None and trace.span is not None:
-                tracing.end_request(trace.span, route, status)
-                log.info("%s %s: %d in %.1f ms", method, route, status, took_s * 1000)
+    def _count(self, scope: Scope, took_s: float, trace: tracing.Trace | None) -> None:
+        """Count an answer, and end its span where it is sampled."""
+        status = scope.get(STATUS_KEY, WENT_AWAY)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        route = "/" if self._delivers else scope.get(ROUTE_KEY, "none")
+        metrics.HTTP_REQUESTS.add((method, route, status))
+        metrics.HTTP_DURATION.record(took_s, (route,))
+        if trace is not None and trace.span is not None:
+            tracing.end_request(trace.span, route, status)
+            log.info("%s %s: %d in %.1f ms", method, route, status, took_s * 1000)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _app_for(self, scope: Scope) -> ASGIApp:
+        """What answers a request, and notes its status."""
         if scope["method"] not in METHODS:
             # The framework would answer in words of its own.
-            await _refuse_method(scope, receive, _noting(scope, send))
-            return
-        if self._guard is not None:
-            answer = await self._guard(scope)
-            if answer is not None:
-                await answer(scope, receive, _noting(scope, send))
-                return
-            receive = _bounded(receive)
+            return _refuse_method
+        return self._unguarded(scope) if self._guard is None else self._guarded
+
+    def _unguarded(self, scope: Scope) -> ASGIApp:
+        # What answers directly writes in one piece where ``send`` is the server's own.
         direct = None if self._answerer is None else self._answerer(scope)
-        if direct is not None:
-            # It notes its status itself, and writes its answer in one piece where ``send`` is the
-            # server's own.
-            await direct(scope, receive, send)
-            return
+        return direct or self._by_framework
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = None if self._guard is None else await self._guard(scope)
+        if answer is None:
+            await self._unguarded(scope)(scope, _bounded(receive), send)
+        else:
+            await answer(scope, receive, _noting(scope, send))
+
+    async def _by_framework(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, _noting(scope, send))
 
 
@@ -222,7 +225,7 @@ async def _refuse_method(scope: Scope, receive: Receive, send: Send) -> None:
     rule = replace(METHOD_NOT_ALLOWED, headers={"Allow": allowed, "Cache-Control": "no-store"})
     refused = problem_response(Problem(rule, f"Nothing here takes it: use {allowed}."), {})
     assert refused is not None  # noqa: S101 - a Problem carries its own rule
-    await refused(scope, receive, send)
+    await refused(scope, receive, _noting(scope, send))
 
 
 async def _plain(

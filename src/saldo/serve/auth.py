@@ -160,7 +160,15 @@ class Authenticator:
         self._settings = settings
         self._subjects = subjects
         self._keys = Keys(settings.jwks_url)
+        # By the hash of the whole header: a token that is in use is kept nowhere.
         self._remembered: OrderedDict[bytes, tuple[int, Caller]] = OrderedDict()
+
+    def remembered(self, authorization: str | None) -> Caller | None:
+        """The caller of a header that was verified before, while its token is valid."""
+        if authorization is None:
+            return None
+        known = self._remembered.get(_digest(authorization))
+        return known[1] if known is not None and known[0] > time.time() else None
 
     async def authenticate(self, authorization: str | None) -> Caller:
         """The caller of ``Authorization: Bearer TOKEN``; raises Unauthenticated."""
@@ -169,12 +177,11 @@ class Authenticator:
         token = authorization[7:].strip()
         if len(token) > TOKEN_BYTES_MAX:
             raise Unauthenticated
-        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
-        remembered = self._remembered.get(digest)
-        if remembered is not None:
-            if remembered[0] > time.time():
-                return remembered[1]
-            del self._remembered[digest]
+        known = self.remembered(authorization)
+        if known is not None:
+            return known
+        digest = _digest(authorization)
+        self._remembered.pop(digest, None)  # its time is over
         expires_at, caller = await self._verify(token)
         self._remembered[digest] = (expires_at, caller)
         if len(self._remembered) > TOKENS_REMEMBERED_MAX:
@@ -205,6 +212,10 @@ class Authenticator:
         if self._subjects and subject not in self._subjects:
             raise Forbidden
         return int(claims["exp"]) + CLOCK_SKEW_S, _caller(claims, self._settings.issuer)
+
+
+def _digest(authorization: str) -> bytes:
+    return hashlib.sha256(authorization.encode("utf-8", "replace")).digest()
 
 
 def _caller(claims: dict[str, Any], issuer: str) -> Caller:

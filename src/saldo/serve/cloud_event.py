@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloudevents.exceptions import GenericException
 from cloudevents.http import from_http
+from starlette.datastructures import Headers
 
 from saldo.serve.http import media_type, read_body, traceparent_of
 from saldo.serve.json_body import Malformed, Number, read_json
@@ -21,7 +22,8 @@ from saldo.serve.tracing import read_traceparent
 
 if TYPE_CHECKING:
     from cloudevents.http import CloudEvent
-    from starlette.requests import Request
+
+    from saldo.serve.http import EdgeRequest
 
 STRUCTURED = "application/cloudevents+json"
 ATTRIBUTE_CHARACTERS_MAX = 500
@@ -39,18 +41,18 @@ class Asked:
     is_structured: bool
 
 
-def is_cloud_event(request: Request) -> bool:
+def is_cloud_event(request: EdgeRequest) -> bool:
     """Whether ``request`` carries one, well formed or not."""
-    return "ce-specversion" in request.headers or media_type(request) == STRUCTURED
+    return b"ce-specversion" in request.first or media_type(request) == STRUCTURED
 
 
-async def read_cloud_event(request: Request) -> Asked:
+async def read_cloud_event(request: EdgeRequest) -> Asked:
     """The CloudEvent of ``request``; raises Malformed, Invalid or a Problem."""
     is_structured = media_type(request) == STRUCTURED
     if not is_structured:
         _check_binary_type(media_type(request))
     body = await read_body(request)
-    headers = dict(request.headers)
+    headers = dict(Headers(scope=request.scope))
     if is_structured:
         # An event's attributes stand in one place: the package would look at these first.
         headers = {name: text for name, text in headers.items() if not name.startswith("ce-")}

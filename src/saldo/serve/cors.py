@@ -15,7 +15,7 @@ from saldo.serve.settings import read_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from starlette.requests import Request
+    from saldo.serve.http import EdgeRequest
 
 PREFLIGHT_AGE_S = 600
 REQUEST_HEADERS = (
@@ -34,15 +34,15 @@ def origins_of(function: str) -> frozenset[str]:
     return read_settings(function).cors_origins
 
 
-def is_preflight(request: Request) -> bool:
+def is_preflight(request: EdgeRequest) -> bool:
     """Whether a browser asks for leave."""
     return (
-        request.scope["method"] == "OPTIONS" and "access-control-request-method" in request.headers
+        request.scope["method"] == "OPTIONS" and b"access-control-request-method" in request.first
     )
 
 
 def preflight_response(
-    request: Request, origins: frozenset[str], methods: Sequence[str]
+    request: EdgeRequest, origins: frozenset[str], methods: Sequence[str]
 ) -> Response:
     """Leave for the methods of a path, if the origin is one of ours; otherwise nothing is said."""
     response = Response(status_code=204)
@@ -53,10 +53,10 @@ def preflight_response(
     return response
 
 
-def mark(request: Request, response: Response, origins: frozenset[str]) -> bool:
+def mark(request: EdgeRequest, response: Response, origins: frozenset[str]) -> bool:
     """Let a page of one of ``origins`` read ``response``; whether the request came from one."""
     response.headers.append("Vary", "Origin")
-    origin = request.headers.get("origin")
+    origin = request.header(b"origin")
     if origin not in origins:
         return False
     response.headers["Access-Control-Allow-Origin"] = origin

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
 
 from saldo.serve import tracing
 from saldo.serve.metrics import BATCH_DURATION, BATCH_WEIGHT, QUEUE_WEIGHT, QUEUE_WEIGHT_MAX
@@ -33,8 +34,7 @@ class QueueFull(Exception):  # noqa: N818 - an ordinary outcome under load
     """More is waiting than the process promised to hold."""
 
 
-@dataclass(slots=True)
-class _Waiting(Generic[Item, Result]):
+class _Waiting(msgspec.Struct, Generic[Item, Result], eq=False):
     item: Item
     keys: Collection[str]
     weight: int
@@ -80,14 +80,19 @@ class GroupCommit(Generic[Item, Result]):
         """The weight that waits, batches in flight not counted."""
         return self._queue_weight
 
-    async def submit(self, item: Item, keys: Collection[str], weight: int = 1) -> Result:
-        """The result of ``item``; raises what its batch answered, or QueueFull at once."""
+    def submit(self, item: Item, keys: Collection[str], weight: int = 1) -> asyncio.Future[Result]:
+        """A future of ``item``'s result, or of what its batch raised; raises QueueFull at once.
+
+        Who no longer waits cancels it, as a task that awaits it does.
+        """
         if self._queue_weight + weight > self._queue_weight_max:
             raise QueueFull
         loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Result] = loop.create_future()
         span = tracing.begin_wait(self._name)
-        waiting = _Waiting(item, keys, weight, loop.create_future(), span)
-        self._queue.append(waiting)
+        if span is not None:
+            outcome.add_done_callback(lambda _: span.end())
+        self._queue.append(_Waiting(item, keys, weight, outcome, span))
         self._queue_weight += weight
         if not self._start_scheduled:
             # After the callbacks of this turn of the loop, so that requests which arrived together
@@ -95,12 +100,7 @@ class GroupCommit(Generic[Item, Result]):
             self._start_scheduled = True
             # In nobody's context: a batch belongs to no one of its members.
             loop.call_soon(self._start_batches, context=tracing.NOBODY)
-        try:
-            result: Result = await waiting.outcome
-        finally:
-            if span is not None:
-                span.end()
-        return result
+        return outcome
 
     async def drain(self) -> None:
         """Wait until nothing waits and nothing is in flight."""

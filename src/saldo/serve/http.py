@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers, QueryParams
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from saldo.serve import cors, openapi
@@ -26,11 +26,12 @@ from saldo.serve.problems import (
     problem_response,
 )
 from saldo.serve.tracing import SCOPE_KEY, read_traceparent
-from saldo.serve.whole_answer import write_whole
+from saldo.serve.whole import take_whole, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
@@ -58,53 +59,45 @@ _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
 
 
-class IndexedHeaders(Headers):
-    """A request's headers, found by name: Starlette's search all, and a POST asks for nine."""
+class EdgeRequest:
+    """A request as the handlers get it, from the server and from the framework alike.
 
-    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
-        super().__init__(raw=raw)
+    Headers are asked for by their bytes, in lower case as the server has them: Starlette's Request
+    searches all of them for each text, and a POST asks for nine.
+    """
+
+    __slots__ = ("_parameters", "first", "receive", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
         # The first of each name, as Starlette finds it.
-        self._first = dict(reversed(raw))
-        self._is_single = len(self._first) == len(raw)
+        self.first: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        self._parameters: QueryParams | None = None
 
-    def __getitem__(self, key: str) -> str:
-        return self._first[key.lower().encode("latin-1")].decode("latin-1")
+    def header(self, name: bytes) -> str | None:
+        """The header of that name, the first where there are several."""
+        found = self.first.get(name)
+        return None if found is None else found.decode("latin-1")
 
-    def get(self, key: str, default: str | None = None) -> str | None:  # type: ignore[override]
-        found = self._first.get(key.lower().encode("latin-1"))
-        return default if found is None else found.decode("latin-1")
-
-    def getlist(self, key: str) -> list[str]:
-        if self._is_single:
-            found = self._first.get(key.lower().encode("latin-1"))
-            return [] if found is None else [found.decode("latin-1")]
-        return super().getlist(key)
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and key.lower().encode("latin-1") in self._first
-
-
-class EdgeRequest(Request):
-    """A request as it comes to an Edge straight from the server."""
+    def headers_named(self, name: bytes) -> list[str]:
+        """All headers of that name."""
+        return [text.decode("latin-1") for each, text in self.scope["headers"] if each == name]
 
     @property
-    def headers(self) -> Headers:
-        # Named as Starlette's own, which makes its Headers at the first use in the same way.
-        if not hasattr(self, "_headers"):
-            self._headers: Headers = IndexedHeaders(self.scope["headers"])
-        return self._headers
+    def parameters(self) -> QueryParams:
+        """The query's parameters."""
+        if self._parameters is None:
+            self._parameters = QueryParams(self.scope["query_string"])
+        return self._parameters
 
-    @property
-    def query_params(self) -> QueryParams:
-        if not hasattr(self, "_query_params"):
-            text = self.scope["query_string"]
-            # One parameter of characters that stand for themselves, as a balance is asked for with:
-            # Starlette's reading looks for escapes and repetitions, 10 us.
-            match = _ONE_PARAMETER.fullmatch(text)
-            self._query_params: QueryParams = QueryParams(
-                text if match is None else {match[1].decode(): match[2].decode()}
-            )
-        return self._query_params
+    def only_parameter(self) -> tuple[str, str] | None:
+        """The query's one parameter, of characters that stand for themselves; None says nothing.
+
+        As nearly every balance is asked for: reading escapes and repetitions takes 10 us.
+        """
+        match = _ONE_PARAMETER.fullmatch(self.scope["query_string"])
+        return None if match is None else (match[1].decode(), match[2].decode())
 
 
 class Answer(Response):
@@ -189,15 +182,19 @@ class Edge:
         The framework's stack (its router, four middlewares, a context and a random id for each
         request) costs more than the whole of a balance's reading; it would call ``answer`` as well.
         """
-        request = EdgeRequest(scope, receive, send)
-        await respond(await self.answer(request), scope, receive, send)
+        response = await self._answer(EdgeRequest(scope, receive))
+        if not write_answer(response, scope, send):
+            await response(scope, receive, send)
 
     def answerer(self, scope: Scope) -> ASGIApp | None:
         """What answers a request without the framework; None where it is the framework's."""
         return None if scope["path"] in FRAMEWORK_PATHS else self
 
     async def answer(self, request: Request) -> Response:
-        """The response to ``request``; every error becomes a problem."""
+        """The response to a request that the framework has taken; every error becomes a problem."""
+        return await self._answer(EdgeRequest(request.scope, request.receive))
+
+    async def _answer(self, request: EdgeRequest) -> Response:
         origins = cors.origins_of(self.function)
         if origins and cors.is_preflight(request):
             allowed = self._methods_at(self._split(request.scope["path"])[1])
@@ -214,7 +211,7 @@ class Edge:
         headers.append(_NO_STORE)
         return response
 
-    async def _respond(self, request: Request) -> Response:
+    async def _respond(self, request: EdgeRequest) -> Response:
         try:
             return await self._dispatch(request)
         except ClientDisconnect:
@@ -233,7 +230,7 @@ class Edge:
             return self.root_path, path[len(self.root_path) :] or "/"
         return "", path
 
-    async def _dispatch(self, request: Request) -> Response:
+    async def _dispatch(self, request: EdgeRequest) -> Response:
         asked: str = request.scope["method"]
         method = "GET" if asked == "HEAD" else asked
         segments: tuple[str, ...] = ()
@@ -298,10 +295,13 @@ class Edge:
         return Response(page.html, 200, headers, "text/html")
 
 
-def _check_query(request: Request, known: Mapping[str, int]) -> None:
+def _check_query(request: EdgeRequest, known: Mapping[str, int]) -> None:
     """Refuse a parameter that is not known, or stands too often: it would be ignored."""
+    only = request.only_parameter()
+    if only is not None and only[0] in known:
+        return
     errors: list[FieldError] = []
-    given = request.query_params
+    given = request.parameters
     for name in dict.fromkeys(given.keys()):
         times_max = known.get(name)
         if times_max is None:
@@ -321,14 +321,15 @@ def _without_body(response: Response) -> Response:
     return Response(None, response.status_code, response.headers)
 
 
-async def respond(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send ``response``, an Answer in one piece where that can be, and note its status."""
+def write_answer(response: Response, scope: Scope, send: Send) -> bool:
+    """Note the status of ``response``, and write an Answer in one piece where that can be.
+
+    Whether it is written; where not, it is to be sent as ASGI has it.
+    """
     scope[STATUS_KEY] = response.status_code
-    if isinstance(response, Answer) and write_whole(
+    return isinstance(response, Answer) and write_whole(
         send, response.status_code, response.raw_headers, response.body
-    ):
-        return
-    await response(scope, receive, send)
+    )
 
 
 def body_too_large(bytes_max: int) -> Problem:
@@ -340,8 +341,18 @@ def body_too_large(bytes_max: int) -> Problem:
     )
 
 
+def whole_body(request: EdgeRequest, bytes_max: int = BODY_BYTES_MAX) -> bytes | None:
+    """The body that read_body would return, where the server has all of it and it is small.
+
+    None says nothing about the request: read_body must look at it.
+    """
+    if b"content-encoding" in request.first:
+        return None
+    return take_whole(request.receive, bytes_max)
+
+
 async def read_body(
-    request: Request,
+    request: EdgeRequest,
     bytes_max: int = BODY_BYTES_MAX,
     on_large: Callable[[], None] | None = None,
 ) -> bytes:
@@ -349,13 +360,13 @@ async def read_body(
 
     ``on_large`` is called before more than BODY_BYTES_MAX is taken, and may raise.
     """
-    encoding = request.headers.get("content-encoding")
+    encoding = request.header(b"content-encoding")
     if encoding is not None and encoding.strip().lower() != "identity":
         raise Problem(
             UNSUPPORTED_MEDIA_TYPE,
             f"Content-Encoding {encoding[:40]!r} is not accepted: send the body uncompressed.",
         )
-    length = request.headers.get("content-length")
+    length = request.header(b"content-length")
     if length is not None and length.isdecimal() and int(length) > bytes_max:
         raise body_too_large(bytes_max)
     return await take_body(request.receive, bytes_max, on_large)
@@ -385,26 +396,26 @@ async def take_body(
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def media_type(request: Request) -> str:
+def media_type(request: EdgeRequest) -> str:
     """The media type of the body, in lower case and without parameters; empty when absent."""
-    text = request.headers.get("content-type", "")
-    if text == "application/json":  # nearly always: the same in one step
-        return text
-    return text.partition(";")[0].strip().lower()
+    given = request.first.get(b"content-type", b"")
+    if given == b"application/json":  # nearly always: the same in one step
+        return "application/json"
+    return given.decode("latin-1").partition(";")[0].strip().lower()
 
 
-def traceparent_of(request: Request) -> str | None:
+def traceparent_of(request: EdgeRequest) -> str | None:
     """The W3C trace context that the request's work belongs to, if there is one."""
     if SCOPE_KEY in request.scope:
         traceparent: str | None = request.scope[SCOPE_KEY]
         return traceparent
     # Not behind the Gate: nothing is traced here, and what came is handed on.
-    return read_traceparent(request.headers.get("traceparent"))
+    return read_traceparent(request.header(b"traceparent"))
 
 
-def whole_number(request: Request, name: str, default: int, low: int, high: int) -> int:
+def whole_number(request: EdgeRequest, name: str, default: int, low: int, high: int) -> int:
     """A query parameter that is a whole number within bounds; raises Invalid."""
-    text = request.query_params.get(name, str(default))
+    text = request.parameters.get(name, str(default))
     if not _WHOLE_NUMBER.fullmatch(text) or not low <= int(text) <= high:
         raise Invalid([FieldError(name, f"must be a whole number from {low} to {high}")])
     return int(text)
@@ -429,17 +440,17 @@ def parse_time(text: str) -> datetime | None:
     return moment if TIME_YEAR_MIN <= moment.year <= TIME_YEAR_MAX else None
 
 
-def _only_header(request: Request, name: str) -> str | None:
+def _only_header(request: EdgeRequest, name: str, key: bytes) -> str | None:
     """The value of a header that may stand once; raises Invalid."""
-    values = request.headers.getlist(name)
-    if len(values) > 1:
+    text = request.header(key)
+    if text is not None and len(request.headers_named(key)) > 1:
         raise Invalid([FieldError(name, "may be given once")])
-    return values[0] if values else None
+    return text
 
 
-def if_match_of(request: Request) -> int | None:
+def if_match_of(request: EdgeRequest) -> int | None:
     """The expected position of ``If-Match: "5"``; raises Invalid on any other form."""
-    text = _only_header(request, "If-Match")
+    text = _only_header(request, "If-Match", b"if-match")
     if text is None:
         return None
     match = _QUOTED_POSITION.fullmatch(text.strip())
@@ -448,21 +459,21 @@ def if_match_of(request: Request) -> int | None:
     return int(match.group(1))
 
 
-def refuse_if_match(request: Request, why: str) -> None:
+def refuse_if_match(request: EdgeRequest, why: str) -> None:
     """Raise Invalid where If-Match would be ignored."""
-    if "if-match" in request.headers:
+    if b"if-match" in request.first:
         raise Invalid([FieldError("If-Match", why)])
 
 
-def is_held(request: Request, etag: str) -> bool:
+def is_held(request: EdgeRequest, etag: str) -> bool:
     """Whether ``If-None-Match`` says that the client holds the representation of ``etag``."""
-    text = ", ".join(request.headers.getlist("if-none-match"))
+    text = ", ".join(request.headers_named(b"if-none-match"))
     return text.strip() == "*" or etag in _ETAG.findall(text)
 
 
-def idempotency_key_of(request: Request) -> str | None:
+def idempotency_key_of(request: EdgeRequest) -> str | None:
     """The Idempotency-Key: an RFC 8941 string, or the bare value; raises Invalid."""
-    text = _only_header(request, "Idempotency-Key")
+    text = _only_header(request, "Idempotency-Key", b"idempotency-key")
     return None if text is None else read_idempotency_key(text, "Idempotency-Key")
 
 

@@ -1,10 +1,12 @@
-"""An answer that is ready goes to uvicorn's connection in one piece.
+"""A body that is there goes from uvicorn's connection in one piece, and an answer to it.
 
-ASGI has it sent as two messages, of which the server checks each header by two patterns: 8 us of a
-request, for headers that only this package writes. Here the same bytes are joined and written once.
-Wherever anything is not as it nearly always is (another server, a wrapped ``send``, a client that
-reads slowly or has gone) nothing is done, and the caller answers by ASGI. A test holds what is
-written, and what the server remembers of it, to be the same either way.
+ASGI has both sent as messages, which takes two coroutines for a body of one piece, and for an
+answer two patterns for each header: 10 us of a request, for headers that only this package writes.
+Here the body is taken as it lies, and the answer's bytes are joined and written once. Wherever
+anything is not as it nearly always is (another server, a wrapped ``receive`` or ``send``, a body
+still on its way, a client that reads slowly or has gone) nothing is done, and the caller goes by
+ASGI. A test holds what is taken and written, and what the server remembers of it, to be the same
+either way.
 """
 
 from __future__ import annotations
@@ -16,7 +18,29 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from starlette.types import Send
+    from starlette.types import Receive, Send
+
+
+def take_whole(receive: Receive, bytes_max: int) -> bytes | None:
+    """The whole body, if ``receive`` is uvicorn's own and has all of at most ``bytes_max`` bytes.
+
+    None says that nothing was taken.
+    """
+    cycle = getattr(receive, "__self__", None)
+    if (
+        type(cycle) is not RequestResponseCycle
+        or cycle.more_body
+        or cycle.waiting_for_100_continue
+        or cycle.disconnected
+        or cycle.response_complete
+        or len(cycle.body) > bytes_max
+    ):
+        return None
+    cycle.flow.resume_reading()
+    cycle.message_event.clear()
+    body = bytes(cycle.body)
+    cycle.body = bytearray()
+    return body
 
 
 def write_whole(
