@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import asyncpg
 
@@ -22,6 +22,7 @@ from saldo.record.outbox import PostgresOutbox
 from saldo.serve.database import open_pool
 from saldo.serve.settings import read_settings
 from tests.controls import BRL, SECRET, Clock, events_of, intent, ledger
+from tests.faults.proxy import APPENDS, Proxy, Rule
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from saldo.domain.commands import Command, RecordTransaction
     from saldo.record.event_store import Transaction
     from saldo.record.intent import Intent, StoredEvent
+    from tests.servers import Database
 
 DEADLINE_S = 60.0
 LOOK_S = 0.01
@@ -249,3 +251,23 @@ async def age_outbox(connection: Connection, age: timedelta = AGE) -> None:
         " claimed_until = claimed_until - $1::interval",
         age,
     )
+
+
+def on_clock(writer: Writer, clock: Clock) -> Writer:
+    """The writer, with its waits on another clock."""
+    around = replace(writer.around, now=clock.now, monotonic=clock.monotonic, sleep=clock.sleep)
+    return Writer(writer.pool, writer.store, writer.outbox, clock, around, writer.committed)
+
+
+Cut: TypeAlias = Literal["cut-before", "cut-after", "cut-late"]
+
+
+def through(proxy: Proxy, database: Database) -> str:
+    return f"postgresql://saldo_record@127.0.0.1:{proxy.port}/{database.name}?sslmode=disable"
+
+
+def cut(proxy: Proxy, action: Cut) -> Rule:
+    """Have the next commit cut: before it arrives, once carried out, or to be carried out late."""
+    rule = Rule(begins="COMMIT", alone=APPENDS, action=action, hits_max=1)
+    proxy.rules.append(rule)
+    return rule

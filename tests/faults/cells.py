@@ -18,7 +18,7 @@ from saldo.operate.settings import open_operator_pool
 from saldo.operate.verify import verify
 from saldo.project.rebuild import Rebuild, RebuildRefused
 from tests.faults import overload, poison
-from tests.faults.proxy import Proxy, Rule, until
+from tests.faults.proxy import APPENDS, Proxy, Rule, until
 from tests.faults.rig import until_true
 from tests.faults.scene import DEADLINE_S, Cell
 from tests.history.history import History, Read
@@ -370,7 +370,7 @@ async def _cut_commit(scene: Scene, rules: list[tuple[Proxy, Rule]]) -> None:
 async def commit_unanswered(scene: Scene) -> None:
     """COMMIT is carried out, and the connection cut in the place of its answer."""
     rules = [
-        (replica.store, Rule(begins="COMMIT", action="cut-after", hits_max=5))
+        (replica.store, Rule(begins="COMMIT", alone=APPENDS, action="cut-after", hits_max=5))
         for replica in scene.rig.record
     ]
     await _cut_commit(scene, rules)
@@ -379,7 +379,7 @@ async def commit_unanswered(scene: Scene) -> None:
 async def commit_undelivered(scene: Scene) -> None:
     """The connection is cut in the place of COMMIT: nothing took hold."""
     rules = [
-        (replica.store, Rule(begins="COMMIT", action="cut-before", hits_max=5))
+        (replica.store, Rule(begins="COMMIT", alone=APPENDS, action="cut-before", hits_max=5))
         for replica in scene.rig.record
     ]
     await _cut_commit(scene, rules)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from tests.faults.driver import minor, p99_ms
-from tests.faults.proxy import Rule
+from tests.faults.proxy import APPENDS, Rule
 from tests.history.history import Attempt, Receipt
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ async def overloaded(scene: Scene) -> None:
     for attempt in range(FLOODS_MAX):
         # A slow client may never fill the queue. From the second flood on the store stands still
         # until the queue is full.
-        stall = Rule(begins="COMMIT", action="hold", hits_max=1_000)
+        stall = Rule(begins="COMMIT", alone=APPENDS, action="hold", hits_max=1_000)
         if attempt:
             replica.store.rules.append(stall)
         flooding = asyncio.create_task(

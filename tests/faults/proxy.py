@@ -12,6 +12,8 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from saldo.record.event_store import APPEND
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -27,17 +29,26 @@ Upstream: TypeAlias = "int | Path"
 class Rule:
     """What happens to a statement whose text begins with ``begins``, ``hits_max`` times.
 
-    hold: it waits for ``release``, and whatever follows on its connection. cut-before: the
+    So it does to one that begins with ``alone`` outside of a database transaction, and commits by
+    itself. hold: it waits for ``release``, and whatever follows on its connection. cut-before: the
     connection is cut instead. cut-after: it is carried out, and the connection cut instead of the
-    answer; only what the server did carry out counts as a hit.
+    answer; only what the server did carry out counts as a hit. cut-late: the connection is cut, and
+    the statement carried out after ``release`` all the same; ``carried_out`` says when.
     """
 
     begins: str
-    action: Literal["hold", "cut-before", "cut-after"]
+    action: Literal["hold", "cut-before", "cut-after", "cut-late"]
     hits_max: int
+    alone: str | None = None
     hits: int = 0
     hit: asyncio.Event = field(default_factory=asyncio.Event)
     release: asyncio.Event = field(default_factory=asyncio.Event)
+    carried_out: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def takes(self, text: str, *, in_transaction: bool) -> bool:
+        """Whether ``text`` is such a statement."""
+        alone = self.alone is not None and not in_transaction and text.startswith(self.alone)
+        return alone or text.startswith(self.begins)
 
     def note(self) -> None:
         self.hits += 1
@@ -52,7 +63,9 @@ class Link:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     awaits_answer: bool = False
+    in_transaction: bool = False
     cutting: Rule | None = None
+    late: Rule | None = None
 
     def cut(self) -> None:
         """End it at once on both sides."""
@@ -163,10 +176,13 @@ class Proxy:
     async def _read_answers(self, link: Link, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
+                if link.late is not None:
+                    link.late.carried_out.set()
+                    return
                 if link.cutting is not None:
                     rule, link.cutting = link.cutting, None
                     # The tag of a command that was carried out; a COMMIT that was none is ROLLBACK.
-                    if f"{rule.begins}".encode() in data:
+                    if rule.begins.encode() in data or (rule.alone and ALONE_TAG in data):
                         rule.note()
                         link.cut()
                         return
@@ -183,10 +199,14 @@ class Proxy:
                 head = await reader.readexactly(5)
                 body = await reader.readexactly(int.from_bytes(head[1:]) - 4)
                 text = _statement_of(head[:1], body, statements)
-                rule = self._rule_of(text)
+                rule = self._rule_of(link, text)
                 if rule is not None and not await self._apply(rule, link):
                     return
                 await self._forward(link, head + body)
+                if text in TRANSACTION:
+                    link.in_transaction = TRANSACTION[text]
+        if link.late is not None:
+            await link.late.carried_out.wait()
 
     async def _forward_unlettered(self, link: Link, reader: asyncio.StreamReader) -> None:
         """The first messages have no letter: a wish for TLS, which is declined, and the start."""
@@ -197,12 +217,12 @@ class Proxy:
             if body[:4] != TLS_WISH:
                 return
 
-    def _rule_of(self, text: str | None) -> Rule | None:
+    def _rule_of(self, link: Link, text: str | None) -> Rule | None:
         if text is None:
             return None
         for rule in self.rules:
-            taken = rule.hits + sum(link.cutting is rule for link in self.links)
-            if text.startswith(rule.begins) and taken < rule.hits_max:
+            taken = rule.hits + sum(each.cutting is rule for each in self.links)
+            if taken < rule.hits_max and rule.takes(text, in_transaction=link.in_transaction):
                 return rule
         return None
 
@@ -216,10 +236,20 @@ class Proxy:
             link.awaits_answer = True
             await rule.release.wait()
             return True
+        if rule.action == "cut-late":
+            link.late = rule
+            link.client.transport.abort()
+            await rule.release.wait()
+            return True  # what the client has sent with it goes on, too
         link.cut()
         return False
 
 
+# Recording commits by COMMIT, or by the append itself where that is outside of a transaction; its
+# tag is that of the UPDATE it ends with.
+APPENDS = APPEND.lstrip().splitlines()[0]
+ALONE_TAG = b"UPDATE "
+TRANSACTION = {"BEGIN": True, "COMMIT": False, "ROLLBACK": False}
 TLS_WISH = (80_877_103).to_bytes(4)
 
 

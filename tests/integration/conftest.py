@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from local.postgres import PORT, socket_dir
+from tests.faults.proxy import Proxy
 from tests.sides import Connection, Reader, Writer, connected, projector_on, reader_on, writer_on
 
 if TYPE_CHECKING:
@@ -41,3 +43,15 @@ async def superuser(database: Database) -> AsyncIterator[Connection]:
     """A connection that may do anything, to look, to damage and to hold locks."""
     async with connected(database.dsn()) as connection:
         yield connection
+
+
+@pytest.fixture
+async def proxy(database: Database) -> AsyncIterator[Proxy]:
+    """A proxy to the test's database, which cuts as its rules say."""
+    socket = socket_dir(database.data_dir) / f".s.PGSQL.{PORT}"
+    started = Proxy(socket, postgres=True)
+    await started.start()
+    try:
+        yield started
+    finally:
+        await started.stop()

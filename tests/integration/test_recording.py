@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import shutil
-import tempfile
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import pytest
 
-from local.postgres import PORT, socket_dir
 from saldo.domain.commands import Kind
 from saldo.domain.errors import AlreadyReversed, IdempotencyKeyReused, PositionConflict
-from saldo.record.batch import OutcomeUnknown
+from saldo.record.batch import Contention, OutcomeUnknown
 from saldo.record.event_store import StoreBusy, StoreUnavailable
 from tests.controls import (
     ACCOUNT,
@@ -34,15 +27,18 @@ from tests.sides import (
     Writer,
     check_event_store,
     connected,
+    cut,
+    on_clock,
+    through,
     until,
     with_options,
     writer_on,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
+    from tests.faults.proxy import Proxy
     from tests.servers import Database
+    from tests.sides import Cut
 
 HOLD = "SELECT FROM event_store.stream WHERE account_id = $1 FOR UPDATE"
 WAITING = """
@@ -50,6 +46,13 @@ SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'test-writer'
   AND wait_event_type = 'Lock'
 """
+
+
+@pytest.fixture(autouse=True, params=["without locks", "under locks"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How batches are recorded: each rule holds both ways."""
+    if request.param == "under locks":
+        monkeypatch.setattr(Contention, "locks", lambda _: True)
 
 
 async def wait_for_waiting(superuser: Connection, count: int) -> None:
@@ -232,7 +235,7 @@ async def test_a_lock_that_is_soon_let_go_is_waited_for(
                 if self.waits == 2:
                     await holding.rollback()
 
-        side = _on_clock(writer, Releasing())
+        side = on_clock(writer, Releasing())
         assert [event.position for event in await side.record(income("2"))] == [2]
     assert await check_event_store(superuser) == 2
 
@@ -250,107 +253,23 @@ async def test_a_lock_that_is_not_let_go_is_a_busy_store_and_nothing_is_recorded
     assert await check_event_store(superuser) == 2
 
 
-def _on_clock(writer: Writer, clock: Clock) -> Writer:
-    """The writer, with its waits on another clock."""
-    around = replace(writer.around, now=clock.now, monotonic=clock.monotonic, sleep=clock.sleep)
-    return Writer(writer.pool, writer.store, writer.outbox, clock, around, writer.committed)
-
-
 # --- lost connections -------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Cutter:
-    """A proxy before the server's socket that cuts a connection at COMMIT, or refuses all."""
-
-    upstream: Path
-    folder: Path
-    # What is done to the next COMMIT: "before" it arrives, or "after" the server has answered it.
-    cut: str | None = None
-    refusing: bool = False
-    cuts: int = 0
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.add(task)
-        try:
-            if not self.refusing:
-                server, requests = await asyncio.open_unix_connection(str(self.upstream))
-                pumping = asyncio.create_task(self._answers(server, answers))
-                with contextlib.suppress(ConnectionError):
-                    await self._requests(client, requests, server, pumping)
-                requests.close()
-                pumping.cancel()
-        finally:
-            answers.close()
-            self.tasks.discard(task)
-
-    async def _requests(
-        self,
-        client: asyncio.StreamReader,
-        requests: asyncio.StreamWriter,
-        server: asyncio.StreamReader,
-        pumping: asyncio.Task[None],
-    ) -> None:
-        while data := await client.read(65_536):
-            if b"COMMIT\0" in data and self.cut is not None:
-                how, self.cut = self.cut, None
-                self.cuts += 1
-                if how == "before":
-                    return
-                pumping.cancel()
-                await asyncio.wait([pumping])
-                requests.write(data)
-                # The server has committed when it says so; nobody hears it.
-                while b"COMMIT\0" not in await server.read(65_536):
-                    pass
-                return
-            requests.write(data)
-
-    async def _answers(self, server: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
-        while data := await server.read(65_536):
-            answers.write(data)
-        answers.close()
-
-    def url(self, database: Database) -> str:
-        host = quote(str(self.folder))
-        return f"postgresql://saldo_record@/{database.name}?host={host}&port={PORT}"
-
-
-@pytest.fixture
-async def cutter(database: Database) -> AsyncIterator[Cutter]:
-    """A cutting proxy to the test's database."""
-    # Not in tmp_path: a socket's path has to be short.
-    name = f".s.PGSQL.{PORT}"
-    folder = Path(tempfile.mkdtemp(prefix="cut-"))
-    proxy = Cutter(upstream=socket_dir(database.data_dir) / name, folder=folder)
-    server = await asyncio.start_unix_server(proxy.serve, folder / name)
-    try:
-        yield proxy
-    finally:
-        server.close()
-        for task in proxy.tasks:
-            task.cancel()
-        await asyncio.gather(*proxy.tasks, return_exceptions=True)
-        shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("how", ["cut-before", "cut-after"])
 async def test_a_commit_of_unknown_outcome_ends_in_one_event_and_an_answer(
-    how: str, cutter: Cutter, database: Database, superuser: Connection
+    how: Cut, proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
     """Whether the lost COMMIT took hold or not, each intent is recorded once."""
-    async with writer_on(cutter.url(database)) as writer:
+    async with writer_on(through(proxy, database)) as writer:
         await writer.record(income("1"))
-        cutter.cut = how
+        rule = cut(proxy, how)
         outcomes = await writer.outcomes(
             intent(income("2"), key="k", ids=10),
             intent(income("3", "other"), ids=11),
             intent(income("4"), expected=99),
         )
-    assert cutter.cuts == 1
+    assert rule.hits == 1
     assert [events_of(outcome)[0].event_id for outcome in outcomes[:2]] == [uuid(10), uuid(11)]
     assert isinstance(outcomes[2], PositionConflict)
     assert await check_event_store(superuser) == 3
@@ -358,11 +277,11 @@ async def test_a_commit_of_unknown_outcome_ends_in_one_event_and_an_answer(
     assert told == [uuid(10), uuid(11)]
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("how", ["cut-before", "cut-after"])
 async def test_an_outage_at_commit_is_ridden_out_up_to_the_deadline(
-    how: str, cutter: Cutter, database: Database, superuser: Connection
+    how: Cut, proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
-    async with writer_on(cutter.url(database)) as writer:
+    async with writer_on(through(proxy, database)) as writer:
         await writer.record(income("1"))
 
         class Outage(Clock):
@@ -370,29 +289,29 @@ async def test_an_outage_at_commit_is_ridden_out_up_to_the_deadline(
 
             async def sleep(self, seconds: float) -> None:
                 await super().sleep(seconds)
-                cutter.refusing = self.seconds < 8
+                proxy.refusing = self.seconds < 8
 
-        cutter.cut = how
-        side = _on_clock(writer, Outage())
+        cut(proxy, how)
+        side = on_clock(writer, Outage())
         outcomes = await side.outcomes(intent(income("2"), ids=10))
         assert events_of(outcomes[0])[0].event_id == uuid(10)
     assert await check_event_store(superuser) == 2
 
 
-@pytest.mark.parametrize(("how", "events"), [("before", 1), ("after", 2)])
+@pytest.mark.parametrize(("how", "events"), [("cut-before", 1), ("cut-after", 2)])
 async def test_past_the_deadline_the_outcome_is_unknown_and_the_transaction_named(
-    how: str, events: int, cutter: Cutter, database: Database, superuser: Connection
+    how: Cut, events: int, proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
-    async with writer_on(cutter.url(database)) as writer:
+    async with writer_on(through(proxy, database)) as writer:
         await writer.record(limit("0"))
 
         class Outage(Clock):
             async def sleep(self, seconds: float) -> None:
                 await super().sleep(seconds)
-                cutter.refusing = True
+                proxy.refusing = True
 
-        cutter.cut = how
-        side = _on_clock(writer, Outage())
+        cut(proxy, how)
+        side = on_clock(writer, Outage())
         in_doubt, refused = await side.outcomes(
             intent(income("2"), ids=10), intent(income("1"), expected=77)
         )
@@ -403,10 +322,10 @@ async def test_past_the_deadline_the_outcome_is_unknown_and_the_transaction_name
 
 
 async def test_a_store_that_cannot_be_reached_records_nothing_and_says_so(
-    cutter: Cutter, database: Database, superuser: Connection
+    proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
-    cutter.refusing = True
-    async with writer_on(cutter.url(database)) as writer:
+    proxy.refusing = True
+    async with writer_on(through(proxy, database)) as writer:
         with pytest.raises(StoreUnavailable):
             await writer.record(income("1"))
     assert await check_event_store(superuser) == 0

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 from saldo.domain.account import Account, new_account
 from saldo.project.fold import StreamEvent
 from saldo.project.read_model import ReadModelUnavailable
-from saldo.record.event_store import CommitUnknown, Contradicted, StoreBusy, StoreUnavailable
+from saldo.record.event_store import (
+    STREAM_POSITION,
+    CommitUnknown,
+    Contradicted,
+    StoreBusy,
+    StoreUnavailable,
+)
 from saldo.record.outbox import CLAIM_S, SWEEP_AGE_S, OutboxRow
 from tests.simulation.loop import OWNER
 from tests.simulation.world import COMMIT_S_MAX, Process, World
@@ -35,6 +41,8 @@ TRANSACTION_TIMEOUT_S = 15.0
 # How long a server may take to find out that a client is gone, or to end a COMMIT without one.
 NOTICED_S = 2.0
 CLAIM_ROWS_MAX = 5
+# How often a statement whose connection is gone tries its locks.
+LATE_S = 0.1
 
 
 class LockTimeout(Exception):  # noqa: N818 - it is what happened
@@ -66,6 +74,10 @@ class Locks:
         except asyncio.CancelledError:
             self._forget(holder, key)
             raise
+
+    def are_free(self, holder: object, keys: Sequence[str]) -> bool:
+        """Whether nobody else holds one of ``keys``."""
+        return all(self._held.get(key, holder) is holder for key in keys)
 
     def let_go(self, holder: object) -> None:
         """Let go of all that ``holder`` holds, and hand each to the next who waits."""
@@ -201,6 +213,46 @@ class EventStore:
             raise StoreUnavailable
         return Transaction(self)
 
+    async def look(
+        self,
+        account_ids: Sequence[str],
+        keys: Sequence[tuple[str, bytes]],
+        reversals: Sequence[tuple[str, UUID]],
+    ) -> tuple[dict[str, Account], list[StoredEvent]]:
+        await self.world.step("store look")
+        if self.world.database_is_down or self.world.happens(self.world.faults.cut):
+            raise StoreUnavailable
+        found = {each: self.accounts[each] for each in account_ids if each in self.accounts}
+        repeated = self.repeated(keys, reversals)
+        await self.world.step("store looked")  # the answer is on its way, others go on
+        return found, repeated
+
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        traceparents: Sequence[str | None],
+    ) -> None:
+        await self.world.step("store connect")
+        if self.world.database_is_down:
+            raise StoreUnavailable
+        await Statement(self).run(events, accounts, traceparents)
+
+    def repeated(
+        self, keys: Sequence[tuple[str, bytes]], reversals: Sequence[tuple[str, UUID]]
+    ) -> list[StoredEvent]:
+        """What is recorded under the keys, and as reversals."""
+        found = [event for key in keys for event in self.by_key.get(key, ())]
+        return found + [self.by_reversed[each] for each in reversals if each in self.by_reversed]
+
+    def stands_before(self, events: Sequence[StoredEvent]) -> bool:
+        """Whether every account stands right before its first of ``events``."""
+        read_at = {event.account_id: event.position - 1 for event in reversed(events)}
+        return all(
+            account_id in self.accounts and self.accounts[account_id].position == position
+            for account_id, position in read_at.items()
+        )
+
     def contradiction(self, event: StoredEvent) -> str | None:
         """The unique constraint that forbids ``event``, or None."""
         if event.position <= len(self.events.get(event.account_id, ())):
@@ -276,9 +328,7 @@ class Transaction(Session):
         reversals: Sequence[tuple[str, UUID]],
     ) -> list[StoredEvent]:
         await self._arrive("look up", StoreUnavailable, StoreBusy)
-        found = [event for key in keys for event in self._store.by_key.get(key, ())]
-        by_reversed = self._store.by_reversed
-        return found + [by_reversed[each] for each in reversals if each in by_reversed]
+        return self._store.repeated(keys, reversals)
 
     async def append(
         self,
@@ -297,10 +347,11 @@ class Transaction(Session):
         # Stamped now, visible only with the commit, which may come much later.
         self._appended_at = self._world.database_now()
 
-    async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[UUID]:
+    async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[bytes]:
         assert account_ids
         await self._arrive("find own", StoreUnavailable, StoreBusy)
-        found = {event_id for event_id in event_ids if event_id in self._store.ids}
+        ids = self._store.ids
+        found = {ids[event_id].hash for event_id in event_ids if event_id in ids}
         self._world.note("outcome-found" if found else "outcome-none")
         return found
 
@@ -312,6 +363,43 @@ class Transaction(Session):
             self._store.add(event, self._appended_at)
         for account in self._accounts:
             self._store.accounts[account.account_id] = account
+
+
+class Statement(Transaction):
+    """An append that commits by itself: its whole way is a COMMIT of unknown outcome."""
+
+    async def run(
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        traceparents: Sequence[str | None],
+    ) -> None:
+        """Append; cut off, it may be carried out once the server gets to it, or never."""
+        assert len(traceparents) == len(events)
+        self._events, self._accounts = list(events), list(accounts)
+        self._is_committing = True
+        await self._arrive("append and commit", CommitUnknown, StoreBusy)
+        await self._take([account.account_id for account in accounts])
+        if self._is_over or self._is_cut:
+            raise CommitUnknown
+        if not self._store.stands_before(events):
+            self._world.note("overtaken")
+            self._end(commits=False)
+            raise Contradicted(STREAM_POSITION)
+        self._appended_at = self._world.database_now()
+        await self._commit(CommitUnknown, StoreBusy)
+
+    def _end(self, commits: bool) -> None:  # noqa: FBT001 - a callback's argument
+        if not commits or self._is_over:
+            super()._end(commits=False)
+        elif not self._locks.are_free(self, [each.account_id for each in self._accounts]):
+            # It waits for who holds them now: carried out later than anybody may think.
+            self._world.loop.call_later(LATE_S, self._end, commits)
+        else:
+            late = not self._store.stands_before(self._events)
+            self._world.note("append-came-too-late" if late else "append-carried-out")
+            self._appended_at = self._world.database_now()
+            super()._end(commits=not late)
 
 
 class Outbox:

@@ -50,6 +50,7 @@ OFTEN = (
 )
 # What must have happened over a chunk of the long run.
 SELDOM = (
+    "append-came-too-late",
     "commit-answer-lost",
     "commit-cut-kept",
     "commit-cut-undone",
@@ -62,6 +63,7 @@ SELDOM = (
     "outbox-answer-lost",
     "outcome-found",
     "outcome-none",
+    "overtaken",
     "stall",
     "stop",
     "transaction-timeout",

@@ -1,13 +1,14 @@
-"""Recording a batch: lock, look up, decide in arrival order, append, commit.
+"""Recording a batch: first without locks, which nearly always does, and otherwise under locks.
 
-Only the Transaction protocol is seen here: tests/simulation runs this very code under every fault
-that a seed can think of.
+Without: look, decide in arrival order, append where every account stands as it was looked at. Under
+locks: lock, look up, decide, append, commit. Only the store's protocols are seen here:
+tests/simulation runs this very code under every fault that a seed can think of.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from saldo.domain.account import Account, decide, evolve
@@ -31,7 +32,6 @@ from saldo.record.event_store import (
     EventStore,
     StoreBusy,
     StoreUnavailable,
-    Transaction,
 )
 from saldo.record.intent import Intent, Line, LinesRefused, Recorded, StoredEvent
 
@@ -49,6 +49,9 @@ ATTEMPTS_MAX = 20
 DEADLINE_S = 10.0
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 1.0
+# After another process was quicker, so many batches of this one lock at once: to lose again costs
+# more than to wait. A batch loses as a whole, so under contention most would.
+LOCKING_BATCHES = 32
 
 Outcome = list[Recorded] | Exception
 
@@ -61,6 +64,26 @@ class OutcomeUnknown(Exception):  # noqa: N818 - it is the outcome that has this
         self.transaction_id = transaction_id
 
 
+class Contention:
+    """Whether other processes record on the same accounts at this time."""
+
+    __slots__ = ("_locking",)
+
+    def __init__(self) -> None:
+        self._locking = 0
+
+    def met(self) -> None:
+        """Another process was quicker."""
+        self._locking = LOCKING_BATCHES
+
+    def locks(self) -> bool:
+        """Whether the next batch had better lock at once."""
+        if not self._locking:
+            return False
+        self._locking -= 1
+        return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What a batch takes from outside: the store, the clocks, a way to wait, the settings."""
@@ -70,6 +93,7 @@ class Surroundings:
     monotonic: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
     default_currency: str
+    contention: Contention = field(default_factory=Contention)
 
 
 @dataclass(slots=True)
@@ -291,7 +315,7 @@ async def record_batch(
     return outcomes
 
 
-async def _record_until_decided(  # noqa: C901, PLR0912 - each way out of a try, in one place
+async def _record_until_decided(
     intents: Sequence[Intent],
     around: Surroundings,
     committed: Callable[[Decided], None],
@@ -299,8 +323,10 @@ async def _record_until_decided(  # noqa: C901, PLR0912 - each way out of a try,
     """Run the batch until its outcome is certain, within ATTEMPTS_MAX and DEADLINE_S."""
     account_ids = sorted({line.command.account_id for i in intents for line in i.lines})
     deadline = around.monotonic() + DEADLINE_S
+    # What was written and may have been committed, or may still be: each until another is certain.
+    in_doubt: list[Decided] = []
+    decided: Decided | None = None
     backoff_s = BACKOFF_FIRST_S
-    in_doubt: Decided | None = None
     failure: Exception = StoreUnavailable()
     for attempt in range(ATTEMPTS_MAX):
         if attempt:
@@ -308,56 +334,132 @@ async def _record_until_decided(  # noqa: C901, PLR0912 - each way out of a try,
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
             if around.monotonic() > deadline:
                 break
-        decided: Decided | None = None
         try:
-            transaction = await around.store.begin()
-            try:
-                await transaction.lock(account_ids)
-                if in_doubt is not None:
-                    # The same streams are locked: the COMMIT of unknown outcome is over. Either
-                    # all of its events are there, or none ever will be.
-                    own = await transaction.find_own(
-                        [e.event_id for e in in_doubt.events], account_ids
-                    )
-                    decided, in_doubt = in_doubt if own else None, None
-                if decided is not None:
-                    await transaction.roll_back()
-                else:
-                    decided = await _decide_under_locks(transaction, intents, account_ids, around)
-                    if decided.events:
-                        await transaction.commit()
-                    else:
-                        await transaction.roll_back()
-            except BaseException:
-                await transaction.roll_back()
-                raise
-        except CommitUnknown as error:
-            in_doubt, failure = decided, error
-        except (StoreBusy, StoreUnavailable) as error:
+            decided = await _decide(intents, account_ids, around, in_doubt, first=not attempt)
+        except (CommitUnknown, StoreBusy, StoreUnavailable) as error:
             failure = error
         else:
-            if decided.events:
-                committed(decided)
-            return decided.outcomes
-    if in_doubt is None:
+            break
+    if decided is not None:
+        if decided.events:
+            committed(decided)
+        return decided.outcomes
+    if not in_doubt:
         raise failure
-    # Only the intents whose events hang in the balance are in doubt; refusals are certain.
+    return _in_doubt(intents, in_doubt[-1])
+
+
+def _in_doubt(intents: Sequence[Intent], decided: Decided) -> list[Outcome]:
+    """Only the intents whose events hang in the balance are in doubt; refusals are certain."""
     return [
         OutcomeUnknown(transaction_id=intent.lines[0].event_id)
         if isinstance(outcome, list) and not all(each.replayed for each in outcome)
         else outcome
-        for intent, outcome in zip(intents, in_doubt.outcomes, strict=True)
+        for intent, outcome in zip(intents, decided.outcomes, strict=True)
     ]
 
 
-async def _decide_under_locks(
-    transaction: Transaction,
+async def _decide(
     intents: Sequence[Intent],
     account_ids: Sequence[str],
     around: Surroundings,
+    in_doubt: list[Decided],
+    *,
+    first: bool,
 ) -> Decided:
-    """Look up, decide and append, in statements that come after the one that locks."""
-    accounts = await transaction.read_accounts(account_ids)
+    """One try: the ``first`` without locks where that does."""
+    decided = None
+    if first and not around.contention.locks():
+        decided = await _decide_without_locks(intents, account_ids, around, in_doubt)
+    return decided or await _decide_under_locks(intents, account_ids, around, in_doubt)
+
+
+async def _decide_without_locks(
+    intents: Sequence[Intent],
+    account_ids: Sequence[str],
+    around: Surroundings,
+    in_doubt: list[Decided],
+) -> Decided | None:
+    """Look, decide and append; None where it takes locks.
+
+    What is looked at is of one moment, so refusals and repeated answers hold for that moment. What
+    is appended holds as long as no account of the batch has moved on since, and the append itself
+    sees to that, however late it is carried out.
+    """
+    accounts, repeated = await around.store.look(account_ids, *_looked_up(intents))
+    if len(accounts) < len(account_ids):
+        return None  # a stream is missing: it is created under locks
+    decided = decide_batch(
+        intents, Ledger(accounts, repeated), around.now(), around.default_currency
+    )
+    try:
+        if decided.events:
+            await around.store.append(
+                decided.events, list(decided.accounts.values()), decided.traceparents
+            )
+    except Contradicted:
+        around.contention.met()
+        return None
+    except CommitUnknown:
+        in_doubt.append(decided)
+        raise
+    return decided
+
+
+async def _decide_under_locks(
+    intents: Sequence[Intent],
+    account_ids: Sequence[str],
+    around: Surroundings,
+    in_doubt: list[Decided],
+) -> Decided:
+    """Lock, find what is ``in_doubt`` or else look up, decide, append and commit.
+
+    A COMMIT of unknown outcome is over once its streams are locked. An append without locks may
+    still be on its way, but it fails wherever this try has a committed event of one of its
+    accounts, or has found one by which it refused what the append had accepted.
+    """
+    transaction = await around.store.begin()
+    decided: Decided | None = None
+    try:
+        await transaction.lock(account_ids)
+        if in_doubt:
+            ids = {event.event_id for each in in_doubt for event in each.events}
+            own = await transaction.find_own(list(ids), account_ids)
+            for each in in_doubt:
+                if all(event.hash in own for event in each.events):
+                    await transaction.roll_back()
+                    return each
+        # In statements that come after the one that locks.
+        accounts = await transaction.read_accounts(account_ids)
+        keys, reversals = _looked_up(intents)
+        repeated = []
+        if keys or reversals:
+            repeated = await transaction.find_repeated(keys, reversals)
+        decided = decide_batch(
+            intents, Ledger(accounts, repeated), around.now(), around.default_currency
+        )
+        if decided.events:
+            await transaction.append(
+                decided.events, list(decided.accounts.values()), decided.traceparents
+            )
+            await transaction.commit()
+        else:
+            await transaction.roll_back()
+    except CommitUnknown:
+        await transaction.roll_back()
+        if decided is not None:
+            in_doubt.append(decided)
+        raise
+    except BaseException:
+        await transaction.roll_back()
+        raise
+    return decided
+
+
+def _looked_up(
+    intents: Sequence[Intent],
+) -> tuple[list[tuple[str, bytes]], list[tuple[str, UUID]]]:
+    """The keys (account, hash) and the reversed transactions (account, id) of the batch."""
     keys: dict[tuple[str, bytes], None] = {}
     reversals: list[tuple[str, UUID]] = []
     for intent in intents:
@@ -366,14 +468,4 @@ async def _decide_under_locks(
                 keys[line.command.account_id, line.key_hash] = None
             if isinstance(line.command, ReverseTransaction):
                 reversals.append((line.command.account_id, line.command.original_id))
-    repeated = []
-    if keys or reversals:
-        repeated = await transaction.find_repeated(list(keys), reversals)
-    decided = decide_batch(
-        intents, Ledger(accounts, repeated), around.now(), around.default_currency
-    )
-    if decided.events:
-        await transaction.append(
-            decided.events, list(decided.accounts.values()), decided.traceparents
-        )
-    return decided
+    return list(keys), reversals

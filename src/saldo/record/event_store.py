@@ -1,7 +1,10 @@
 """The event store in PostgreSQL: the statements of a recording batch, and reads by id.
 
-The order of the statements is what makes recording right; the comments at each say why. The
-batch's logic is in ``batch.py`` and sees only the Transaction protocol.
+A batch is recorded in one of two ways. Without locks: look (one statement), decide, append (one
+statement that commits by itself, and only if the accounts stand as they were looked at). Under
+locks: lock, look up, decide, append, commit. The order of the statements is what makes recording
+right; the comments at each say why. The batch's logic is in ``batch.py`` and sees only the
+protocols.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from saldo.serve.database import DISCONNECTED, NOT_BEGUN, TIMED_OUT, TRANSIENT, 
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from asyncpg.pool import PoolConnectionProxy
@@ -35,7 +39,10 @@ class CommitUnknown(Exception):  # noqa: N818 - it is the outcome that has this 
 
 
 class Contradicted(Exception):  # noqa: N818 - it is the outcome that has this name
-    """A unique constraint contradicts what the batch read under its locks."""
+    """Nothing was committed: the store no longer stands as the batch read it.
+
+    Without locks another process was quicker. Under locks it cannot be.
+    """
 
     def __init__(self, constraint: str) -> None:
         super().__init__(constraint)
@@ -66,8 +73,8 @@ class Transaction(Protocol):
     ) -> None:
         """Write events, their outbox rows and the accounts' new states."""
 
-    async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[UUID]:
-        """Which of the batch's own events an earlier COMMIT of unknown outcome has written."""
+    async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[bytes]:
+        """The hashes of the batch's own events, as a commit of unknown outcome has written them."""
 
     async def commit(self) -> None:
         """Commit; raises CommitUnknown when the connection is lost meanwhile."""
@@ -77,11 +84,54 @@ class Transaction(Protocol):
 
 
 class EventStore(Protocol):
-    """What recording needs of a store."""
+    """What recording needs of a store. Its methods raise the four errors above."""
 
     async def begin(self) -> Transaction:
         """Start a database transaction."""
 
+    async def look(
+        self,
+        account_ids: Sequence[str],
+        keys: Sequence[tuple[str, bytes]],
+        reversals: Sequence[tuple[str, UUID]],
+    ) -> tuple[dict[str, Account], list[StoredEvent]]:
+        """The accounts that there are, and what find_repeated finds, of one moment; no locks."""
+
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        traceparents: Sequence[str | None],
+    ) -> None:
+        """Write and commit, all or nothing; Contradicted where an account has moved on meanwhile.
+
+        After CommitUnknown it may be carried out later still, as long as the accounts have not
+        moved on.
+        """
+
+
+# How Contradicted names an account that has moved on, beside the unique constraints.
+STREAM_POSITION = "stream_position"
+
+# (Without locks, 1) All of one snapshot: what is recorded under a key up to the position that is
+# read for its account is seen, and what is recorded after it makes the append fail.
+LOOK = """
+SELECT s.account_id, s.currency, s.position AS stream_position, s.balance_minor AS stream_balance,
+       s.overdraft_limit_minor, s.hash AS stream_hash, s.recorded_at, e.*
+FROM event_store.stream AS s LEFT JOIN (
+    SELECT e.account_id AS repeated, e.position, e.event_id, e.public_text, e.private_text, e.hash,
+           e.balance_minor, e.key_hash, e.key_line, e.fingerprint, e.reverses
+    FROM unnest($2::text[], $3::bytea[]) AS k (account_id, key_hash)
+    JOIN event_store.event AS e ON e.account_id = k.account_id AND e.key_hash = k.key_hash
+    UNION ALL
+    SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.hash,
+           e.balance_minor, e.key_hash, e.key_line, e.fingerprint, e.reverses
+    FROM unnest($4::text[], $5::uuid[]) AS r (account_id, reverses)
+    JOIN event_store.event AS e ON e.account_id = r.account_id AND e.reverses = r.reverses
+) AS e ON e.repeated = s.account_id
+WHERE s.account_id = ANY ($1::text[])
+"""
+_ACCOUNT_COLUMNS = 7
 
 # (1) Locks the streams of the batch in the order of account ids, which is the same in every
 # process: two batches cannot wait for each other in a circle. The rows are those of the moment when
@@ -130,28 +180,42 @@ FROM unnest($3::text[], $4::uuid[]) AS r (account_id, reverses)
 JOIN event_store.event AS e ON e.account_id = r.account_id AND e.reverses = r.reverses
 """
 
-# (3) One statement, set-based: an event and its outbox row are in one database transaction.
+# (Without locks, 2, where it is a database transaction of its own; under locks, 3) One statement,
+# set-based: an event and its outbox row are in one database transaction. It writes nothing at all
+# unless every account stands where the batch has read it. The streams are locked in the order of
+# account ids here, too, and looked at once they are: FOR UPDATE reads a row anew that it had to
+# wait for.
 APPEND = """
-WITH appended AS (
+WITH held AS MATERIALIZED (
+    SELECT account_id, position FROM event_store.stream WHERE account_id = ANY ($13::text[])
+    ORDER BY account_id FOR UPDATE
+), as_read AS MATERIALIZED (
+    SELECT count(*) = cardinality($13::text[]) AS are_all
+    FROM held JOIN unnest($13::text[], $20::bigint[]) AS r (account_id, position)
+        ON r.account_id = held.account_id AND r.position = held.position
+), appended AS (
     INSERT INTO event_store.event (account_id, position, event_id, public_text, private_text, hash,
                                    balance_minor, key_hash, key_line, fingerprint, reverses)
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::bytea[],
-                         $7::bigint[], $8::bytea[], $9::int[], $10::bytea[], $11::uuid[])
+    SELECT e.* FROM as_read, unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[],
+                                    $6::bytea[], $7::bigint[], $8::bytea[], $9::int[], $10::bytea[],
+                                    $11::uuid[]) AS e
+    WHERE as_read.are_all
 ), queued AS (
     INSERT INTO event_store.outbox (account_id, position, traceparent)
-    SELECT * FROM unnest($1::text[], $2::bigint[], $12::text[])
+    SELECT o.* FROM as_read, unnest($1::text[], $2::bigint[], $12::text[]) AS o
+    WHERE as_read.are_all
 )
 UPDATE event_store.stream AS s
 SET currency = n.currency, position = n.position, balance_minor = n.balance_minor,
     overdraft_limit_minor = n.overdraft_limit_minor, hash = n.hash, recorded_at = n.recorded_at
-FROM unnest($13::text[], $14::text[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bytea[],
-            $19::timestamptz[])
+FROM as_read, unnest($13::text[], $14::text[], $15::bigint[], $16::bigint[], $17::bigint[],
+                     $18::bytea[], $19::timestamptz[])
     AS n (account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at)
-WHERE s.account_id = n.account_id
+WHERE s.account_id = n.account_id AND as_read.are_all
 """
 
 FIND_OWN = """
-SELECT event_id FROM event_store.event
+SELECT hash FROM event_store.event
 WHERE event_id = ANY ($1::uuid[]) AND account_id = ANY ($2::text[])
 """
 
@@ -174,6 +238,63 @@ WITH erased AS (
 )
 INSERT INTO event_store.outbox (account_id, position) VALUES ($1, $2) ON CONFLICT DO NOTHING
 """
+
+
+_ERRORS = (*TRANSIENT, *TIMED_OUT, asyncpg.UniqueViolationError, *DISCONNECTED)
+
+
+def _uncommitted(error: Exception) -> Exception:
+    """What an error of a statement means that does not commit."""
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return Contradicted(error.constraint_name or "")
+    return StoreBusy() if isinstance(error, (*TRANSIENT, *TIMED_OUT)) else StoreUnavailable()
+
+
+def _repeated_arguments(
+    keys: Sequence[tuple[str, bytes]], reversals: Sequence[tuple[str, UUID]]
+) -> tuple[list[str], list[bytes], list[str], list[UUID]]:
+    return (
+        [account_id for account_id, _ in keys],
+        [key_hash for _, key_hash in keys],
+        [account_id for account_id, _ in reversals],
+        [original_id for _, original_id in reversals],
+    )
+
+
+def _append_arguments(
+    events: Sequence[StoredEvent],
+    accounts: Sequence[Account],
+    traceparents: Sequence[str | None],
+) -> tuple[object, ...]:
+    """The arguments of APPEND; an account was read at the position before its first event."""
+    read_at = {event.account_id: event.position - 1 for event in reversed(events)}
+    return (
+        [e.account_id for e in events],
+        [e.position for e in events],
+        [e.event_id for e in events],
+        [e.public_text for e in events],
+        [e.private_text for e in events],
+        [e.hash for e in events],
+        [e.balance_minor for e in events],
+        column([e.key_hash for e in events]),
+        column([e.key_line for e in events]),
+        column([e.fingerprint for e in events]),
+        column([e.reverses for e in events]),
+        column(traceparents),
+        [a.account_id for a in accounts],
+        [a.currency for a in accounts],
+        [a.position for a in accounts],
+        [a.balance_minor for a in accounts],
+        column([a.overdraft_limit_minor for a in accounts]),
+        [a.hash for a in accounts],
+        [a.recorded_at for a in accounts],
+        [read_at[a.account_id] for a in accounts],
+    )
+
+
+def _require_appended(tag: str, accounts: Sequence[Account]) -> None:
+    if tag != f"UPDATE {len(accounts)}":
+        raise Contradicted(STREAM_POSITION)
 
 
 class PostgresTransaction:
@@ -199,22 +320,14 @@ class PostgresTransaction:
         # They were read by the statement that locked them, which saves one: nobody else can have
         # changed them since, and this database transaction has not yet.
         wanted = set(account_ids)
-        return {
-            row["account_id"]: _account(row) for row in self._locked if row["account_id"] in wanted
-        }
+        return {row["account_id"]: _account(*row) for row in self._locked if row[0] in wanted}
 
     async def find_repeated(
         self,
         keys: Sequence[tuple[str, bytes]],
         reversals: Sequence[tuple[str, UUID]],
     ) -> list[StoredEvent]:
-        rows = await self._run(
-            FIND_REPEATED,
-            [account_id for account_id, _ in keys],
-            [key_hash for _, key_hash in keys],
-            [account_id for account_id, _ in reversals],
-            [original_id for _, original_id in reversals],
-        )
+        rows = await self._run(FIND_REPEATED, *_repeated_arguments(keys, reversals))
         return [stored_event(row) for row in rows]
 
     async def append(
@@ -223,32 +336,16 @@ class PostgresTransaction:
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
     ) -> None:
-        await self._run(
-            APPEND,
-            [e.account_id for e in events],
-            [e.position for e in events],
-            [e.event_id for e in events],
-            [e.public_text for e in events],
-            [e.private_text for e in events],
-            [e.hash for e in events],
-            [e.balance_minor for e in events],
-            column([e.key_hash for e in events]),
-            column([e.key_line for e in events]),
-            column([e.fingerprint for e in events]),
-            column([e.reverses for e in events]),
-            column(traceparents),
-            [a.account_id for a in accounts],
-            [a.currency for a in accounts],
-            [a.position for a in accounts],
-            [a.balance_minor for a in accounts],
-            column([a.overdraft_limit_minor for a in accounts]),
-            [a.hash for a in accounts],
-            [a.recorded_at for a in accounts],
-        )
+        arguments = _append_arguments(events, accounts, traceparents)
+        try:
+            tag = await self._connection.execute(APPEND, *arguments)
+        except _ERRORS as error:
+            raise _uncommitted(error) from error
+        _require_appended(tag, accounts)
 
-    async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[UUID]:
+    async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[bytes]:
         rows = await self._run(FIND_OWN, event_ids, account_ids)
-        return {row["event_id"] for row in rows}
+        return {row["hash"] for row in rows}
 
     async def commit(self) -> None:
         try:
@@ -269,12 +366,8 @@ class PostgresTransaction:
     async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         try:
             return await self._connection.fetch(statement, *arguments)
-        except (*TRANSIENT, *TIMED_OUT) as error:
-            raise StoreBusy from error
-        except asyncpg.UniqueViolationError as error:
-            raise Contradicted(error.constraint_name or "") from error
-        except DISCONNECTED as error:
-            raise StoreUnavailable from error
+        except _ERRORS as error:
+            raise _uncommitted(error) from error
 
     async def _release(self) -> None:
         self._released = True
@@ -294,6 +387,48 @@ class PostgresEventStore:
             raise StoreUnavailable from error
         return PostgresTransaction(self._pool, connection)
 
+    async def look(
+        self,
+        account_ids: Sequence[str],
+        keys: Sequence[tuple[str, bytes]],
+        reversals: Sequence[tuple[str, UUID]],
+    ) -> tuple[dict[str, Account], list[StoredEvent]]:
+        connection = await self._acquire()
+        try:
+            rows = await connection.fetch(LOOK, account_ids, *_repeated_arguments(keys, reversals))
+        except _ERRORS as error:
+            raise _uncommitted(error) from error
+        finally:
+            await self._pool.release(connection)
+        accounts = {row["account_id"]: _account(*row[:_ACCOUNT_COLUMNS]) for row in rows}
+        return accounts, [stored_event(row) for row in rows if row["repeated"] is not None]
+
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        traceparents: Sequence[str | None],
+    ) -> None:
+        arguments = _append_arguments(events, accounts, traceparents)
+        connection = await self._acquire()
+        try:
+            tag = await connection.execute(APPEND, *arguments)
+        except DISCONNECTED as error:
+            database.terminate(connection)
+            # It was sent: it may be carried out all the same, now or once the server gets to it.
+            raise CommitUnknown from error
+        except _ERRORS as error:
+            raise _uncommitted(error) from error
+        finally:
+            await self._pool.release(connection)
+        _require_appended(tag, accounts)
+
+    async def _acquire(self) -> PoolConnectionProxy[asyncpg.Record]:
+        try:
+            return await database.acquire(self._pool)
+        except NOT_BEGUN as error:
+            raise StoreUnavailable from error
+
     async def find_event(self, event_id: UUID) -> StoredEvent | None:
         """The event of that id, or None."""
         row = await self._read_one(FIND_BY_ID, event_id)
@@ -302,7 +437,7 @@ class PostgresEventStore:
     async def find_account(self, account_id: str) -> Account | None:
         """The account as it stands, or None."""
         row = await self._read_one(FIND_ACCOUNT, account_id)
-        return None if row is None else _account(row)
+        return None if row is None else _account(*row)
 
     async def find_reversal(self, account_id: str, original_id: UUID) -> StoredEvent | None:
         """The event that reverses ``original_id``, or None."""
@@ -336,17 +471,25 @@ class PostgresEventStore:
             raise StoreUnavailable from error
 
 
-def _account(row: asyncpg.Record) -> Account:
-    if row["hash"] is None:  # created by this batch or an earlier one that recorded nothing
-        return new_account(row["account_id"])
+def _account(  # noqa: PLR0913, PLR0917 - a row's columns, in order
+    account_id: str,
+    currency: str | None,
+    position: int,
+    balance_minor: int,
+    overdraft_limit_minor: int | None,
+    hash_: bytes | None,
+    recorded_at: datetime | None,
+) -> Account:
+    if hash_ is None:  # created by this batch or an earlier one that recorded nothing
+        return new_account(account_id)
     return Account(
-        account_id=row["account_id"],
-        currency=row["currency"],
-        position=row["position"],
-        balance_minor=row["balance_minor"],
-        overdraft_limit_minor=row["overdraft_limit_minor"],
-        hash=row["hash"],
-        recorded_at=row["recorded_at"],
+        account_id=account_id,
+        currency=currency,
+        position=position,
+        balance_minor=balance_minor,
+        overdraft_limit_minor=overdraft_limit_minor,
+        hash=hash_,
+        recorded_at=recorded_at,
     )
 
 

@@ -106,11 +106,18 @@ def function_pool(settings: Settings, url: str, name: str) -> asyncpg.Pool[async
     return pool
 
 
+async def acquire(
+    pool: asyncpg.Pool[asyncpg.Record],
+) -> PoolConnectionProxy[asyncpg.Record]:
+    """A connection; raises one of NOT_BEGUN."""
+    return await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+
+
 async def begin(
     pool: asyncpg.Pool[asyncpg.Record],
 ) -> PoolConnectionProxy[asyncpg.Record]:
     """A connection in a database transaction; raises one of NOT_BEGUN, and then holds none."""
-    connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+    connection = await acquire(pool)
     try:
         await connection.execute("BEGIN")
     except NOT_BEGUN:
