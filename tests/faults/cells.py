@@ -385,6 +385,25 @@ async def commit_undelivered(scene: Scene) -> None:
     await _cut_commit(scene, rules)
 
 
+async def commit_late(scene: Scene) -> None:
+    """The connection is cut, and what it carried is carried out when the batch was run anew."""
+    rules = [
+        (replica.store, Rule(begins="COMMIT", alone=APPENDS, action="cut-late", hits_max=3))
+        for replica in scene.rig.record
+    ]
+    scene.begin()
+    for proxy, rule in rules:
+        proxy.rules.append(rule)
+    await until(lambda: all(rule.hits for _, rule in rules), DEADLINE_S, "an append is cut")
+    await scene.under_fault()
+    for proxy, rule in rules:
+        proxy.rules.remove(rule)
+        rule.release.set()
+        await asyncio.wait_for(rule.carried_out.wait(), DEADLINE_S)
+    scene.hits = sum(rule.hits for _, rule in rules)
+    scene.heal()
+
+
 async def projection_unanswered(scene: Scene) -> None:
     """The same for the projector's COMMIT in the read model."""
     rules = [
@@ -836,6 +855,12 @@ CELLS = (
         fault="connection cut before COMMIT arrived",
         window="COMMITs that never arrived",
         run=commit_undelivered,
+    ),
+    Cell(
+        name="commit-late",
+        fault="connection cut, and what it carried carried out later",
+        window="COMMITs and appends that came late",
+        run=commit_late,
     ),
     Cell(
         name="projection-unanswered",
