@@ -95,7 +95,7 @@ from saldo.serve.settings import read_settings
 from saldo.serve.sweeps import Sweeper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from saldo.serve.http import EdgeRequest
     from saldo.serve.settings import Settings
@@ -439,9 +439,9 @@ async def delete_private(request: EdgeRequest, _prefix: str, transaction_id: str
     return Response(status_code=204)
 
 
-async def _record_one(
+def _record_one(
     recorder: Recorder, request: EdgeRequest, caller: Caller, command: Command
-) -> Recorded:
+) -> Awaitable[Recorded]:
     line = prepare_line(
         command,
         secret=recorder.settings.hash_secret,
@@ -449,7 +449,7 @@ async def _record_one(
         subject=caller.subject,
         idempotency_key=idempotency_key_of(request),
     )
-    return await recorder.record_single(
+    return recorder.record_single(
         Intent(
             lines=(line,),
             expected_position=if_match_of(request),

@@ -200,7 +200,10 @@ class Edge:
             allowed = self._methods_at(self._split(request.scope["path"])[1])
             response = cors.preflight_response(request, origins, allowed)
         else:
-            response = await self._respond(request)
+            try:
+                response = await self._dispatch(request)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
+                response = self._refusal(error)
             if origins:
                 cors.mark(request, response, origins)
         headers = response.raw_headers
@@ -211,18 +214,15 @@ class Edge:
         headers.append(_NO_STORE)
         return response
 
-    async def _respond(self, request: EdgeRequest) -> Response:
-        try:
-            return await self._dispatch(request)
-        except ClientDisconnect:
+    def _refusal(self, error: Exception) -> Response:
+        """The response to an error: a problem, by the function's own table."""
+        if isinstance(error, ClientDisconnect):
             return Response(status_code=400)  # nobody is there to read it
-        except Exception as error:
-            response = problem_response(error, self.rules)
-            if response is not None:
-                return response
-            log.exception("unexpected error")
-            made = problem_response(Problem(INTERNAL, "The error was logged."), {})
-            return made or Response(status_code=500)
+        response = problem_response(error, self.rules)
+        if response is None:
+            log.error("unexpected error", exc_info=error)
+            response = problem_response(Problem(INTERNAL, "The error was logged."), {})
+        return response or Response(status_code=500)
 
     def _split(self, path: str) -> tuple[str, str]:
         """The root path by which a request came, or nothing, and the rest of its path."""
@@ -443,7 +443,8 @@ def parse_time(text: str) -> datetime | None:
 def _only_header(request: EdgeRequest, name: str, key: bytes) -> str | None:
     """The value of a header that may stand once; raises Invalid."""
     text = request.header(key)
-    if text is not None and len(request.headers_named(key)) > 1:
+    stand_twice = len(request.first) < len(request.scope["headers"])
+    if stand_twice and len(request.headers_named(key)) > 1:
         raise Invalid([FieldError(name, "may be given once")])
     return text
 
