@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ from saldo.domain.errors import (
     PositionConflict,
     Refused,
 )
-from saldo.domain.events import chain_hash, genesis_hash
+from saldo.domain.events import TransactionRecorded, chain_hash, genesis_hash, read_event
 from saldo.record.batch import Decided, decide_batch
 from saldo.record.intent import Intent, LinesRefused, Recorded
 from tests.controls import (
@@ -183,3 +184,17 @@ def test_replays_and_refusals_are_not_written_again() -> None:
 def _all(outcome: Outcome) -> list[Recorded]:
     assert not isinstance(outcome, Exception)
     return outcome
+
+
+def test_every_event_bears_its_own_times() -> None:
+    """A time is written once for all events of a batch that share it, and only for those."""
+    day, hour = timedelta(days=1), timedelta(hours=1)
+    elsewhere = (NOW - day).astimezone(timezone(5 * hour))
+    moments = [NOW - day, None, NOW - 2 * day, elsewhere, NOW - day + timedelta(microseconds=1)]
+    bulk = intent(*(income(occurred_at=moment) for moment in moments))
+    for request in ([bulk], [intent(income(occurred_at=moment)) for moment in moments]):
+        events = [read_event(stored.public_text) for stored in decided(*request).events]
+        assert [event.recorded_at for event in events] == [NOW] * len(moments)
+        assert [
+            event.occurred_at for event in events if isinstance(event, TransactionRecorded)
+        ] == [moment or NOW for moment in moments]

@@ -114,7 +114,7 @@ def public_text(event: Event, *, occurred_at: str, recorded_at: str) -> str:
         limit = "null" if event.limit_minor is None else event.limit_minor
         return (
             f'{{"schema":{SCHEMA_NEWEST},"account":"{event.account_id}",'
-            f'"position":{event.position},"id":"{event.event_id}","type":"limit-set",'
+            f'"position":{event.position},"id":"{event.event_id!s}","type":"limit-set",'
             f'"limitMinor":{limit},"currency":"{event.currency}",'
             f'"recordedAt":"{recorded_at}","privateHash":"{event.private_hash}",'
             f'"requestHash":{request}}}'
@@ -122,8 +122,8 @@ def public_text(event: Event, *, occurred_at: str, recorded_at: str) -> str:
     reverses = "null" if event.reverses is None else f'"{event.reverses}"'
     return (
         f'{{"schema":{SCHEMA_NEWEST},"account":"{event.account_id}",'
-        f'"position":{event.position},"id":"{event.event_id}","type":"transaction-recorded",'
-        f'"kind":"{event.kind.value}","amountMinor":{event.amount_minor},'
+        f'"position":{event.position},"id":"{event.event_id!s}","type":"transaction-recorded",'
+        f'"kind":"{event.kind.text}","amountMinor":{event.amount_minor},'
         f'"currency":"{event.currency}","occurredAt":"{occurred_at}",'
         f'"recordedAt":"{recorded_at}","reverses":{reverses},'
         f'"privateHash":"{event.private_hash}","requestHash":{request}}}'

@@ -41,7 +41,7 @@ _ERASED = _Private()
 def transaction_members(stored: StoredEvent) -> str:
     """The members of a recorded event's object, without its braces."""
     public = _read_public(stored.public_text)
-    head = f'"id":"{stored.event_id}","accountId":"{stored.account_id}",'
+    head = f'"id":"{stored.event_id!s}","accountId":"{stored.account_id}",'
     tail = (
         f'"currency":"{public.currency}","position":{stored.position},'
         f'"balance":{format_minor(stored.balance_minor, public.currency)},'

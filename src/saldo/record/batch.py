@@ -20,7 +20,6 @@ from saldo.domain.errors import (
     Refused,
 )
 from saldo.domain.events import (
-    OverdraftLimitSet,
     TransactionRecorded,
     chain_hash,
     format_time,
@@ -139,11 +138,11 @@ def decide_batch(
             decided.outcomes.append(refusal)
             continue
         decided.outcomes.append(recorded)
-        for each in recorded:
-            if not each.replayed:
-                ledger.remember(each.stored)
-                decided.events.append(each.stored)
-                decided.traceparents.append(intent.traceparent)
+        fresh = [each.stored for each in recorded if not each.replayed]
+        for stored in fresh:
+            ledger.remember(stored)
+        decided.events += fresh
+        decided.traceparents += [intent.traceparent] * len(fresh)
     decided.accounts = ledger.changed
     return decided
 
@@ -151,17 +150,17 @@ def decide_batch(
 class _Times:
     """Formats a time once, however many events of the batch share it."""
 
-    __slots__ = ("_moment", "_text")
+    __slots__ = ("_texts",)
 
     def __init__(self) -> None:
-        self._moment: datetime | None = None
-        self._text = ""
+        # At most two for each line of the batch: its own time and its client's.
+        self._texts: dict[datetime, str] = {}
 
     def text(self, moment: datetime) -> str:
-        if moment is not self._moment:
-            self._moment = moment
-            self._text = format_time(moment)
-        return self._text
+        text = self._texts.get(moment)
+        if text is None:
+            text = self._texts[moment] = format_time(moment)
+        return text
 
 
 def _decide_intent(
@@ -193,10 +192,11 @@ def _decide_bulk(
     for number, line in enumerate(intent.lines, start=1):
         account_id = line.command.account_id
         try:
-            replay = _find_replay(line, ledger) or _find_own_line(line, own)
-            if replay is not None:
-                recorded.append(Recorded(replay, replayed=True))
-                continue
+            if line.key_hash is not None:
+                replay = _find_replay(line, ledger) or _find_own_line(line, own)
+                if replay is not None:
+                    recorded.append(Recorded(replay, replayed=True))
+                    continue
             account = accounts.get(account_id) or ledger.accounts[account_id]
             stored, accounts[account_id] = _decide_line(
                 line, account, ledger, now, default_currency, times
@@ -263,11 +263,10 @@ def _decide_line(  # noqa: PLR0913, PLR0917 - the parts of one decision
         request_hash=line.request_hash,
     )
     recorded_at = times.text(event.recorded_at)
-    if isinstance(event, OverdraftLimitSet) or event.occurred_at is event.recorded_at:
-        text = public_text(event, occurred_at=recorded_at, recorded_at=recorded_at)
-    else:
-        occurred_at = format_time(event.occurred_at)
-        text = public_text(event, occurred_at=occurred_at, recorded_at=recorded_at)
+    occurred_at = recorded_at
+    if isinstance(event, TransactionRecorded) and event.occurred_at is not event.recorded_at:
+        occurred_at = times.text(event.occurred_at)
+    text = public_text(event, occurred_at=occurred_at, recorded_at=recorded_at)
     account = evolve(account, event, chain_hash(account.hash, text))
     stored = StoredEvent(
         account_id=event.account_id,

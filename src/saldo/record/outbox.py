@@ -41,9 +41,12 @@ JOIN event_store.event AS e ON e.account_id = c.account_id AND e.position = c.po
 ORDER BY e.account_id, e.position
 """
 
+# Both columns come as one text each, with commas, which no account id has: of an array the driver
+# looks at every element twice.
 ACKNOWLEDGE = """
 DELETE FROM event_store.outbox AS o
-USING unnest($1::text[], $2::bigint[]) AS a (account_id, position)
+USING unnest(string_to_array($1, ','), string_to_array($2, ',')::bigint[])
+    AS a (account_id, position)
 WHERE o.account_id = a.account_id AND o.position = a.position
 """
 
@@ -92,8 +95,8 @@ class PostgresOutbox:
     async def acknowledge(self, keys: Sequence[tuple[str, int]]) -> None:
         await self._pool.execute(
             ACKNOWLEDGE,
-            [account_id for account_id, _ in keys],
-            [position for _, position in keys],
+            ",".join([account_id for account_id, _ in keys]),
+            ",".join([str(position) for _, position in keys]),
         )
 
     async def note_sweep(self, found: int) -> None:
