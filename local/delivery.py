@@ -12,6 +12,7 @@ recorded to do (tests/fixtures/recorded_deliveries.json).
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 from collections import deque
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 RecordHeader = tuple[str, bytes | None]
 
 ERROR_DATA_BYTES_MAX = 1024
+# Records bring the same few names again and again.
+NAMES_REMEMBERED_MAX = 1_000
 HTTP_REDIRECTION = 300
 HTTP_SERVER_ERROR = 500
 
@@ -70,15 +73,18 @@ class Event:
 
 def event_from_record(record: Record, source: SourceName) -> Event:
     """The event that a record is (binary or structured CloudEvent), or is made into (any other)."""
-    event = _structured_event(record) or _binary_event(record) or _plain_event(record, source)
-    whereabouts = {
-        "knativekafkapartition": str(record.partition),
-        "knativekafkaoffset": str(record.offset),
-    }
-    return replace(event, attributes={**event.attributes, **whereabouts})
+    found = _structured_event(record) or _binary_event(record) or _plain_event(record, source)
+    attributes, content_type, body = found
+    attributes["knativekafkapartition"] = str(record.partition)
+    attributes["knativekafkaoffset"] = str(record.offset)
+    return Event(attributes=attributes, content_type=content_type, body=body)
 
 
-def _plain_event(record: Record, source: SourceName) -> Event:
+# An event's parts: its attributes, which the caller adds to, its content type and its body.
+_Parts = tuple[dict[str, str], str | None, bytes | None]
+
+
+def _plain_event(record: Record, source: SourceName) -> _Parts:
     attributes = {
         "specversion": "1.0",
         "id": f"partition:{record.partition}/offset:{record.offset}",
@@ -96,10 +102,10 @@ def _plain_event(record: Record, source: SourceName) -> Event:
         else:
             # The last of the headers that end up with one name wins.
             attributes[f"kafkaheader{_NOT_IN_NAMES.sub('', name.lower())}"] = _text(value)
-    return Event(attributes=attributes, content_type=content_type, body=record.value)
+    return attributes, content_type, record.value
 
 
-def _binary_event(record: Record) -> Event | None:
+def _binary_event(record: Record) -> _Parts | None:
     """The CloudEvent of the Kafka binding's binary mode, or None: no or no valid CloudEvent.
 
     The record's key and its headers without `ce_` are dropped. That is why a producer must write
@@ -112,14 +118,22 @@ def _binary_event(record: Record) -> Event | None:
     for name, value in record.headers:
         if name == "content-type":
             content_type = _text(value)
-        elif name.startswith("ce_") and len(name) > len("ce_"):
-            attributes[name.removeprefix("ce_").lower()] = _text(value)
+        elif (attribute := _attribute_of_header(name)) is not None:
+            attributes[attribute] = _text(value)
     content_type = attributes.pop("datacontenttype", content_type)
     # An empty value is no data: such a request has no Content-Length.
     return _checked(attributes, content_type, record.value or None)
 
 
-def _structured_event(record: Record) -> Event | None:
+@functools.lru_cache(maxsize=NAMES_REMEMBERED_MAX)
+def _attribute_of_header(name: str) -> str | None:
+    """The attribute that a record's header holds in binary mode; None where it holds none."""
+    if name.startswith("ce_") and len(name) > len("ce_"):
+        return name.removeprefix("ce_").lower()
+    return None
+
+
+def _structured_event(record: Record) -> _Parts | None:
     """The CloudEvent of a JSON envelope, or None: no or no valid CloudEvent."""
     content_type = _last_header(record, "content-type") or ""
     media_type = content_type.partition(";")[0].strip()
@@ -174,20 +188,27 @@ def _attribute(name: str, value: object) -> str:
 
 def _checked(
     attributes: dict[str, str], content_type: str | None, body: bytes | None
-) -> Event | None:
+) -> _Parts | None:
     """The event, its time in the form that goes on the wire; None when it is not a valid one."""
-    if _REQUIRED - attributes.keys() or attributes["specversion"] != "1.0":
+    if not attributes.keys() >= _REQUIRED or attributes["specversion"] != "1.0":
         return None
-    if any(_NOT_IN_NAMES.search(name) for name in attributes):
+    if not all(map(_is_name, attributes)):
         return None
-    if any(_NOT_IN_URIS.search(attributes.get(name, "")) for name in ("source", "dataschema")):
-        return None
+    for name in ("source", "dataschema"):
+        if _NOT_IN_URIS.search(attributes.get(name, "")):
+            return None
     if "time" in attributes:
         time = _canonical_time(attributes["time"])
         if time is None:
             return None
         attributes["time"] = time
-    return Event(attributes=attributes, content_type=content_type, body=body)
+    return attributes, content_type, body
+
+
+@functools.lru_cache(maxsize=NAMES_REMEMBERED_MAX)
+def _is_name(name: str) -> bool:
+    """Whether an attribute may be called so."""
+    return _NOT_IN_NAMES.search(name) is None
 
 
 _REQUIRED = frozenset({"specversion", "id", "source", "type"})
@@ -298,10 +319,12 @@ def request_head(
     """
     lines = [f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}"]
     lines.append(f"Prefer: reply\r\nKn-Namespace: {namespace}")
-    for name, value in event.attributes.items():
-        if _NOT_IN_HEADERS.search(value):
-            raise UnsendableEvent(f"ce-{name} of {event.attributes['id']!r}")
-        lines.append(f"ce-{name}: {value}")
+    # One search for all of them: hardly an event has one that must not go.
+    if _NOT_IN_HEADERS.search("".join(event.attributes.values())):
+        for name, value in event.attributes.items():
+            if _NOT_IN_HEADERS.search(value):
+                raise UnsendableEvent(f"ce-{name} of {event.attributes['id']!r}")
+    lines += [f"ce-{name}: {value}" for name, value in event.attributes.items()]
     if event.content_type is not None:
         if _NOT_IN_HEADERS.search(event.content_type):
             raise UnsendableEvent(f"content-type of {event.attributes['id']!r}")
