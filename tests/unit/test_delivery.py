@@ -291,6 +291,32 @@ def test_every_record_is_sent_or_refused_as_unsendable(
 # --- requests ---------------------------------------------------------------------------------
 
 
+@given(
+    values=st.lists(
+        st.text("az \r\n\0\x0b\x0c\t\x1f", max_size=4),
+        min_size=1,
+        max_size=8,
+    ),
+    content_type=st.none() | st.sampled_from(["a/b", "a/b\nx: y"]),
+)
+def test_a_request_is_refused_for_the_first_value_that_no_header_can_carry(
+    values: list[str], content_type: str | None
+) -> None:
+    """Of the values, and then of the content type; with none of them it is made."""
+    attributes = {f"a{number}": value for number, value in enumerate(values)} | {"id": "i"}
+    event = Event(attributes=attributes, content_type=content_type, body=None)
+    fields = {f"ce-{name}": value for name, value in attributes.items()}
+    fields["content-type"] = content_type or ""
+    refused = [name for name, value in fields.items() if set(value) & set("\r\n\0\x0b\x0c")]
+
+    if refused:
+        with pytest.raises(UnsendableEvent, match=f"^{refused[0]} of 'i'$"):
+            request_head(SINK, event, namespace="ns1")
+    else:
+        head = request_head(SINK, event, namespace="ns1")
+        assert head.count(b"\r\n") == len(attributes) + (content_type is not None) + 5
+
+
 def test_a_request_is_the_event_in_binary_mode() -> None:
     """All but the trace and the token, which are not the event's."""
     event = Event(attributes={"specversion": "1.0", "id": "i"}, content_type="a/b", body=b"xyz")
