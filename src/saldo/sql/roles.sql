@@ -28,6 +28,24 @@ ALTER ROLE saldo_query SET statement_timeout = '5s';
 ALTER ROLE saldo_query SET transaction_timeout = '8s';
 ALTER ROLE saldo_query SET default_transaction_read_only = on;
 
+-- How the functions' statements are planned: once for a connection, since planning one anew costs as
+-- much as carrying it out. Such a plan may have been made while the tables were empty, and stays
+-- until the first ANALYZE; so it must not read a whole table where there is an index. Nothing that a
+-- function asks does.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['saldo_record', 'saldo_project', 'saldo_query']
+    LOOP
+        EXECUTE format('ALTER ROLE %I SET plan_cache_mode = force_generic_plan', name);
+        EXECUTE format('ALTER ROLE %I SET enable_seqscan = off', name);
+        EXECUTE format('ALTER ROLE %I SET random_page_cost = 1.1', name);
+        EXECUTE format('ALTER ROLE %I SET jit = off', name);
+    END LOOP;
+END
+$$;
+
 -- The tables that `saldo rebuild` replaces belong to saldo_operate. Giving them away, and changing
 -- them in a later migration, takes a role that may become it and has its rights; one that is no
 -- superuser has neither by having created it.
