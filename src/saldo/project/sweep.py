@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from saldo.project.catch_up import CaughtUp
 
 OVERLAP = timedelta(seconds=30)
-PAGE_EVENTS = 5_000
+# A page is looked through in one turn of the event loop, while deliveries wait: so it is small.
+# Every event is walked about seven times, as often as the interval goes into OVERLAP.
+PAGE_EVENTS = 1_000
 PAGE_EVENTS_MAX = 80_000
+ERASED_MAX = 5_000
 PAGES_MAX = 100_000
 # Caught up together, so that they share rounds and leave room in the queue for deliveries.
 ACCOUNTS_AT_ONCE = 200
@@ -70,8 +73,7 @@ class Lag:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """An event of the event store, as the walk sees it."""
 
     account_id: str
@@ -80,8 +82,7 @@ class Appended:
     appended_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a balance stands; the hash is None before its first event."""
 
     account_id: str
@@ -230,10 +231,10 @@ class PostgresLagTables:
         return first
 
     async def walk(self, since: datetime, limit: int) -> list[Appended]:
-        return [Appended(*row) for row in await self._streams.fetch(WALK, since, limit)]
+        return list(map(Appended._make, await self._streams.fetch(WALK, since, limit)))
 
     async def standing(self, account_ids: Sequence[str]) -> list[Standing]:
-        return [Standing(*row) for row in await self._read_model.fetch(STANDING, account_ids)]
+        return list(map(Standing._make, await self._read_model.fetch(STANDING, account_ids)))
 
     async def note(self, watermark: datetime, found: int, lag: Lag) -> None:
         await self._read_model.execute(
@@ -241,7 +242,7 @@ class PostgresLagTables:
         )
 
     async def erase_copies(self, since: datetime) -> None:
-        rows = await self._streams.fetch(ERASED, since, PAGE_EVENTS)
+        rows = await self._streams.fetch(ERASED, since, ERASED_MAX)
         if rows:
             await self._read_model.execute(
                 ERASE_COPIES,
