@@ -193,8 +193,11 @@ WALKS = {
 # Its LIMIT is an argument. Without looking at it a tenth of the outbox is expected, and the whole
 # is read; the server takes that plan only if it costs no more than one made for the argument.
 PLANNED_WITH_ARGUMENTS = frozenset({"record.outbox.CLAIM"})
-# Statements whose lists come as one text each, with commas: of what types the lists are.
-LISTED = {"record.outbox.ACKNOWLEDGE": ("text", "int8")}
+# Arguments that are a list in one text, with commas: of what type, by their places.
+LISTED = {
+    "record.event_store.APPEND": {1: "text", 13: "text", 14: "text"},
+    "record.outbox.ACKNOWLEDGE": {1: "text", 2: "int8"},
+}
 # Statements of tables that are there only while a rebuild goes on.
 UNPLANNED = "read_model_next."
 
@@ -278,8 +281,8 @@ async def plan_for(connection: Connection, statement: Statement, size: int) -> P
     """The plan for arguments whose arrays have ``size`` elements."""
     prepared = await connection.prepare(statement.text)
     arguments = [argument(each.name, size) for each in prepared.get_parameters()]
-    for place, kind in enumerate(LISTED.get(statement.name, ())):
-        arguments[place] = ",".join(map(str, argument(f"{kind}[]", size)))
+    for place, kind in LISTED.get(statement.name, {}).items():
+        arguments[place - 1] = ",".join(map(str, argument(f"{kind}[]", size)))
     return plan_of((await prepared.explain(*arguments))[0])
 
 

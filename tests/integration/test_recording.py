@@ -6,13 +6,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from saldo.domain.commands import Kind
 from saldo.domain.errors import AlreadyReversed, IdempotencyKeyReused, PositionConflict
 from saldo.record.batch import Contention, OutcomeUnknown
 from saldo.record.event_store import StoreBusy, StoreUnavailable
+from saldo.record.intent import Intent, prepare_lines
 from tests.controls import (
     ACCOUNT,
+    SECRET,
     Clock,
     events_of,
     expense,
@@ -36,10 +39,12 @@ from tests.sides import (
 )
 
 if TYPE_CHECKING:
+    from saldo.domain.commands import Command
     from tests.faults.proxy import Proxy
     from tests.servers import Database
     from tests.sides import Cut
 
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 HOLD = "SELECT FROM event_store.stream WHERE account_id = $1 FOR UPDATE"
 WAITING = """
 SELECT count(*) FROM pg_stat_activity
@@ -89,6 +94,53 @@ async def test_a_key_twice_in_one_batch_records_once(writer: Writer, superuser: 
     outcomes = await writer.outcomes(*[intent(income("1"), key="k")] * 3)
     assert len({event.event_id for outcome in outcomes for event in events_of(outcome)}) == 1
     assert await check_event_store(superuser) == 1
+
+
+async def test_what_is_stored_is_what_was_decided(writer: Writer, superuser: Connection) -> None:
+    """All kinds of rows in one batch, with and without keys: each has all that is its own."""
+    [[original]] = [await writer.record(income("5", "b"))]
+    lines: list[tuple[Command, str | None]] = [
+        (income(str(number), f"a{number % 3}"), None) for number in range(1, 8)
+    ]
+    await writer.outcomes(
+        intent(income("1", description="a,\x1f b"), key="k"),
+        intent(income("2", "c")),
+        Intent(
+            lines=prepare_lines(
+                lines, secret=SECRET, issuer="i", subject="s", idempotency_key="whole"
+            ),
+            traceparent=TRACE,
+        ),
+        intent(limit("7", "c")),
+        intent(reversal(original, Kind.INCOME, 500), key="k"),
+        intent(expense("1")),
+    )
+    decided = writer.committed[-1]
+    assert len(decided.events) == 12
+    for stored in decided.events:
+        assert await writer.store.find_event(stored.event_id) == stored
+    for account_id, account in decided.accounts.items():
+        assert await writer.store.find_account(account_id) == account
+    traced = await superuser.fetch(
+        "SELECT account_id, position FROM event_store.outbox WHERE traceparent = $1", TRACE
+    )
+    assert {tuple(row) for row in traced} == {
+        (stored.account_id, stored.position)
+        for stored, trace in zip(decided.events, decided.traceparents, strict=True)
+        if trace is not None
+    }
+    assert len(traced) == len(lines)
+    assert await check_event_store(superuser) == 13
+
+
+async def test_a_hash_of_another_length_is_not_written(writer: Writer) -> None:
+    """They are handed over one after another: it would shift those of the other rows."""
+    await writer.record(income("1"))
+    [line] = intent(income("2"), key="k").lines
+    for wrong in (replace(line, fingerprint=bytes(15)), replace(line, key_hash=bytes(17))):
+        with pytest.raises(ValueError, match="bytes"):
+            await writer.outcomes(Intent(lines=(wrong,)))
+    assert await writer.store.events_after(ACCOUNT, 1, 10) == []
 
 
 async def test_two_processes_with_one_key_record_once(

@@ -9,12 +9,13 @@ from datetime import timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from saldo.domain.commands import Command, Kind
 from saldo.domain.events import private_hash, request_hash
+from saldo.record.event_store import TEXTS_SEPARATOR
 from saldo.record.intent import (
     RANDOM_BYTES,
     Line,
@@ -79,6 +80,7 @@ def test_unequal_commands_have_unequal_texts() -> None:
 TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
+@example(description="\x1f", metadata={"\x1f": "\x1f"}, currency=None, key=None)
 @given(
     description=TEXTS,
     metadata=st.dictionaries(st.text('a"é', max_size=2), st.text("b\\")),
@@ -107,6 +109,8 @@ def test_texts_written_by_hand_are_those_of_the_encoder(
     )
     assert (members["description"], members["metadata"]) == (description, metadata)
     assert members["idempotencyKey"] == key
+    # The store takes the texts of a batch as one, with this between them.
+    assert TEXTS_SEPARATOR not in line.private_text
 
 
 @given(secret=st.binary(min_size=32, max_size=80), parts=st.lists(st.text("aé"), min_size=1))

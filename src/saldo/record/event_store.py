@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import asyncpg
 
 from saldo.domain.account import Account, new_account
-from saldo.record.intent import StoredEvent
+from saldo.record.intent import KEYED_HASH_BYTES, StoredEvent
 from saldo.serve import database
 from saldo.serve.database import DISCONNECTED, NOT_BEGUN, TIMED_OUT, TRANSIENT, column
 
@@ -185,34 +185,55 @@ JOIN event_store.event AS e ON e.account_id = r.account_id AND e.reverses = r.re
 # unless every account stands where the batch has read it. The streams are locked in the order of
 # account ids here, too, and looked at once they are: FOR UPDATE reads a row anew that it had to
 # wait for.
+#
+# Of an array the driver looks at every element twice, in Python. So what can be is one value for
+# all rows: ids and currencies with commas between them, which none has; JSON texts with a control
+# character, which JSON has only as an escape; hashes one after another, as all are of one length.
 APPEND = """
-WITH held AS MATERIALIZED (
-    SELECT account_id, position FROM event_store.stream WHERE account_id = ANY ($13::text[])
+WITH account AS MATERIALIZED (
+    SELECT * FROM unnest(string_to_array($13, ','), string_to_array($14, ',', ''), $15::bigint[],
+                         $16::bigint[], $17::bigint[], $18::bytea[], $19::timestamptz[],
+                         $20::bigint[])
+        AS a (account_id, currency, position, balance_minor, overdraft_limit_minor, hash,
+              recorded_at, read_at)
+), held AS MATERIALIZED (
+    SELECT account_id, position FROM event_store.stream
+    WHERE account_id = ANY (ARRAY (SELECT account_id FROM account))
     ORDER BY account_id FOR UPDATE
 ), as_read AS MATERIALIZED (
-    SELECT count(*) = cardinality($13::text[]) AS are_all
-    FROM held JOIN unnest($13::text[], $20::bigint[]) AS r (account_id, position)
-        ON r.account_id = held.account_id AND r.position = held.position
+    SELECT count(*) = (SELECT count(*) FROM account) AS are_all
+    FROM held JOIN account AS a ON a.account_id = held.account_id AND a.read_at = held.position
 ), appended AS (
     INSERT INTO event_store.event (account_id, position, event_id, public_text, private_text, hash,
                                    balance_minor, key_hash, key_line, fingerprint, reverses)
-    SELECT e.* FROM as_read, unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[],
-                                    $6::bytea[], $7::bigint[], $8::bytea[], $9::int[], $10::bytea[],
-                                    $11::uuid[]) AS e
+    SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text,
+           substring($6::bytea FROM (e.row::int - 1) * 32 + 1 FOR 32), e.balance_minor,
+           CASE WHEN e.key_line IS NOT NULL
+                THEN substring($8::bytea FROM (e.row::int - 1) * 16 + 1 FOR 16) END,
+           e.key_line,
+           CASE WHEN e.key_line IS NOT NULL
+                THEN substring($10::bytea FROM (e.row::int - 1) * 16 + 1 FOR 16) END,
+           e.reverses
+    FROM as_read, unnest(string_to_array($1, ','), $2::bigint[], $3::uuid[],
+                         string_to_array($4, chr(31)), string_to_array($5, chr(31), ''),
+                         $7::bigint[], $9::int[], $11::uuid[])
+        WITH ORDINALITY AS e (account_id, position, event_id, public_text, private_text,
+                              balance_minor, key_line, reverses, row)
     WHERE as_read.are_all
 ), queued AS (
     INSERT INTO event_store.outbox (account_id, position, traceparent)
-    SELECT o.* FROM as_read, unnest($1::text[], $2::bigint[], $12::text[]) AS o
+    SELECT o.* FROM as_read, unnest(string_to_array($1, ','), $2::bigint[], $12::text[]) AS o
     WHERE as_read.are_all
 )
 UPDATE event_store.stream AS s
 SET currency = n.currency, position = n.position, balance_minor = n.balance_minor,
     overdraft_limit_minor = n.overdraft_limit_minor, hash = n.hash, recorded_at = n.recorded_at
-FROM as_read, unnest($13::text[], $14::text[], $15::bigint[], $16::bigint[], $17::bigint[],
-                     $18::bytea[], $19::timestamptz[])
-    AS n (account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at)
+FROM as_read, account AS n
 WHERE s.account_id = n.account_id AND as_read.are_all
 """
+# What APPEND takes apart again.
+TEXTS_SEPARATOR = chr(31)
+HASH_BYTES = 32
 
 FIND_OWN = """
 SELECT hash FROM event_store.event
@@ -269,20 +290,20 @@ def _append_arguments(
     """The arguments of APPEND; an account was read at the position before its first event."""
     read_at = {event.account_id: event.position - 1 for event in reversed(events)}
     return (
-        [e.account_id for e in events],
+        ",".join([e.account_id for e in events]),
         [e.position for e in events],
         [e.event_id for e in events],
-        [e.public_text for e in events],
-        [e.private_text for e in events],
-        [e.hash for e in events],
+        TEXTS_SEPARATOR.join([e.public_text for e in events]),
+        TEXTS_SEPARATOR.join([e.private_text or "" for e in events]),
+        _one_after_another([e.hash for e in events], HASH_BYTES),
         [e.balance_minor for e in events],
-        column([e.key_hash for e in events]),
+        _one_after_another([e.key_hash for e in events], KEYED_HASH_BYTES),
         column([e.key_line for e in events]),
-        column([e.fingerprint for e in events]),
+        _one_after_another([e.fingerprint for e in events], KEYED_HASH_BYTES),
         column([e.reverses for e in events]),
         column(traceparents),
-        [a.account_id for a in accounts],
-        [a.currency for a in accounts],
+        ",".join([a.account_id for a in accounts]),
+        ",".join([a.currency or "" for a in accounts]),
         [a.position for a in accounts],
         [a.balance_minor for a in accounts],
         column([a.overdraft_limit_minor for a in accounts]),
@@ -290,6 +311,15 @@ def _append_arguments(
         [a.recorded_at for a in accounts],
         [read_at[a.account_id] for a in accounts],
     )
+
+
+def _one_after_another(hashes: Sequence[bytes | None], size: int) -> bytes:
+    """All hashes as one value, an absent one as zeros."""
+    absent = bytes(size)
+    joined = b"".join([each or absent for each in hashes])
+    if len(joined) != size * len(hashes):
+        raise ValueError(f"a hash has not {size} bytes: it would be taken for parts of others")
+    return joined
 
 
 def _require_appended(tag: str, accounts: Sequence[Account]) -> None:
