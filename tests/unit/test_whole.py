@@ -140,7 +140,10 @@ async def test_anything_unusual_is_left_to_asgi(what: str) -> None:
     assert server.responses == 0
 
 
-@given(body=st.binary(max_size=40), bytes_max=st.integers(0, 40))
+@given(
+    body=st.binary(max_size=PAUSE_BYTES) | st.binary(min_size=PAUSE_BYTES + 1, max_size=40),
+    bytes_max=st.sampled_from([2, 40]),
+)
 async def test_a_body_that_is_there_is_the_one_that_asgi_brings(
     body: bytes, bytes_max: int
 ) -> None:
