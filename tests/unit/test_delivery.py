@@ -288,6 +288,12 @@ def test_every_record_is_sent_or_refused_as_unsendable(
     assert len(lines) == 4 + len(event.attributes) + has_length + has_type
 
 
+def test_a_record_cannot_say_where_it_lies() -> None:
+    """Partition and offset are those of the record, whatever attributes its producer gave it."""
+    claims: list[RecordHeader] = [(f"ce_{name}", b"99") for name in WHEREABOUTS]
+    assert WHEREABOUTS.items() <= made_from(record(headers=[*BINARY, *claims])).attributes.items()
+
+
 # --- requests ---------------------------------------------------------------------------------
 
 
