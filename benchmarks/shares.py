@@ -46,6 +46,7 @@ NAMED: dict[str, frozenset[tuple[str, str]]] = {
         intent.canonical,
         events.request_hash,
         event_store.PostgresTransaction.find_repeated,
+        event_store.PostgresEventStore.look,  # which reads the accounts, too
     ),
     "share_chain": _codes(events.chain_hash, events.private_hash, events.genesis_hash),
     "share_auth": _codes(
