@@ -253,6 +253,18 @@ async def age_outbox(connection: Connection, age: timedelta = AGE) -> None:
     )
 
 
+class Unreachable(Clock):
+    """From the first wait on, ``proxy`` refuses all connections; those that are open stay."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        super().__init__()
+        self._proxy = proxy
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds)
+        self._proxy.refusing = True
+
+
 def on_clock(writer: Writer, clock: Clock) -> Writer:
     """The writer, with its waits on another clock."""
     around = replace(writer.around, now=clock.now, monotonic=clock.monotonic, sleep=clock.sleep)

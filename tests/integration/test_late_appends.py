@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 from saldo.record.batch import OutcomeUnknown
 from tests.controls import Clock, events_of, income, intent
 from tests.faults.proxy import APPENDS, Rule
-from tests.sides import DEADLINE_S, Connection, check_event_store, cut, on_clock, through, writer_on
+from tests.sides import (
+    DEADLINE_S,
+    Connection,
+    Unreachable,
+    check_event_store,
+    cut,
+    on_clock,
+    through,
+    writer_on,
+)
 
 if TYPE_CHECKING:
     from tests.faults.proxy import Proxy
@@ -40,13 +49,8 @@ async def test_an_append_that_comes_late_and_is_not_overtaken_is_recorded_as_it_
     async with writer_on(through(proxy, database)) as writer:
         await writer.record(income("1"))
 
-        class Outage(Clock):
-            async def sleep(self, seconds: float) -> None:
-                await super().sleep(seconds)
-                proxy.refusing = True
-
         rule = cut(proxy, "cut-late")
-        side = on_clock(writer, Outage())
+        side = on_clock(writer, Unreachable(proxy))
         [in_doubt] = await side.outcomes(intent(income("2"), ids=10))
         assert isinstance(in_doubt, OutcomeUnknown)
         proxy.refusing = False

@@ -27,6 +27,7 @@ from tests.controls import (
 )
 from tests.sides import (
     Connection,
+    Unreachable,
     Writer,
     check_event_store,
     connected,
@@ -357,13 +358,8 @@ async def test_past_the_deadline_the_outcome_is_unknown_and_the_transaction_name
     async with writer_on(through(proxy, database)) as writer:
         await writer.record(limit("0"))
 
-        class Outage(Clock):
-            async def sleep(self, seconds: float) -> None:
-                await super().sleep(seconds)
-                proxy.refusing = True
-
         cut(proxy, how)
-        side = on_clock(writer, Outage())
+        side = on_clock(writer, Unreachable(proxy))
         in_doubt, refused = await side.outcomes(
             intent(income("2"), ids=10), intent(income("1"), expected=77)
         )

@@ -113,26 +113,6 @@ class EventStore(Protocol):
 # How Contradicted names an account that has moved on, beside the unique constraints.
 STREAM_POSITION = "stream_position"
 
-# (Without locks, 1) All of one snapshot: what is recorded under a key up to the position that is
-# read for its account is seen, and what is recorded after it makes the append fail.
-LOOK = """
-SELECT s.account_id, s.currency, s.position AS stream_position, s.balance_minor AS stream_balance,
-       s.overdraft_limit_minor, s.hash AS stream_hash, s.recorded_at, e.*
-FROM event_store.stream AS s LEFT JOIN (
-    SELECT e.account_id AS repeated, e.position, e.event_id, e.public_text, e.private_text, e.hash,
-           e.balance_minor, e.key_hash, e.key_line, e.fingerprint, e.reverses
-    FROM unnest($2::text[], $3::bytea[]) AS k (account_id, key_hash)
-    JOIN event_store.event AS e ON e.account_id = k.account_id AND e.key_hash = k.key_hash
-    UNION ALL
-    SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.hash,
-           e.balance_minor, e.key_hash, e.key_line, e.fingerprint, e.reverses
-    FROM unnest($4::text[], $5::uuid[]) AS r (account_id, reverses)
-    JOIN event_store.event AS e ON e.account_id = r.account_id AND e.reverses = r.reverses
-) AS e ON e.repeated = s.account_id
-WHERE s.account_id = ANY ($1::text[])
-"""
-_ACCOUNT_COLUMNS = 7
-
 # (1) Locks the streams of the batch in the order of account ids, which is the same in every
 # process: two batches cannot wait for each other in a circle. The rows are those of the moment when
 # their locks were got: FOR UPDATE reads a row anew that it had to wait for. Keys are not looked up
@@ -179,6 +159,20 @@ SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.ha
 FROM unnest($3::text[], $4::uuid[]) AS r (account_id, reverses)
 JOIN event_store.event AS e ON e.account_id = r.account_id AND e.reverses = r.reverses
 """
+
+# (Without locks, 1) All of one snapshot: what is recorded under a key up to the position that is
+# read for its account is seen, and what is recorded after it makes the append fail.
+LOOK = (
+    """
+SELECT s.account_id, s.currency, s.position, s.balance_minor, s.overdraft_limit_minor, s.hash,
+       s.recorded_at, repeated.*
+FROM event_store.stream AS s LEFT JOIN ("""
+    + FIND_REPEATED
+    + """) AS repeated ON repeated.account_id = s.account_id
+WHERE s.account_id = ANY ($5::text[])
+"""
+)
+_ACCOUNT_COLUMNS = 7
 
 # (Without locks, 2, where it is a database transaction of its own; under locks, 3) One statement,
 # set-based: an event and its outbox row are in one database transaction. It writes nothing at all
@@ -322,8 +316,15 @@ def _one_after_another(hashes: Sequence[bytes | None], size: int) -> bytes:
     return joined
 
 
-def _require_appended(tag: str, accounts: Sequence[Account]) -> None:
-    if tag != f"UPDATE {len(accounts)}":
+async def _append(
+    connection: PoolConnectionProxy[asyncpg.Record],
+    events: Sequence[StoredEvent],
+    accounts: Sequence[Account],
+    traceparents: Sequence[str | None],
+) -> None:
+    """Carry APPEND out; Contradicted where it wrote nothing, or the driver's error."""
+    arguments = _append_arguments(events, accounts, traceparents)
+    if await connection.execute(APPEND, *arguments) != f"UPDATE {len(accounts)}":
         raise Contradicted(STREAM_POSITION)
 
 
@@ -366,12 +367,10 @@ class PostgresTransaction:
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
     ) -> None:
-        arguments = _append_arguments(events, accounts, traceparents)
         try:
-            tag = await self._connection.execute(APPEND, *arguments)
+            await _append(self._connection, events, accounts, traceparents)
         except _ERRORS as error:
             raise _uncommitted(error) from error
-        _require_appended(tag, accounts)
 
     async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[bytes]:
         rows = await self._run(FIND_OWN, event_ids, account_ids)
@@ -425,13 +424,14 @@ class PostgresEventStore:
     ) -> tuple[dict[str, Account], list[StoredEvent]]:
         connection = await self._acquire()
         try:
-            rows = await connection.fetch(LOOK, account_ids, *_repeated_arguments(keys, reversals))
+            rows = await connection.fetch(LOOK, *_repeated_arguments(keys, reversals), account_ids)
         except _ERRORS as error:
             raise _uncommitted(error) from error
         finally:
             await self._pool.release(connection)
-        accounts = {row["account_id"]: _account(*row[:_ACCOUNT_COLUMNS]) for row in rows}
-        return accounts, [stored_event(row) for row in rows if row["repeated"] is not None]
+        accounts = {row[0]: _account(*row[:_ACCOUNT_COLUMNS]) for row in rows}
+        # A name that stands twice is the latter's: the event's, or nothing.
+        return accounts, [stored_event(row) for row in rows if row["event_id"] is not None]
 
     async def append(
         self,
@@ -439,10 +439,9 @@ class PostgresEventStore:
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
     ) -> None:
-        arguments = _append_arguments(events, accounts, traceparents)
         connection = await self._acquire()
         try:
-            tag = await connection.execute(APPEND, *arguments)
+            await _append(connection, events, accounts, traceparents)
         except DISCONNECTED as error:
             database.terminate(connection)
             # It was sent: it may be carried out all the same, now or once the server gets to it.
@@ -451,7 +450,6 @@ class PostgresEventStore:
             raise _uncommitted(error) from error
         finally:
             await self._pool.release(connection)
-        _require_appended(tag, accounts)
 
     async def _acquire(self) -> PoolConnectionProxy[asyncpg.Record]:
         try:

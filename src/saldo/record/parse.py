@@ -180,16 +180,8 @@ def _with_import_members(
                 or not text.isprintable()
             ):
                 raise _Unusual
-    command = RecordTransaction(
-        account_id=command.account_id,
-        kind=command.kind,
-        value=command.value,
-        currency=command.currency,
-        description=command.description,
-        metadata=metadata or {},
-        occurred_at=moment,
-    )
-    return command, colons
+    extended = msgspec.structs.replace(command, metadata=metadata or {}, occurred_at=moment)
+    return extended, colons
 
 
 def parse_transaction(
