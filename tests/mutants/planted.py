@@ -1,12 +1,15 @@
 """Planted defects: patches that a named test must catch, each tried on a copy of the tree.
 
 ``python -m tests.mutants.planted`` (``make mutants``) prints a line for each. A patch is a unified
-diff; the lines above it say what it breaks and, as ``Caught-By:``, which test has to fail.
+diff; the lines above it say what it breaks and, as ``Caught-By:``, which test has to fail. Only the
+text of its hunks counts: each is looked for in all of the source, wherever that has moved to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,20 +26,29 @@ from local import broker
 from local.services import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 FOLDER = Path(__file__).parent
 COPIED = ("src", "functions", "local", "tests", "pyproject.toml", "README.md")
+SOURCES = ("src", "functions", "local")
 CAUGHT_BY = "Caught-By: "
-PATCH_TIMEOUT_S = 20
+IMPORT_TIMEOUT_S = 120
 # The servers' start is part of it; a test that hangs ends itself before.
-TEST_TIMEOUT_S = 400
+TEST_TIMEOUT_S = 1200
 TESTS_FAILED = 1
 SHOWN_LINES = 30
 
 
 class NotApplied(Exception):  # noqa: N818 - it is what the patch is
-    """The patch no longer fits the code: make it anew, or drop it with its reason."""
+    """The patch no longer fits the code: make it again, or drop it and say why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hunk:
+    """One change: the lines that are there, and those that take their place."""
+
+    before: str
+    after: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +58,7 @@ class Defect:
     name: str
     what: str
     caught_by: str
-    patch: Path
+    hunks: tuple[Hunk, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +77,45 @@ def planted_defects() -> list[Defect]:
 
 
 def _read(patch: Path) -> Defect:
-    what, caught_by, *_ = patch.read_text().splitlines()
-    if not caught_by.startswith(CAUGHT_BY):
-        raise ValueError(f"{patch.name}: its second line must be {CAUGHT_BY}tests/...::test_...")
+    head, *hunks = re.split(r"^@@ .*\n", patch.read_text(), flags=re.MULTILINE)
+    what, caught_by, *_ = head.splitlines()
+    if not caught_by.startswith(CAUGHT_BY) or not hunks:
+        raise ValueError(
+            f"{patch.name}: line 2 must be {CAUGHT_BY}tests/...::test_..., then a diff"
+        )
     return Defect(
-        name=patch.stem, what=what, caught_by=caught_by.removeprefix(CAUGHT_BY), patch=patch
+        name=patch.stem,
+        what=what,
+        caught_by=caught_by.removeprefix(CAUGHT_BY),
+        hunks=tuple(_hunk(lines) for lines in hunks),
     )
+
+
+def _hunk(text: str) -> Hunk:
+    # What follows the last line of a hunk is the head of the next file's.
+    lines = re.split(r"^(?:diff --git|--- a/)", text, maxsplit=1, flags=re.MULTILINE)[
+        0
+    ].splitlines()
+    # An editor may have taken the space of an empty line away.
+    lines = [line or " " for line in lines]
+    return Hunk(
+        before="".join(f"{line[1:]}\n" for line in lines if line[0] != "+"),
+        after="".join(f"{line[1:]}\n" for line in lines if line[0] != "-"),
+    )
+
+
+def find(hunk: Hunk, root: Path) -> Path:
+    """Return the one source file below ``root`` that has the hunk's lines, once; or NotApplied."""
+    places = [
+        (path, count)
+        for source in SOURCES
+        for path in sorted((root / source).rglob("*"))
+        if path.suffix in {".py", ".sql"} and (count := path.read_text().count(hunk.before))
+    ]
+    if [count for _, count in places] != [1]:
+        found = ", ".join(f"{count} in {path.name}" for path, count in places) or "none"
+        raise NotApplied(f"these lines must be in the source once (found: {found}):\n{hunk.before}")
+    return places[0][0]
 
 
 class Copy:
@@ -95,22 +140,20 @@ class Copy:
             "SALDO_CACHE": cache,
         }
 
-    def plant(self, defect: Defect, *, undo: bool = False) -> None:
-        """Apply the patch, or take it back; raises NotApplied."""
-        reverse = ["--reverse"] if undo else []
-        command = ["git", "apply", "--recount", *reverse, str(defect.patch)]
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            # The copy is no repository, whatever lies above it.
-            env=self._environ | {"GIT_CEILING_DIRECTORIES": str(self.folder.parent)},
-            capture_output=True,
-            text=True,
-            timeout=PATCH_TIMEOUT_S,
-            check=False,
-        )
-        if done.returncode:
-            raise NotApplied(f"{defect.patch.name} does not apply: {done.stderr.strip()}")
+    @contextlib.contextmanager
+    def planted(self, defect: Defect) -> Iterator[None]:
+        """Have the defect in the copy for a while; raises NotApplied."""
+        originals: dict[Path, str] = {}
+        try:
+            for hunk in defect.hunks:
+                path = find(hunk, self.folder)
+                text = path.read_text()
+                originals.setdefault(path, text)
+                path.write_text(text.replace(hunk.before, hunk.after))
+            yield
+        finally:
+            for path, text in originals.items():
+                path.write_text(text)
 
     def run(self, tests: Sequence[str]) -> tuple[int, str]:
         """Exit code and output of pytest on these tests."""
@@ -137,7 +180,7 @@ class Copy:
             env=self._environ,
             capture_output=True,
             text=True,
-            timeout=PATCH_TIMEOUT_S,
+            timeout=IMPORT_TIMEOUT_S,
             check=True,
         )
         return Path(done.stdout.strip())
@@ -145,12 +188,9 @@ class Copy:
 
 def try_defect(copy: Copy, defect: Defect) -> Tried:
     """Plant the defect, run its test, take it back; raises NotApplied."""
-    copy.plant(defect)
     began = time.monotonic()
-    try:
+    with copy.planted(defect):
         code, output = copy.run([defect.caught_by])
-    finally:
-        copy.plant(defect, undo=True)
     # An error of a fixture or an import is not the test's judgement.
     caught = code == TESTS_FAILED and f"FAILED {defect.caught_by}" in output
     said = "\n".join(output.splitlines()[-SHOWN_LINES:])
