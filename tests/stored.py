@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from saldo.operate.settings import OperatorSettings
-from saldo.operate.verify import Report, verify
+from saldo.operate.verification.run import Report, verify
 from saldo.project.catch_up import Surroundings as ProjectSurroundings
 from saldo.project.catch_up import catch_up
 from saldo.project.read_model import PostgresReadModel, PostgresStreamReader

@@ -15,7 +15,7 @@ from confluent_kafka import Producer
 
 from saldo.operate.redrive import DeadLetters
 from saldo.operate.settings import open_operator_pool
-from saldo.operate.verify import verify
+from saldo.operate.verification.run import verify
 from saldo.project.rebuild import Rebuild, RebuildRefused
 from tests.faults import overload, poison
 from tests.faults.proxy import APPENDS, Proxy, Rule, until

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from local import postgres
 from local.postgres import start_postgres
-from saldo.operate.verify import verify, workers_default
+from saldo.operate.verification.run import verify, workers_default
 from tests import servers
 from tests.controls import expense, income
 from tests.servers import Database

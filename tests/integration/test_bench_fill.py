@@ -15,7 +15,7 @@ from tests.controls import income
 from tests.stored import opened
 
 if TYPE_CHECKING:
-    from saldo.operate.verify import Report
+    from saldo.operate.verification.run import Report
     from tests.servers import Database
 
 SCHEMA = """

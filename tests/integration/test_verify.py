@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from saldo.operate.verify_account import Fault
+    from saldo.operate.verification.findings import Fault
     from tests.servers import Database
     from tests.stored import Ledger
 
@@ -286,7 +286,7 @@ async def test_workers_come_to_the_same_as_one_process(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each joins the snapshots of the process that leads."""
-    monkeypatch.setattr("saldo.operate.verify.PARALLEL_EVENTS_MIN", 0)
+    monkeypatch.setattr("saldo.operate.verification.run.PARALLEL_EVENTS_MIN", 0)
     async with opened(database) as ledger:
         for number in range(20):
             await ledger.record(*[income("1", f"account-{number}")] * 3)

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from saldo.operate.verify_account import Fault
+from saldo.operate.verification.findings import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

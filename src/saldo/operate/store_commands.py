@@ -27,8 +27,8 @@ from saldo.operate.terminal import (
     progress_bar,
     run,
 )
-from saldo.operate.verify import Report, Snapshots, verify, workers_default
-from saldo.operate.verify_topic import TopicReport, check_topic
+from saldo.operate.verification.run import Report, Snapshots, verify, workers_default
+from saldo.operate.verification.topic import TopicReport, check_topic
 from saldo.project.rebuild import Rebuild, RebuildRefused, Rebuilt
 
 if TYPE_CHECKING:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from saldo.domain.errors import Unreadable
 from saldo.domain.events import TransactionRecorded, read_event
 from saldo.operate.settings import connect
-from saldo.operate.verify_account import AccountCheck
+from saldo.operate.verification.chain import Chain
+from saldo.operate.verification.findings import Wrong
 from saldo.record.event_store import LOCK_STREAMS
 
 if TYPE_CHECKING:
@@ -138,9 +139,8 @@ async def restore_streams(
     """
     moved = Moved()
     ended = False
-    check: AccountCheck | None = None
+    chain: Chain | None = None
     batch: list[_Checked] = []
-    now = datetime.now(UTC)
     connection = await connect(url)
     try:
         for number, line in enumerate(lines, start=1):
@@ -153,10 +153,10 @@ async def restore_streams(
                     raise BadStreams(f"line {number}: the file should have {members['end']}")
                 ended = True
                 continue
-            if check is None or check.account_id != members.get("account"):
-                check = AccountCheck(account_id=str(members.get("account")), balance=None, now=now)
+            if chain is None or chain.account_id != members.get("account"):
+                chain = Chain(str(members.get("account")))
                 moved.accounts += 1
-            batch.append(_check_line(members, check, number, now))
+            batch.append(_check_line(members, chain, number))
             moved.events += 1
             if len(batch) == BATCH_EVENTS:
                 moved.present += await _write(connection, batch, outbox=outbox)
@@ -184,9 +184,7 @@ def _parse(line: str, number: int) -> dict[str, Any]:
     return members
 
 
-def _check_line(
-    members: dict[str, Any], check: AccountCheck, number: int, now: datetime
-) -> _Checked:
+def _check_line(members: dict[str, Any], chain: Chain, number: int) -> _Checked:
     try:
         fact = read_event(members["event"])
         row: dict[str, Any] = {
@@ -201,18 +199,18 @@ def _check_line(
             "key_line": members["keyLine"],
             "fingerprint": _bytes(members["fingerprint"]),
             "reverses": fact.reverses if isinstance(fact, TransactionRecorded) else None,
-            "appended_at": now,
             "erased_at": members["erasedAt"] and datetime.fromisoformat(members["erasedAt"]),
         }
-        # Only when it was erased is not known of a file that is restored much later.
-        check.event({**row, "erased_at": row["erased_at"] and now}, None)
+        chain.check(row)
     except Unreadable as unreadable:
         raise BadStreams(f"line {number}: {unreadable.reason}") from unreadable
+    except Wrong as wrong:
+        found = wrong.fault(chain.account_id, members["position"]).text()
+        raise BadStreams(f"line {number}: {found}") from wrong
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise BadStreams(f"line {number}: a member is missing or malformed: {error}") from error
-    if check.faults:
-        raise BadStreams(f"line {number}: {check.faults[0].text()}")
-    return _Checked(row, check.currency, check.limit_minor, check.recorded_at)
+    chain.evolve(fact, row["hash"])
+    return _Checked(row, chain.currency, chain.limit_minor, chain.recorded_at)
 
 
 def _bytes(text: str | None) -> bytes | None:

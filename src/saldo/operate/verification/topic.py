@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
 from saldo.operate.settings import connect
-from saldo.operate.verify_account import Fault
+from saldo.operate.verification.findings import Fault
 from saldo.record.kafka import producer_config
 
 if TYPE_CHECKING:

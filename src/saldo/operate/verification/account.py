@@ -1,0 +1,87 @@
+"""One account: its chain, and beside it the rows of the read model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from saldo.operate.verification.chain import Chain
+from saldo.operate.verification.findings import Counts, Wrong
+from saldo.operate.verification.projection import Projection
+from saldo.operate.verification.stamps import check_stamps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from saldo.operate.verification.findings import Fault, Row
+
+
+@dataclass(slots=True)
+class AccountCheck:
+    """Walks one account's events in order, beside the statement lines of the same positions.
+
+    The first fault of each side is kept: what follows a wrong row is wrong because of it.
+    """
+
+    account_id: str
+    balance: Row | None
+    now: datetime
+    faults: list[Fault] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    chain: Chain = field(init=False)
+    projection: Projection = field(init=False)
+    store_wrong: bool = False
+    model_wrong: bool = False
+
+    def __post_init__(self) -> None:
+        self.chain = Chain(self.account_id)
+        self.projection = Projection(self.chain, self.balance, self.counts, self.now)
+
+    def event(self, row: Row, line: Row | None) -> None:
+        """Check the next event row, and the statement line of the same position if there is one."""
+        self.counts.events += 1
+        if self.store_wrong:
+            return
+        try:
+            fact, private = self.chain.check(row)
+            check_stamps(row, fact, self.now)
+        except Wrong as wrong:
+            self.store_wrong = True
+            self._found(wrong, row["position"])
+            return
+        self.counts.erased += private is None
+        self.chain.evolve(fact, row["hash"])
+        if self.model_wrong:
+            return
+        try:
+            self.projection.check(row, fact, private, line)
+        except Wrong as wrong:
+            self.model_wrong = True
+            self._found(wrong, fact.position)
+
+    def line_without_event(self, line: Row) -> None:
+        """Report a statement line at whose position there is no event."""
+        if not self.model_wrong and not self.store_wrong:
+            self.model_wrong = True
+            wrong = Wrong("statement", "position", "the store has no such event")
+            self._found(wrong, line["position"])
+
+    def finish(self, stream: Row | None, totals: Sequence[Row]) -> None:
+        """Check what is stored of the account as a whole."""
+        self.counts.accounts += 1
+        if not self.store_wrong:
+            try:
+                self.chain.check_stream(stream)
+            except Wrong as wrong:
+                self.store_wrong = True
+                self._found(wrong, self.chain.position or None)
+        if not self.model_wrong and not (self.store_wrong and self.chain.unreadable is None):
+            try:
+                self.projection.finish(totals)
+            except Wrong as wrong:
+                self.model_wrong = True
+                self._found(wrong, None)
+
+    def _found(self, wrong: Wrong, position: int | None) -> None:
+        self.faults.append(wrong.fault(self.account_id, position))

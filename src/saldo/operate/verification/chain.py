@@ -1,0 +1,164 @@
+"""One account's chain in the event store: each event must follow from the one before it.
+
+Pure: rows come in, Wrong is raised. What the events add up to is derived here again, not by the
+projector's fold, so that a mistake of one is seen by the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from saldo.domain.errors import Unreadable
+from saldo.domain.events import (
+    OverdraftLimitSet,
+    TransactionRecorded,
+    chain_hash,
+    genesis_hash,
+    private_hash,
+    read_event,
+    request_hash,
+)
+from saldo.operate.verification.findings import Wrong, shown
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from saldo.domain.events import Event
+    from saldo.operate.verification.findings import Row
+
+# Version 1 did not bind the idempotency columns; see the upcaster.
+UNBOUND_SCHEMA = '{"schema":1,'
+
+
+@dataclass(slots=True)
+class Chain:
+    """An account's state after the events that were checked so far."""
+
+    account_id: str
+    position: int = 0
+    balance_minor: int = 0
+    currency: str | None = None
+    limit_minor: int | None = None
+    recorded_at: datetime | None = None
+    hash: bytes = b""
+    unreadable: str | None = None
+
+    def __post_init__(self) -> None:
+        self.hash = genesis_hash(self.account_id) if self.account_id.isascii() else b""
+
+    def check(self, row: Row) -> tuple[Event, dict[str, Any] | None]:
+        """Check the next event; return it with its private part. Raises Wrong."""
+        fact = self._read(row)
+        if fact.event_id != row["event_id"]:
+            raise Wrong("event", "event_id", "it is not the id in public_text")
+        reverses = fact.reverses if isinstance(fact, TransactionRecorded) else None
+        if reverses != row["reverses"]:
+            raise Wrong("event", "reverses", "it is not what public_text reverses")
+        self._check_course(row, fact)
+        private = _check_private(row, fact)
+        _check_request(row, fact, private)
+        return fact, private
+
+    def evolve(self, fact: Event, event_hash: bytes) -> None:
+        """Fold in an event that was checked."""
+        self.position = fact.position
+        self.hash = event_hash
+        self.currency = fact.currency
+        self.recorded_at = fact.recorded_at
+        if isinstance(fact, OverdraftLimitSet):
+            self.limit_minor = fact.limit_minor
+        else:
+            self.balance_minor += fact.signed_minor
+
+    def check_stream(self, stream: Row | None) -> None:
+        """Check the stream's row against the events; raises Wrong."""
+        if stream is None:
+            raise Wrong("stream", "account_id", "the account has no row")
+        expected = {
+            "position": self.position,
+            "balance_minor": self.balance_minor,
+            "currency": self.currency,
+            "overdraft_limit_minor": self.limit_minor,
+            "hash": self.hash if self.position else None,
+            "recorded_at": self.recorded_at,
+        }
+        for column, value in expected.items():
+            if stream[column] != value:
+                reason = f"it is {shown(stream[column])}, the events come to {shown(value)}"
+                raise Wrong("stream", column, reason)
+
+    def _read(self, row: Row) -> Event:
+        position, text = row["position"], row["public_text"]
+        if position != self.position + 1:
+            reason = f"position {self.position + 1} is missing, the next is {position}"
+            raise Wrong("event", "position", reason)
+        if chain_hash(self.hash, text) != row["hash"]:
+            reason = "the hash does not follow from the one before it and public_text"
+            raise Wrong("event", "hash", reason)
+        try:
+            fact = read_event(text)
+        except Unreadable as unreadable:
+            self.unreadable = unreadable.reason
+            raise Wrong("event", "public_text", unreadable.reason) from unreadable
+        if fact.account_id != self.account_id:
+            raise Wrong("event", "account_id", "public_text is of another account")
+        if fact.position != position:
+            raise Wrong("event", "position", "public_text is of another position")
+        return fact
+
+    def _check_course(self, row: Row, fact: Event) -> None:
+        """What must go on from the event before."""
+        if self.recorded_at is not None and fact.recorded_at < self.recorded_at:
+            raise Wrong("event", "public_text", "recordedAt goes back")
+        if self.currency is not None and fact.currency != self.currency:
+            raise Wrong("event", "public_text", "the currency changes")
+        signed_minor = fact.signed_minor if isinstance(fact, TransactionRecorded) else 0
+        if row["balance_minor"] != self.balance_minor + signed_minor:
+            reason = f"the events come to {self.balance_minor + signed_minor}"
+            raise Wrong("event", "balance_minor", reason)
+
+
+def _check_private(row: Row, fact: Event) -> dict[str, Any] | None:
+    text, erased_at = row["private_text"], row["erased_at"]
+    if text is None:
+        if erased_at is None:
+            reason = "the private part is gone, and was not erased"
+            raise Wrong("event", "private_text", reason)
+        return None
+    if erased_at is not None:
+        reason = "it says erased, and the private part is there"
+        raise Wrong("event", "erased_at", reason)
+    try:
+        members: dict[str, Any] = msgspec.json.decode(text)
+        proof = private_hash(bytes.fromhex(members["salt"]), text)
+    except (msgspec.DecodeError, ValueError, KeyError, TypeError, AttributeError):
+        proof = ""
+        members = {}
+    if proof != fact.private_hash:
+        reason = "its hash is not privateHash of public_text"
+        raise Wrong("event", "private_text", reason)
+    return members
+
+
+def _check_request(row: Row, fact: Event, private: dict[str, Any] | None) -> None:
+    """Check the idempotency columns, which public_text proves since version 2."""
+    key_hash, key_line, fingerprint = row["key_hash"], row["key_line"], row["fingerprint"]
+    given = [v is not None for v in (key_hash, key_line, fingerprint)]
+    if any(given) and not all(given):
+        raise Wrong("event", "key_hash", "key_hash, key_line and fingerprint belong together")
+    if row["public_text"].startswith(UNBOUND_SCHEMA):
+        stated = None if private is None else private.get("fingerprint")
+        if stated is not None and stated != (fingerprint or b"").hex():
+            raise Wrong("event", "fingerprint", "it is not the private part's")
+        return
+    proof = None
+    if key_hash is not None:
+        if not 0 <= key_line < 2**31:
+            raise Wrong("event", "key_line", "it is not a line's number")
+        proof = request_hash(key_hash, key_line, fingerprint)
+    if proof != fact.request_hash:
+        reason = "key_hash, key_line and fingerprint do not come to requestHash of public_text"
+        raise Wrong("event", "key_hash", reason)

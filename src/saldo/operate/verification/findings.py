@@ -1,0 +1,83 @@
+"""Findings: what is wrong with a stored row, and the bounds by which clocks may differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+# The databases' clocks may differ by so much; nothing is stamped later than this.
+CLOCK_AHEAD_MAX = timedelta(seconds=60)
+
+
+class Row(Protocol):
+    """A row by the names of its columns: the database's, or one read from a file."""
+
+    def __getitem__(self, name: str, /) -> Any:  # noqa: ANN401 - columns differ in type
+        """One column."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Something stored that is not what it must be."""
+
+    table: str
+    column: str
+    reason: str
+    account_id: str | None = None
+    position: int | None = None
+
+    def text(self) -> str:
+        """One line for a person."""
+        where = "" if self.account_id is None else f"{self.account_id}"
+        if self.position is not None:
+            where += f" position {self.position}"
+        return f"{where or '-'}: {self.table}.{self.column}: {self.reason}"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was walked, and what is no fault but worth knowing."""
+
+    accounts: int = 0
+    events: int = 0
+    lines: int = 0
+    erased: int = 0
+    lagging_accounts: int = 0
+    lagging_positions: int = 0
+    blocked_accounts: int = 0
+    erasures_pending: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Add another range's counts."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Wrong(Exception):  # noqa: N818 - it is what the row is
+    """A row is wrong."""
+
+    def __init__(self, table: str, column: str, reason: str) -> None:
+        super().__init__(table, column, reason)
+        self.table = table
+        self.column = column
+        self.reason = reason
+
+    def fault(self, account_id: str, position: int | None) -> Fault:
+        """The finding at a place in a stream."""
+        return Fault(
+            account_id=account_id,
+            position=position,
+            table=self.table,
+            column=self.column,
+            reason=self.reason,
+        )
+
+
+def shown(value: object) -> str:
+    """Return a value as the report shows it."""
+    if isinstance(value, bytes):
+        return value.hex()[:16] + "..."
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return str(value)

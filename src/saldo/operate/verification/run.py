@@ -1,0 +1,185 @@
+"""``saldo verify``: walks everything that is stored, and says what is not as it must be.
+
+Consistent under traffic: each side is read in one snapshot, which the workers share. The read
+model's is taken first: whatever it shows was committed to the event store before, so a balance
+beyond its stream is a fault, while one that lags is only counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from saldo.operate.settings import connect
+from saldo.operate.verification.dead_letters import check_dead_letters
+from saldo.operate.verification.findings import Counts, Fault
+from saldo.operate.verification.outbox import check_outbox
+from saldo.operate.verification.sweeps import check_sweeps
+from saldo.operate.verification.walk import BEGIN, Side, Work, verify_range
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from datetime import datetime
+
+    import asyncpg
+
+    from saldo.operate.settings import OperatorSettings
+
+# A range is a worker's piece of work: small enough that the bar moves and the last one does not
+# keep the others waiting, large enough that its queries cost nothing beside its rows.
+RANGE_EVENTS_MAX = 20_000
+RANGES_A_WORKER = 8
+WORKERS_MAX = 16
+# Below this, starting processes takes longer than the work.
+PARALLEL_EVENTS_MIN = 20_000
+FAULTS_KEPT_MAX = 1_000
+
+# Before the snapshot is taken: a rebuild's switch would show this snapshot tables whose rows are
+# all newer. It tries again when the verification has ended.
+KEEP_TABLES = """
+LOCK TABLE read_model.balance, read_model.statement, read_model.daily_total IN ACCESS SHARE MODE
+"""
+NOW = "SELECT clock_timestamp()"
+TOTAL = "SELECT coalesce(sum(position), 0)::bigint FROM event_store.stream"
+BOUNDS = """
+SELECT min(account_id COLLATE "C") AS first FROM (
+    SELECT account_id, sum(position + 1) OVER (ORDER BY account_id) AS upto
+    FROM event_store.stream
+) AS s GROUP BY div(upto, $1) ORDER BY 1
+"""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a verification came to."""
+
+    counts: Counts = field(default_factory=Counts)
+    faults: list[Fault] = field(default_factory=list)
+    faults_total: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.faults_total == 0
+
+    def add_faults(self, faults: Sequence[Fault]) -> None:
+        """Keep the first FAULTS_KEPT_MAX, count all."""
+        self.faults_total += len(faults)
+        self.faults += faults[: max(0, FAULTS_KEPT_MAX - len(self.faults))]
+
+
+@dataclass(slots=True, kw_only=True)
+class Snapshots:
+    """Both sides' snapshots, held open by the connections that exported them."""
+
+    event_store: asyncpg.Connection[asyncpg.Record]
+    read_model: asyncpg.Connection[asyncpg.Record]
+    works: list[Work]
+    events: int
+    now: datetime
+
+
+@contextlib.asynccontextmanager
+async def snapshots(settings: OperatorSettings, workers: int) -> AsyncIterator[Snapshots]:
+    """Take both snapshots, the read model's first, and cut the accounts into ranges."""
+    read_model = await connect(settings.read_model_url)
+    try:
+        event_store = await connect(settings.event_store_url)
+        try:
+            await read_model.execute(BEGIN)
+            await read_model.execute(KEEP_TABLES)
+            read_side = await _export(read_model, settings.read_model_url)
+            await event_store.execute(BEGIN)
+            event_side = await _export(event_store, settings.event_store_url)
+            now = await event_store.fetchval(NOW)
+            events = await event_store.fetchval(TOTAL)
+            size = max(1, min(RANGE_EVENTS_MAX, events // (workers * RANGES_A_WORKER)))
+            bounds = [row["first"] for row in await event_store.fetch(BOUNDS, size)]
+            # The first and the last range are open: rows of accounts without a stream are seen too.
+            firsts = [None, *bounds[1:]]
+            works = [
+                Work(event_store=event_side, read_model=read_side, first=first, end=end, now=now)
+                for first, end in zip(firsts, [*firsts[1:], None], strict=True)
+            ]
+            yield Snapshots(
+                event_store=event_store,
+                read_model=read_model,
+                works=works,
+                events=events,
+                now=now,
+            )
+        finally:
+            await event_store.close()
+    finally:
+        await read_model.close()
+
+
+async def _export(connection: asyncpg.Connection[asyncpg.Record], url: str) -> Side:
+    return Side(url=url, snapshot=await connection.fetchval("SELECT pg_export_snapshot()"))
+
+
+def workers_default() -> int:
+    """One for each processor that this process may use."""
+    return min(WORKERS_MAX, len(os.sched_getaffinity(0)))
+
+
+async def verify(
+    settings: OperatorSettings,
+    *,
+    workers: int,
+    progress: Callable[[int, int], None],
+    beside: Callable[[Snapshots, Report], Any] | None = None,
+) -> Report:
+    """Verify both sides; ``progress`` is told (events walked, events in all).
+
+    ``beside`` is awaited with the snapshots still held: for heads, and for the topic.
+    """
+    report = Report()
+    async with snapshots(settings, workers) as taken:
+        progress(0, taken.events)
+        async for counts, faults in _walk(taken, workers):
+            report.counts.add(counts)
+            report.add_faults(faults)
+            progress(report.counts.events, taken.events)
+        report.add_faults(await check_outbox(taken.event_store, taken.now))
+        for check in (check_sweeps, check_dead_letters):
+            faults, notes = await check(taken.event_store, taken.read_model, taken.now)
+            report.add_faults(faults)
+            report.notes += notes
+        if beside is not None:
+            await beside(taken, report)
+    return report
+
+
+async def _walk(taken: Snapshots, workers: int) -> AsyncIterator[tuple[Counts, list[Fault]]]:
+    if workers == 1 or taken.events < PARALLEL_EVENTS_MIN:
+        for work in taken.works:
+            yield await verify_range(work)
+        return
+    # Spawned, not forked: a fork would share the sockets that hold the snapshots.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts)
+    loop = asyncio.get_running_loop()
+    try:
+        runs = [loop.run_in_executor(pool, _run_range, work) for work in taken.works]
+        for run in asyncio.as_completed(runs):
+            yield await run
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches all processes of the terminal; only the one that leads answers to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run_range(work: Work) -> tuple[Counts, list[Fault]]:
+    """In a worker's process."""
+    return asyncio.run(verify_range(work))
