@@ -47,11 +47,11 @@ CACHE_DIR_DEFAULT = Path(".saldo/kafka-jars")
 SCRATCH_PREFIX = ".download-"
 
 DOWNLOADS_MAX = 6
-DOWNLOAD_TIMEOUT_S = 60
-FORMAT_TIMEOUT_S = 60.0
-START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 30.0
-ADMIN_TIMEOUT_S = 60.0
+DOWNLOAD_TIMEOUT_S = 120
+FORMAT_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 240.0
+STOP_TIMEOUT_S = 120.0
+ADMIN_TIMEOUT_S = 120.0
 READY_POLL_S = 0.1
 LOG_TAIL_LINES = 5
 
@@ -499,7 +499,7 @@ def _require_free(port: int) -> None:
 
 def _is_open(host: str, port: int) -> bool:
     with socket.socket() as probe:
-        probe.settimeout(1.0)
+        probe.settimeout(1.0)  # short: it is asked again
         return probe.connect_ex((host, port)) == 0
 
 

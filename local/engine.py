@@ -30,8 +30,8 @@ INSIDE = "--inside"
 STAND_IN_BASES = "SALDO_STAND_IN_BASES"
 # From this version on the client builds by its plugin alone; earlier ones bring BuildKit along.
 PLUGIN_SINCE = 23
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 120.0
 POLL_S = 0.2
 
 
@@ -57,7 +57,7 @@ def answers() -> bool:
     try:
         done = subprocess.run(
             ["docker", "info", "--format", "{{.ServerVersion}}"],  # noqa: S607
-            capture_output=True, text=True, check=False, timeout=30,
+            capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return False

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0  # short: the health check asks again
 
 
 def main(arguments: Sequence[str]) -> int:

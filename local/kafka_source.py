@@ -95,7 +95,7 @@ UNORDERED_OPEN_MAX = 250_000
 # resumed; for room in flight, before it looks after its membership in the group.
 POLL_S = 0.1
 POLL_PAUSED_S = 0.01
-ROOM_WAIT_S = 1.0
+ROOM_WAIT_S = 1.0  # short: it is waited for again
 
 # SIGTERM: requests in flight are waited for this long; a record in backoff is for the next start.
 DRAIN_S_MAX = 10.0

@@ -28,7 +28,7 @@ log = logging.getLogger("local.ping_source")
 
 TYPE = "dev.knative.sources.ping"
 DATA = b'{"sweep":true}'
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0
 
 
 def ping_head(target: Target, source: str, event_id: str, now: datetime) -> bytes:

@@ -44,11 +44,11 @@ PORT = 5432  # names the socket; nothing listens on TCP
 # Every Unix-like system has this user. It owns the data when root starts the server.
 UNPRIVILEGED_USER = "nobody"
 
-INITDB_TIMEOUT_S = 60.0
+INITDB_TIMEOUT_S = 120.0
 # A crash with much to replay is followed by a long start.
-START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 20.0
-SQL_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 240.0
+STOP_TIMEOUT_S = 120.0
+SQL_TIMEOUT_S = 120.0
 RETRY_S = 0.2
 # A socket's path has 108 bytes on Linux and 104 on macOS, the closing zero included.
 SOCKET_PATH_MAX_BYTES = 103

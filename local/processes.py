@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 POLL_S = 0.05
-KILL_TIMEOUT_S = 5.0
-PROBE_TIMEOUT_S = 1.0
+KILL_TIMEOUT_S = 120.0
+PROBE_TIMEOUT_S = 10.0  # short: it is asked again
 LOG_MAX_BYTES = 10_000_000
 LOG_TAIL_LINES = 8
 LOG_TAIL_MAX_BYTES = 16_384

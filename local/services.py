@@ -29,8 +29,8 @@ TOPIC_PARTITIONS = 2
 TOPIC_RETENTION_MS = 7 * 24 * 60 * 60 * 1000
 CONSUMER_GROUP = "saldo-project-balance"
 SWEEP_INTERVAL_S = 600
-MIGRATE_TIMEOUT_S = 120.0
-READY_TIMEOUT_S = 60.0
+MIGRATE_TIMEOUT_S = 240.0
+READY_TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,9 +40,9 @@ PORT_MAX = 65_535
 HASH_SECRET_BYTES = 32
 LOOK_S = 0.2
 PROGRESS_PAUSE_S = 2.0
-LEFTOVER_TIMEOUT_S = 15.0
+LEFTOVER_TIMEOUT_S = 120.0
 # All that is stopped one after another, drains included.
-DOWN_TIMEOUT_S = 120.0
+DOWN_TIMEOUT_S = 600.0
 REFUSED = (
     NotPossible,
     broker.BrokerError,

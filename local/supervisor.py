@@ -29,7 +29,7 @@ RESTART_PAUSE_MAX_S = 30.0
 # After this long a process has recovered, and its next end is a first one again.
 STEADY_S = 60.0
 ESSENTIAL_RESTARTS_MAX = 3
-STOP_TIMEOUT_S = 25.0
+STOP_TIMEOUT_S = 120.0
 WORKERS_MAX = 8
 
 

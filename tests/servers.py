@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from local.services import Function
 
 RUNS = Path(tempfile.gettempdir()) / f"saldo-tests-{os.geteuid()}"
-STOP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 5.0  # short: it is killed then, and its data are thrown away
 # For every request of a test: httpx would give up after 5 s, which a busy machine may take.
-REQUEST_TIMEOUT_S = 60.0
+REQUEST_TIMEOUT_S = 120.0
 TEMPLATE = "saldo_template"
 HASH_SECRET = "5a" * 32
 TOPIC_PARTITIONS = 6

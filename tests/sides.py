@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from saldo.record.intent import Intent, StoredEvent
     from tests.servers import Database
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 LOOK_S = 0.01
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.conftest import OwnPostgres
     from tests.servers import Database, Kafka, Served
 
-STOP_TIMEOUT_S = 25.0
+STOP_TIMEOUT_S = 120.0
 
 
 @dataclass(slots=True, kw_only=True)

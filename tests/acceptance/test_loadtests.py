@@ -223,7 +223,6 @@ def test_balance_that_nobody_serves_fails_the_run(urls: dict[str, str]) -> None:
 # --- types ------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(INSTALL_TIMEOUT_S + TIMEOUT_S)
 def test_scripts_have_the_types_of_k6() -> None:
     folder = installed_types()
     with held(folder / "types.lock"):

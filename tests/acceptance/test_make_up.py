@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # What `make up` runs on; a clone has no more of use to it.
 CLONED = (
@@ -37,10 +37,10 @@ CLONED = (
     "src",
     "functions",
 )
-INSTALL_TIMEOUT_S = 400
-MAKE_TIMEOUT_S = 240
-DEADLINE_S = 120
-REQUEST_TIMEOUT_S = 30
+INSTALL_TIMEOUT_S = 900
+MAKE_TIMEOUT_S = 600
+DEADLINE_S = 600
+REQUEST_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,11 +19,12 @@ import yaml
 
 from local.services import FUNCTIONS
 from tests.promql import INFRA, alerts, expressions
+from tests.servers import REQUEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 FETCH_TIMEOUT_S = 300
 CACHE = Path(os.environ.get("SALDO_CACHE", Path.home() / ".cache" / "saldo"))
@@ -182,7 +183,7 @@ def test_prometheus_finds_no_fault_in_what_the_functions_tell(
 ) -> None:
     for function in FUNCTIONS:
         served = light_stack.serve(function)
-        httpx.get(f"{served.url}/nowhere", timeout=60)
-        text = httpx.get(f"{served.url}/metrics", timeout=60).text
+        httpx.get(f"{served.url}/nowhere", timeout=REQUEST_TIMEOUT_S)
+        text = httpx.get(f"{served.url}/metrics", timeout=REQUEST_TIMEOUT_S).text
         status, said = run(promtool, "check", "metrics", text=text)
         assert (status, said) == (0, "")

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from tests.acceptance.conftest import Stack
     from tests.servers import Served
 
-pytestmark = pytest.mark.timeout(240)
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 SERVER, PRODUCER, CONSUMER, INTERNAL = 2, 4, 5, 1
 MEMBERS = 40
 NOBODY_LISTENS = "http://127.0.0.1:1"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["issuer"]
 
 # Reached only where something is wrong: the machine may be busy.
-WAIT_MS = 60_000
+WAIT_MS = 120_000
 ARGUMENTS = [
     "--disable-gpu",
     "--disable-quic",

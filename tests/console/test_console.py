@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.console.conftest import Console, Open
     from tests.servers import Database
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 LINES = ".lines > li"

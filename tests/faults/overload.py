@@ -29,7 +29,7 @@ OVERLOAD_FACTOR = 10
 # More than the recorder lets wait (2,000), or nothing would be refused.
 CONNECTIONS = 3_500
 ACCOUNTS = 200
-ANSWER_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 120.0
 CONNECT_AT_A_TIME = 100
 CONNECT_TIMEOUT_S = 120.0
 # Files that this process and the recorder have open beside the connections.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_BYTES = 65_536
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 5.0  # short: the next upstream is tried then
 
 # A port of 127.0.0.1, or the path of a Unix socket.
 Upstream: TypeAlias = "int | Path"

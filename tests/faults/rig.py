@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 
 REPLICAS = 2
 SOURCES = 2
-DEADLINE_S = 90.0
+DEADLINE_S = 120.0
 LOOK_S = 0.05
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 120.0
 OPEN_FILES = 20_000
 POLL_S = 0.2
 # The source gives an event up within a second or so, or the cell of the dead letter sink that is
 # down would take minutes. Its session runs out in seconds when it is killed.
 SOURCE_PATIENCE = ("--retry", "2", "--backoff-policy", "exponential", "--backoff-delay", "PT0.2S")
 SOURCE_TIMEOUTS = ("--timeout", "PT10S", "--session-timeout", "PT3S")
-BASE_BACKUP_TIMEOUT_S = 60.0
+BASE_BACKUP_TIMEOUT_S = 120.0
 
 EVENTS = """
 SELECT account_id, position, event_id, public_text, hash,

@@ -25,7 +25,7 @@ Chosen = TypeVar("Chosen")
 # Recorded before the fault comes, and after it has gone: the load must be there on both sides.
 WARM_OPERATIONS = 30
 HEALED_OPERATIONS = 20
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 FINAL_READS_MAX = 20
 COUNT_EVENTS = "SELECT count(*) FROM event_store.event WHERE starts_with(account_id, $1)"
 UNDER_FAULT_S: dict[Form, float] = {"quick": 0.5, "long": 3.0}

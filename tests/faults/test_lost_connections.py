@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tests.servers import Database, Served
 
 # Three functions start within one of these tests.
-pytestmark = pytest.mark.timeout(240)
 
 # The server's last word to a session that it ends: severity, SQLSTATE, message.
 SHUT_DOWN = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"

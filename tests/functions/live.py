@@ -25,7 +25,9 @@ ISSUER = "https://issuer.test"
 AUDIENCE = "saldo"
 SCOPES = ("transactions:write", "balances:read", "accounts:admin", "system:read")
 ORIGIN = "https://bank.example"
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
+# Longer than any run.
+TOKEN_S = 86_400
 SINK_SUBJECT = "system:serviceaccount:saldo:source"
 
 
@@ -58,7 +60,7 @@ class Issuer:
             "aud": AUDIENCE,
             "sub": "tester",
             "iat": now,
-            "exp": now + 600,
+            "exp": now + TOKEN_S,
             "scope": " ".join(SCOPES),
             "saldo_accounts": "*",
             **claims,

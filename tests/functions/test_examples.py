@@ -37,7 +37,6 @@ def test_readme_and_interface_have_examples() -> None:
     assert {"README.md", "http-api.md"} <= {page.name for page in with_examples()}
 
 
-@pytest.mark.timeout(shell_blocks.TIMEOUT_S)
 @pytest.mark.parametrize("page", with_examples(), ids=lambda page: page.name)
 def test_examples_are_answered_as_they_say(page: Path, serve: Serve, tmp_path: Path) -> None:
     ports = {function.port: serve(function).port for function in (RECORD, BALANCE, PROJECT)}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.conftest import Serve
     from tests.servers import Database, Kafka
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 # Every column of every table, whatever its type and whenever it was added.
 TABLES = """

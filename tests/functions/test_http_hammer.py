@@ -124,7 +124,7 @@ async def test_limit_and_keys_hold_under_two_processes(database: Database, serve
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_limit_and_keys_hold_in_a_long_fight(database: Database, serve: Serve) -> None:
     await run(database, serve, 300)
 

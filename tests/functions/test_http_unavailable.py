@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from local.services import Function
 
 NOWHERE = "postgresql://saldo@127.0.0.1:1/saldo"
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 @contextlib.contextmanager

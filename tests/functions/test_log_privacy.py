@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from tests.conftest import Serve
     from tests.sides import Connection
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 # Long enough that they are in no log line by chance.
 ACCOUNTS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._~:@-]{11,40}", fullmatch=True)
 DESCRIPTIONS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=12)
@@ -35,7 +34,6 @@ FOR EACH ROW WHEN (NEW.account_id LIKE 'fails%') EXECUTE FUNCTION event_store.fa
 """
 
 
-@pytest.mark.timeout(240)
 async def test_no_log_line_has_an_account_or_a_description(
     serve: Serve, superuser: Connection
 ) -> None:

@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = ("record_transaction", "project_balance", "get_balance")
 IMAGE_BYTES_MAX = 120_000_000
 USER = "65532:65532"
-START_TIMEOUT_S = 60.0
-DRAIN_TIMEOUT_S = 25.0
+START_TIMEOUT_S = 120.0
+REQUEST_TIMEOUT_S = 120.0
 POLL_S = 0.05
 SETTINGS = {
     "EVENT_STORE_URL": "postgresql://saldo_record@127.0.0.1:1/saldo",
@@ -84,7 +84,8 @@ class Container:
     def status(self, path: str) -> int:
         """The status with which a GET is answered; 0 while nothing answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            url = f"http://127.0.0.1:{self.port}{path}"
+            with urllib.request.urlopen(url, timeout=REQUEST_TIMEOUT_S) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -206,7 +207,7 @@ def test_a_function_takes_its_port_from_the_environment() -> None:
 def test_sigterm_lets_a_request_in_flight_be_answered() -> None:
     with running("record_transaction") as container:
         body = b'{"accountId": "wesley", "value": true}'
-        with socket.create_connection(("127.0.0.1", container.port), DRAIN_TIMEOUT_S) as caller:
+        with socket.create_connection(("127.0.0.1", container.port), REQUEST_TIMEOUT_S) as caller:
             caller.sendall(
                 b"POST /transactions HTTP/1.1\r\nHost: localhost\r\n"
                 b"Content-Type: application/json\r\n"
@@ -330,13 +331,13 @@ def test_a_transaction_passes_through_the_stack(
             data=b'{"accountId":"wesley","description":"first","type":"INCOME","value":10.5}',
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - its own URL
+        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as answer:  # noqa: S310 - its own URL
             assert answer.status == 201
         waiting = urllib.request.Request(
             f"http://127.0.0.1:{balance}/balances?accountId=wesley&minPosition=1",
             headers={"Prefer": "wait=10"},
         )
-        with urllib.request.urlopen(waiting, timeout=20) as answer:  # noqa: S310 - the same
+        with urllib.request.urlopen(waiting, timeout=REQUEST_TIMEOUT_S) as answer:  # noqa: S310 - the same
             told = json.loads(answer.read())
         assert (told["value"], told["position"]) == (10.5, 1)
         # As the cluster's CronJob runs it: read-only, without a capability, as nobody.

@@ -13,7 +13,7 @@ from local.broker import Broker, BrokerError, create_topic, start_kafka
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 DAY_MS = 24 * 60 * 60 * 1000
 
 

@@ -301,7 +301,7 @@ def test_an_import_goes_on_after_the_recorder_was_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("format_name", ["csv", "ofx"])
 def test_a_hundred_thousand_lines_are_imported(
     saldo: Saldo, tmp_path: Path, format_name: str

@@ -62,7 +62,7 @@ def test_it_starts_while_backends_of_a_killed_server_live(
     )
     sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     processes.wait_until(
-        sleeper.poll, lambda: run_sql(first.dsn(), sleeping) == "1", name="psql", timeout_s=60
+        sleeper.poll, lambda: run_sql(first.dsn(), sleeping) == "1", name="psql", timeout_s=120
     )
     first.child.kill()
     second = start(tmp_path)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.servers import Kafka
 
 POLL_S = 0.1
-READ_TIMEOUT_S = 60.0
+READ_TIMEOUT_S = 120.0
 
 
 def read_topic(kafka: Kafka, topic: str, count: int) -> list[Message]:

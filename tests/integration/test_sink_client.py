@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n\r\n"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK"
 
 

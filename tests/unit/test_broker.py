@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from jgo.maven import Artifact
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 CONTENT = b"a jar"
 JAR = Jar(coordinate="g:a:1", sha256=hashlib.sha256(CONTENT).hexdigest())
 

@@ -88,7 +88,7 @@ def options(
         retry=retry,
         backoff_policy=backoff_policy,
         backoff_delay_ms=backoff_delay_ms,
-        timeout_ms=1000,
+        timeout_ms=1000,  # short: nothing is sent
     )
 
 

@@ -13,7 +13,7 @@ from saldo.serve.group_commit import GroupCommit, QueueFull
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 class Work:

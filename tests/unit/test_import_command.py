@@ -115,7 +115,7 @@ class _Interrupts(BaseHTTPRequestHandler):
             self._answer(201, json.dumps({"transactions": answered}).encode())
             return
         os.kill(os.getpid(), signal.SIGINT)
-        _Interrupts.over.wait(10)
+        _Interrupts.over.wait(120)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SLEEPER = "import signal, time; print('ready', flush=True); time.sleep(60)"
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 @pytest.fixture

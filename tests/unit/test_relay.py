@@ -52,6 +52,6 @@ async def test_what_kafka_refused_stays_and_is_counted() -> None:
     assert (relay.sent, relay.in_flight) == (4, 4)
     relay.delivered([("wesley", 1, True), ("b", 1, False), ("d", 1, True)])
     assert (relay.acknowledged, relay.failed, relay.in_flight) == (2, 1, 1)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         await rows.done.wait()
     assert rows.deleted == [("d", 1), ("wesley", 1)]
