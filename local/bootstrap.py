@@ -30,8 +30,8 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 UV = VENV / "bin" / "uv"
 UNFINISHED = VENV / "saldo-unfinished"
-UV_LOCK = ROOT / "locks" / "uv.txt"
-BUILD_LOCK = ROOT / "locks" / "build.txt"
+# uv itself, and what builds this package.
+TOOLS_LOCK = ROOT / "locks" / "tools.txt"
 INSTALL_LOCK = ROOT / ".saldo" / "bootstrap.lock"
 # What pip is told of the machine's registry and certificates, and how uv is told the same.
 PIP_SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
@@ -80,7 +80,7 @@ def stamp(name: str) -> Path:
 
 def digest(name: str) -> str:
     """Hash of all that decides what an installation puts into .venv."""
-    parts = [ROOT / "locks" / f"{name}.txt", BUILD_LOCK, UV_LOCK, ROOT / "pyproject.toml"]
+    parts = [ROOT / "locks" / f"{name}.txt", TOOLS_LOCK, ROOT / "pyproject.toml"]
     text = b"\0".join(part.read_bytes() for part in parts)
     # A folder that was moved or copied has scripts that still name the old place.
     return hashlib.sha256(text + f"\0{ROOT}\0{sys.version}".encode()).hexdigest()
@@ -103,7 +103,7 @@ def prepare(wanted: str) -> None:
             "--quiet",
             "--force-reinstall",
         ]
-        run([*pip, "--no-deps", "--require-hashes", "--requirement", UV_LOCK], os.environ)
+        run([*pip, "--no-deps", "--require-hashes", "--requirement", TOOLS_LOCK], os.environ)
     if wanted == "uv" or is_ready(wanted):
         return
     UNFINISHED.touch()
@@ -115,7 +115,7 @@ def prepare(wanted: str) -> None:
     # Compiled now, once: a function's start takes a third of the time with the bytecode there.
     locked = ["--compile-bytecode", "--require-hashes", "--requirement"]
     run([*install, *locked, ROOT / "locks" / f"{wanted}.txt"], environ)
-    run([*install, "--no-deps", "--build-constraints", BUILD_LOCK, "--editable", ROOT], environ)
+    run([*install, "--no-deps", "--build-constraints", TOOLS_LOCK, "--editable", ROOT], environ)
     stamp(wanted).write_text(digest(wanted))
     UNFINISHED.unlink()
 
@@ -139,7 +139,7 @@ def create_venv() -> None:
 
 def uv_is_installed() -> bool:
     """Whether the uv that is locked is there and runs."""
-    locked = UV_LOCK.read_text().split("uv==", 1)[1].split(maxsplit=1)[0]
+    locked = TOOLS_LOCK.read_text().split("uv==", 1)[1].split(maxsplit=1)[0]
     return succeeds([UV, "--version"], prints=f"uv {locked} ")
 
 

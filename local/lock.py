@@ -23,8 +23,8 @@ EDITABLE_BUILD = "editables==0.5"
 
 EXTRAS = {
     "record": ("record", "telemetry", "aws", "aws-kafka"),
-    "project": ("project", "telemetry", "aws"),
-    "query": ("query", "telemetry", "aws"),
+    # project_balance and get_balance.
+    "balance": ("project", "query", "telemetry", "aws"),
     "operate": ("operate", "imports", "aws", "aws-kafka"),
     "local": ("record", "project", "query", "operate", "imports", "telemetry", "local"),
 }
@@ -33,10 +33,9 @@ EXTRAS = {
 def main() -> int:
     """Make all lock files; the exit status."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    build = [*project["build-system"]["requires"], EDITABLE_BUILD]
+    tools = [INSTALLER, *project["build-system"]["requires"], EDITABLE_BUILD]
     upgrade = ["--upgrade"] if "--upgrade" in sys.argv[1:] else []
-    compile_lock("uv", ["-"], stdin=INSTALLER)
-    compile_lock("build", [*upgrade, "-"], stdin="\n".join(build))
+    compile_lock("tools", [*upgrade, "-"], stdin="\n".join(tools))
     compile_lock("dev", [*upgrade, "--all-extras", "pyproject.toml"])
     for name, extras in EXTRAS.items():
         chosen = [word for extra in extras for word in ("--extra", extra)]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("SALDO_CACHE", ROOT / ".saldo")) / "bases"
-LOCKS = ("uv", "record", "project", "query", "operate")
+LOCKS = ("tools", "record", "balance", "operate")
 TAG = "stand-in"
 PREFIX = "saldo-base"
 STEP_TIMEOUT_S = 600

@@ -96,7 +96,7 @@ def test_the_sources_start_from_the_files_and_packages_of_their_image(tmp_path: 
 
 def test_the_wheels_of_every_lock_that_an_image_installs_are_fetched() -> None:
     locks = set(re.findall(r"lock=(\w+)", DOCKERFILE))
-    assert locks == {"record", "project", "query", "operate"} == set(bases.LOCKS) - {"uv"}
+    assert locks == {"record", "balance", "operate"} == set(bases.LOCKS) - {"tools"}
     assert all((ROOT / "locks" / f"{lock}.txt").exists() for lock in locks)
 
 
