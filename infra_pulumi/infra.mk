@@ -20,10 +20,11 @@ venv-infra: .venv-infra/.made .venv-checkov/.made
 	.venv/bin/uv pip sync --quiet --python .venv-$*/bin/python --require-hashes $<
 	@touch $@
 
-test-infra: venv-infra lint-infra pulumi-cli ## the deployment: every check, with the real engine
-	PULUMI=$(PULUMI) CHECKOV=.venv-checkov/bin/checkov $(INFRA_PYTEST) tests/infra
+# `make test` runs the others.
+test-infra: venv-infra pulumi-cli ## the deployment: the slow checks, with the real engine
+	PULUMI=$(PULUMI) CHECKOV=.venv-checkov/bin/checkov $(INFRA_PYTEST) -m slow tests/infra
 
-test-infra-quick: .venv-infra/.made ## the deployment: the program under mocks, and its policies
+test-infra-quick: .venv-infra/.made lint-infra ## the deployment: the program under mocks, and its policies
 	$(INFRA_PYTEST) -m 'not slow' tests/infra
 
 lint-infra: .venv-infra/.made
