@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from local import services
-from saldo.operate.cli import app
+from saldo.cli import app
 from saldo.serve.settings import BadSetting, read_settings
 
 if TYPE_CHECKING:

@@ -117,7 +117,7 @@ def migrate(env: Mapping[str, str], log: Path) -> None:
     with log.open("ab") as output:
         log_start = output.tell()
         done = subprocess.run(
-            [sys.executable, "-m", "saldo.operate.cli", "migrate"],
+            [sys.executable, "-m", "saldo.cli", "migrate"],
             cwd=ROOT,
             env=env,
             stdin=subprocess.DEVNULL,

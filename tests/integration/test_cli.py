@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from typer.testing import CliRunner, Result
 
 from local.services import BALANCE, PROJECT, RECORD
-from saldo.operate.cli import app
+from saldo.cli import app
 from saldo.operate.demo import sample
 from tests.controls import NOW, income
 from tests.stored import opened

@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from local.services import BALANCE, PROJECT, RECORD
-from saldo.operate import import_record
-from saldo.operate.cli import app
+from saldo.bank_import import sender
+from saldo.cli import app
 from tests import servers
 from tests.statement_files import SAMPLES, WRITERS, BankLine, as_csv, as_ofx, numbered
 
@@ -275,22 +275,22 @@ def test_an_import_goes_on_after_the_recorder_was_killed(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle and started again, the same command: nothing twice, nothing lost."""
-    monkeypatch.setattr(import_record, "ATTEMPTS_MAX", 2)
+    monkeypatch.setattr(sender, "ATTEMPTS_MAX", 2)
     record, balance = serve(RECORD), serve(BALANCE)
     file = written(tmp_path, "a.ofx", as_ofx(numbered(a_month(12_000))))
     before = Saldo(record_url=record.url, balance_url=balance.url, account="wesley")
 
     # In the middle: two requests are answered, another is in flight and the last is not sent yet.
-    counted = import_record._Sender._count  # noqa: SLF001 - that it got so far shows nowhere else
+    counted = sender._Sender._count  # noqa: SLF001 - that it got so far shows nowhere else
 
     def count(self: Any, answer: Any) -> None:  # noqa: ANN401 - as there
         counted(self, answer)
-        if self._outcome.done > import_record.FIRST_CHUNK_LINES_MAX:
+        if self._outcome.done > sender.FIRST_CHUNK_LINES_MAX:
             record.child.kill()
 
-    monkeypatch.setattr(import_record._Sender, "_count", count)  # noqa: SLF001 - the same
+    monkeypatch.setattr(sender._Sender, "_count", count)  # noqa: SLF001 - the same
     result = before.run(str(file), "--yes")
-    monkeypatch.setattr(import_record._Sender, "_count", counted)  # noqa: SLF001 - the same
+    monkeypatch.setattr(sender._Sender, "_count", counted)  # noqa: SLF001 - the same
 
     after = replace(before, record_url=serve(RECORD).url)
     answer = after.imported(file)

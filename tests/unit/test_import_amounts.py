@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saldo.bank_import.amounts import MARKS, BadAmount, Decimal, decimal_of, parse_amount
 from saldo.domain.money import CURRENCY_DIGITS, MINOR_UNITS_MAX
-from saldo.operate.import_amounts import MARKS, BadAmount, Decimal, decimal_of, parse_amount
 from tests.statement_files import UNHURRIED
 
 DECIMALS: list[Decimal] = ["comma", "point"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from saldo.operate.cli import app
+from saldo.cli import app
 from tests.statement_files import SAMPLES, BankLine, as_ofx, numbered, read
 
 if TYPE_CHECKING:

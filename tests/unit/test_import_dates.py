@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saldo.operate.import_dates import ORDERS, Order, looks_like_date, read_dates
-from saldo.operate.import_lines import StatementUnreadable
+from saldo.bank_import.dates import ORDERS, Order, looks_like_date, read_dates
+from saldo.bank_import.lines import StatementUnreadable
 from tests.statement_files import UNHURRIED
 
 FORMATS: dict[str, Order] = {

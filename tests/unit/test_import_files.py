@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saldo.operate.import_csv_columns import CsvMapping
-from saldo.operate.import_lines import BankStatement, StatementUnreadable
-from saldo.operate.import_statement import FORMATS, Format, ReadingOptions, read_statement
+from saldo.bank_import.csv_columns import CsvMapping
+from saldo.bank_import.detect import FORMATS, Format, ReadingOptions, read_statement
+from saldo.bank_import.lines import BankStatement, StatementUnreadable
 from tests.statement_files import SAMPLES, UNHURRIED, read
 
 

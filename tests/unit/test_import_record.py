@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from saldo.operate import import_record
-from saldo.operate.import_record import (
+from saldo.bank_import import sender
+from saldo.bank_import.sender import (
     CHUNK_BYTES_MAX,
     CHUNK_LINES_MAX,
     FIRST_CHUNK_LINES_MAX,
@@ -55,14 +55,14 @@ class Recorder:
             return answer
         lines = [json.loads(line) for line in request.content.split(b"\n")]
         refused = [
-            {"line": place, "type": import_record.KEY_REUSED, "message": "used"}
+            {"line": place, "type": sender.KEY_REUSED, "message": "used"}
             for place, line in enumerate(lines, start=1)
             if self.by_key.get(line["idempotencyKey"], line) != line
         ]
         if refused and len(lines) == 1:
-            return problem(422, import_record.KEY_REUSED, [])
+            return problem(422, sender.KEY_REUSED, [])
         if refused:
-            return problem(422, import_record.LINES_REFUSED, refused)
+            return problem(422, sender.LINES_REFUSED, refused)
         answered: list[dict[str, Any]] = []
         for line in lines:
             key = line["idempotencyKey"]
@@ -80,8 +80,8 @@ def problem(status: int, kind: str, errors: Sequence[dict[str, Any]]) -> httpx.R
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_record, "BACKOFF_FIRST_S", 0.0)
-    monkeypatch.setattr(import_record, "BACKOFF_MAX_S", 0.0)
+    monkeypatch.setattr(sender, "BACKOFF_FIRST_S", 0.0)
+    monkeypatch.setattr(sender, "BACKOFF_MAX_S", 0.0)
 
 
 async def send(recorder: Recorder, lines: Sequence[Outgoing]) -> Outcome:
@@ -150,7 +150,7 @@ async def test_a_recorder_that_stays_away_ends_the_import_after_bounded_tries() 
     with pytest.raises(ImportFailed, match="does not answer"):
         await send(recorder, sent(bank_lines(10)))
 
-    assert recorder.requests == import_record.ATTEMPTS_MAX
+    assert recorder.requests == sender.ATTEMPTS_MAX
 
 
 async def test_an_import_that_was_cut_short_goes_on_where_it_ended() -> None:
@@ -186,7 +186,7 @@ async def test_lines_that_the_bank_words_anew_stay_and_do_not_stop_the_others(ch
 async def test_a_refused_line_is_told_by_its_line_of_the_file() -> None:
     recorder = Recorder()
     fault = {"line": 3, "type": "urn:saldo:problem:insufficient-funds", "message": "too little"}
-    recorder.before = lambda _: problem(422, import_record.LINES_REFUSED, [fault])
+    recorder.before = lambda _: problem(422, sender.LINES_REFUSED, [fault])
     lines = sent(bank_lines(5))
 
     with pytest.raises(ImportFailed, match=f"line {lines[2].number}: too little"):

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from saldo.operate.import_lines import StatementLine
+    from saldo.bank_import.lines import StatementLine
 
 # One for each account, whatever the file: an opening balance stands for all that was before, so a
 # second one would count the same past again.

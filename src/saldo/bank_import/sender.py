@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import msgspec
 
+from saldo.bank_import.keys import OPENING_KEY, idempotency_keys
 from saldo.domain.money import format_minor
-from saldo.operate.import_keys import OPENING_KEY, idempotency_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from saldo.operate.import_lines import BankStatement
+    from saldo.bank_import.lines import BankStatement
 
 # The recorder takes 10,000 lines in 8 MiB a request, and two such requests at a time. Smaller ones
 # are no slower, hold less in memory on both sides, and let the progress be seen.

@@ -8,15 +8,15 @@ import unicodedata
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from saldo.bank_import.dates import looks_like_date
+from saldo.bank_import.lines import StatementUnreadable
 from saldo.domain.money import CURRENCY_DIGITS
-from saldo.operate.import_dates import looks_like_date
-from saldo.operate.import_lines import StatementUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from saldo.operate.import_amounts import Decimal
-    from saldo.operate.import_dates import Order
+    from saldo.bank_import.amounts import Decimal
+    from saldo.bank_import.dates import Order
 
 DELIMITERS = (";", ",", "\t", "|")
 # Banks write their name, the account and the period above the header, on some lines.

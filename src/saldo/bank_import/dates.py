@@ -11,7 +11,7 @@ import unicodedata
 from datetime import date
 from typing import TYPE_CHECKING, Literal
 
-from saldo.operate.import_lines import StatementUnreadable
+from saldo.bank_import.lines import StatementUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 
-from saldo.operate.import_lines import StatementUnreadable
+from saldo.bank_import.lines import StatementUnreadable
 
 # The longer marks first: UTF-32's begins with UTF-16's.
 _MARKS = (

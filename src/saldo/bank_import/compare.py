@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 
+from saldo.bank_import.amounts import parse_amount
 from saldo.domain.money import CURRENCY_DIGITS
-from saldo.operate.import_amounts import parse_amount
 
 if TYPE_CHECKING:
     from datetime import date

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 
 from lxml import etree
 
-from saldo.domain.money import CURRENCY_DIGITS
-from saldo.operate.import_amounts import BadAmount, parse_amount
-from saldo.operate.import_lines import (
+from saldo.bank_import.amounts import BadAmount, parse_amount
+from saldo.bank_import.lines import (
     BankStatement,
     LeftOut,
     StatementBalance,
@@ -27,6 +26,7 @@ from saldo.operate.import_lines import (
     tidy_description,
     tidy_reference,
 )
+from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from saldo.domain.money import CURRENCY_DIGITS
-from saldo.operate.import_amounts import BadAmount, Decimal, decimal_of, parse_amount
-from saldo.operate.import_csv_columns import (
+from saldo.bank_import.amounts import BadAmount, Decimal, decimal_of, parse_amount
+from saldo.bank_import.csv_columns import (
     CsvLayout,
     CsvMapping,
     find_layout,
     names_in,
     plain_name,
 )
-from saldo.operate.import_dates import looks_like_date, read_dates
-from saldo.operate.import_lines import (
+from saldo.bank_import.dates import looks_like_date, read_dates
+from saldo.bank_import.encoding import decode_text
+from saldo.bank_import.lines import (
     BankStatement,
     CurrencyUnknown,
     LeftOut,
@@ -34,7 +34,7 @@ from saldo.operate.import_lines import (
     tidy_description,
     tidy_reference,
 )
-from saldo.operate.import_text import decode_text
+from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from ofxtools.Parser import TreeBuilder
 
-from saldo.domain.money import CURRENCY_DIGITS
-from saldo.operate.import_amounts import BadAmount, Decimal, parse_amount
-from saldo.operate.import_dates import day_of
-from saldo.operate.import_lines import (
+from saldo.bank_import.amounts import BadAmount, Decimal, parse_amount
+from saldo.bank_import.dates import day_of
+from saldo.bank_import.encoding import decode_text
+from saldo.bank_import.lines import (
     BankStatement,
     LeftOut,
     StatementBalance,
@@ -26,7 +26,7 @@ from saldo.operate.import_lines import (
     tidy_description,
     tidy_reference,
 )
-from saldo.operate.import_text import decode_text
+from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,9 +14,9 @@ from saldo.domain.money import CURRENCY_DIGITS, format_minor
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from saldo.operate.import_compare import Comparison
-    from saldo.operate.import_lines import BankStatement, StatementBalance
-    from saldo.operate.import_record import Outcome
+    from saldo.bank_import.compare import Comparison
+    from saldo.bank_import.lines import BankStatement, StatementBalance
+    from saldo.bank_import.sender import Outcome
 
 # Enough of both ends to see that dates, signs and descriptions are read rightly.
 FIRST_LINES_SHOWN = 10

@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saldo.domain.commands import ACCOUNT_ID
-from saldo.domain.money import CURRENCY_DIGITS
-from saldo.operate.import_amounts import Decimal  # noqa: TC001 - as above
-from saldo.operate.import_compare import (
+from saldo.bank_import.amounts import Decimal  # noqa: TC001 - as above
+from saldo.bank_import.compare import (
     WAIT_A_REQUEST_S,
     BalanceUnknown,
     Comparison,
     account_currency,
     effective_balance,
 )
-from saldo.operate.import_csv_columns import CsvMapping
-from saldo.operate.import_dates import Order  # noqa: TC001 - as above
-from saldo.operate.import_lines import CurrencyUnknown, StatementUnreadable
-from saldo.operate.import_preview import (
+from saldo.bank_import.csv_columns import CsvMapping
+from saldo.bank_import.dates import Order  # noqa: TC001 - as above
+from saldo.bank_import.detect import (
+    FILE_BYTES_MAX,
+    Format,
+    ReadingOptions,
+    detect_format,
+    read_statement,
+)
+from saldo.bank_import.lines import CurrencyUnknown, StatementUnreadable
+from saldo.bank_import.preview import (
     ImportPlan,
     ImportReport,
     preview_json,
@@ -30,20 +35,15 @@ from saldo.operate.import_preview import (
     show_preview,
     show_report,
 )
-from saldo.operate.import_record import (
+from saldo.bank_import.sender import (
     ImportFailed,
     Outcome,
     new_client,
     outgoing_lines,
     record_lines,
 )
-from saldo.operate.import_statement import (
-    FILE_BYTES_MAX,
-    Format,
-    ReadingOptions,
-    detect_format,
-    read_statement,
-)
+from saldo.domain.commands import ACCOUNT_ID
+from saldo.domain.money import CURRENCY_DIGITS
 from saldo.operate.ledger_client import Functions
 from saldo.operate.terminal import (
     FAILED,

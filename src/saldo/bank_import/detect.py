@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from saldo.operate.import_csv_columns import CsvMapping
-from saldo.operate.import_lines import StatementUnreadable
+from saldo.bank_import.csv_columns import CsvMapping
+from saldo.bank_import.lines import StatementUnreadable
 
 if TYPE_CHECKING:
-    from saldo.operate.import_lines import BankStatement
+    from saldo.bank_import.lines import BankStatement
 
 Format = Literal["ofx", "mt940", "camt", "csv"]
 FORMATS: tuple[Format, ...] = ("ofx", "mt940", "camt", "csv")
@@ -68,7 +68,7 @@ def _parse(
     # Only the reader that is needed is loaded: together they take half a second, which every other
     # command of `saldo` would spend too.
     if found == "csv":
-        from saldo.operate.import_csv import parse_csv  # noqa: PLC0415
+        from saldo.bank_import.csv_format import parse_csv  # noqa: PLC0415
 
         return parse_csv(
             content,
@@ -77,14 +77,14 @@ def _parse(
             mapping=options.csv,
         )
     if found == "ofx":
-        from saldo.operate.import_ofx import parse_ofx  # noqa: PLC0415
+        from saldo.bank_import.ofx import parse_ofx  # noqa: PLC0415
 
         return parse_ofx(content, bank_account=options.bank_account)
     if found == "mt940":
-        from saldo.operate.import_mt940 import parse_mt940  # noqa: PLC0415
+        from saldo.bank_import.mt940_format import parse_mt940  # noqa: PLC0415
 
         return parse_mt940(content, bank_account=options.bank_account)
-    from saldo.operate.import_camt import parse_camt  # noqa: PLC0415
+    from saldo.bank_import.camt import parse_camt  # noqa: PLC0415
 
     return parse_camt(content, bank_account=options.bank_account)
 

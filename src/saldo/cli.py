@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from saldo.operate.import_command import import_statement_command
+from saldo.bank_import.command import import_statement_command
 from saldo.operate.ledger_commands import (
     balance_command,
     demo_command,
