@@ -21,8 +21,8 @@ SEED ?= $(if $(CI),--randomly-seed=20261124)
 
 # Bytecode that is not kept is compiled again by each of a dozen processes that start here.
 unexport PYTHONDONTWRITEBYTECODE
-# Ports of the functions: make up RECORD_PORT=9080
-export RECORD_PORT BALANCE_PORT PROJECT_PORT
+# Ports of the functions and of Kafka: make up RECORD_PORT=9080
+export RECORD_PORT BALANCE_PORT PROJECT_PORT KAFKA_PORT
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status demo test check lint format lock clean browser console-picture

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -361,11 +361,13 @@ def _format_once(
 
 
 def _wait_until_ready(broker: Broker, timeout_s: float) -> None:
+    from local import processes  # noqa: PLC0415 - as in start_kafka
+
     deadline = time.monotonic() + timeout_s
-    host, port = broker.bootstrap_servers.split(":")
+    port = int(broker.bootstrap_servers.rpartition(":")[2])
     # The port first: librdkafka would back off from a refused connection for longer than it takes
-    # the broker to open it.
-    while not _is_open(host, int(port)):
+    # the broker to open it. And this broker's own: another stack's would answer as well.
+    while not processes.listens(broker.pid, port):
         _require_running(broker)
         if time.monotonic() > deadline:
             raise BrokerError(
@@ -446,11 +448,18 @@ rootLogger.appenderRef.console.ref = console
 # --- topics -----------------------------------------------------------------------------------
 
 
-def create_topic(bootstrap: str, name: str, partitions: int, retention_ms: int) -> None:
+def create_topic(
+    bootstrap: str,
+    name: str,
+    partitions: int,
+    retention_ms: int,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+) -> None:
     """Create the topic and wait until all partitions have a leader. One that is there is kept.
 
-    It may have more partitions than are asked for. BrokerError when it has fewer: with further
-    ones, records of one key would change their partition.
+    It may have more partitions than are asked for. Where it has fewer, the missing ones are added:
+    later records of an account may go to another partition, which the projector does not mind.
     """
     admin = _admin(bootstrap)
     wanted = NewTopic(name, partitions, 1, config={"retention.ms": str(retention_ms)})
@@ -459,6 +468,20 @@ def create_topic(bootstrap: str, name: str, partitions: int, retention_ms: int) 
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise BrokerError(f"cannot create topic {name}: {error.args[0].str()}") from error
+    found = _partitions_with_leaders(admin, name, at_least=1)
+    if found >= partitions:
+        return
+    progress(f"topic {name} has {found} of {partitions} partitions: adding the others")
+    more = NewPartitions(name, partitions)
+    try:
+        admin.create_partitions([more], request_timeout=ADMIN_TIMEOUT_S)[name].result()
+    except KafkaException as error:
+        raise BrokerError(f"cannot add partitions to {name}: {error.args[0].str()}") from error
+    _partitions_with_leaders(admin, name, at_least=partitions)
+
+
+def _partitions_with_leaders(admin: AdminClient, name: str, *, at_least: int) -> int:
+    """Wait until the topic has so many partitions, and all have a leader: how many there are."""
     deadline = time.monotonic() + ADMIN_TIMEOUT_S
     while True:
         try:
@@ -466,13 +489,11 @@ def create_topic(bootstrap: str, name: str, partitions: int, retention_ms: int) 
         except KafkaException as error:
             raise BrokerError(f"cannot see topic {name}: {error.args[0].str()}") from error
         leaders = [partition.leader for partition in topic.partitions.values()]
-        if topic.error is None and leaders and min(leaders) >= 0:
-            break
+        if topic.error is None and len(leaders) >= at_least and min(leaders) >= 0:
+            return len(leaders)
         if time.monotonic() > deadline:
             raise BrokerError(f"topic {name} has no leader after {ADMIN_TIMEOUT_S:.0f} s")
         time.sleep(READY_POLL_S)
-    if len(leaders) < partitions:
-        raise BrokerError(f"topic {name} has {len(leaders)} partitions, not {partitions}")
 
 
 def _admin(bootstrap: str) -> AdminClient:
@@ -495,12 +516,6 @@ def _require_free(port: int) -> None:
             raise BrokerError(
                 f"port {port} is in use: stop what listens there, or choose another"
             ) from error
-
-
-def _is_open(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)  # short: it is asked again
-        return probe.connect_ex((host, port)) == 0
 
 
 def _log_tail(log_path: Path) -> str:

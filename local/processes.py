@@ -175,6 +175,18 @@ def answers(port: int, path: str = "/readyz") -> bool:
         connection.close()
 
 
+def listens(pid: int, port: int) -> bool:
+    """Whether the process ``pid`` itself listens on ``port``, and not another that was quicker."""
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return False
+    return any(
+        connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        for connection in connections
+    )
+
+
 def end(identity: Identity, *, timeout_s: float, by: signal.Signals = signal.SIGTERM) -> None:
     """End a process that another one started: asked first, killed after ``timeout_s``."""
     for number, patience_s in ((by, timeout_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
@@ -225,12 +237,12 @@ def free_port() -> int:
     for _ in range(FREE_PORT_TRIES_MAX):
         # Not by the `random` module, which tests seed alike.
         port = FREE_PORTS.start + secrets.randbelow(len(FREE_PORTS))
-        if _claim(port) and not port_in_use(port):
+        if claim(port) and not port_in_use(port):
             return port
     raise NotPossible(f"No port from {FREE_PORTS.start} to {FREE_PORTS.stop} is free.")
 
 
-def _claim(port: int) -> bool:
+def claim(port: int) -> bool:
     """Whether the port is this process's now: one byte of a file, locked until the process ends."""
     if port in _claimed:
         return False

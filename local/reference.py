@@ -131,6 +131,7 @@ LOCAL_SETTINGS = {
     "RECORD_PORT": "record_transaction's port, 8080 by default.",
     "BALANCE_PORT": "get_balance's port, 8081 by default.",
     "PROJECT_PORT": "project_balance's port, 8082 by default.",
+    "KAFKA_PORT": "Kafka's port: 9092 by default if it is free, and else another one.",
     "SALDO_CACHE": "Where Kafka's jars are kept, for all clones of a machine.",
     "DETACH": "`make up DETACH=1` returns once all is up; `make down` stops it.",
 }

@@ -101,11 +101,16 @@ def wait_until_assigned(source: Child) -> None:
     )
 
 
+def is_ready(child: Child, port: int) -> bool:
+    """Whether ``child``, a function, answers on ``port``: it, and not a neighbour's function."""
+    return processes.listens(child.pid, port) and processes.answers(port)
+
+
 def wait_until_ready(child: Child, port: int) -> None:
     """Wait until ``child``, a function, answers on ``port``; NotReady when it does not."""
     processes.wait_until(
         child.ended,
-        lambda: processes.answers(port),
+        lambda: is_ready(child, port),
         name=child.name,
         timeout_s=READY_TIMEOUT_S,
     )

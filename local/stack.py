@@ -3,7 +3,8 @@
     python -m local.stack up [--detach] | down | status
 
 Everything that it keeps is in .saldo: the data of PostgreSQL and Kafka, logs, the secret of the
-keyed hashes. RECORD_PORT, BALANCE_PORT and PROJECT_PORT choose the functions' ports.
+keyed hashes. RECORD_PORT, BALANCE_PORT and PROJECT_PORT choose the functions' ports, KAFKA_PORT
+Kafka's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from local.processes import Identity
 from local.supervisor import Running, Service, Supervisor, read_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from types import FrameType
 
     from local.services import Function
@@ -142,13 +143,14 @@ def up(folder: Folder, *, ready_fd: int | None = None) -> int:
         end_leftovers(folder)
         for function, port in ports.items():
             check_port(port, function=function.name, setting=function.port_setting)
+        kafka_port = chosen_kafka_port(os.environ, ports.values())
         check_disk(folder.path)
         stopping = threading.Event()
         supervisor = Supervisor(state_file=folder.processes, say=say)
         with signals_to(stopping, supervisor):
             write_stack(folder, ports)
             try:
-                bring_up(folder, ports, supervisor, stopping)
+                bring_up(folder, ports, kafka_port, supervisor, stopping)
                 say(screen(ports, stop="make down" if ready_fd else "Ctrl-C"))
                 if ready_fd is not None:
                     leave_terminal(folder, ready_fd)
@@ -166,7 +168,11 @@ def up(folder: Folder, *, ready_fd: int | None = None) -> int:
 
 
 def bring_up(
-    folder: Folder, ports: Mapping[Function, int], supervisor: Supervisor, stopping: threading.Event
+    folder: Folder,
+    ports: Mapping[Function, int],
+    kafka_port: int,
+    supervisor: Supervisor,
+    stopping: threading.Event,
 ) -> None:
     """Start all services, those that do not wait for one another at the same time."""
 
@@ -176,7 +182,6 @@ def bring_up(
         say(f"saldo: {text}")
 
     broker.prepare_jars(progress=seldom(progress))
-    kafka_port = KAFKA_PORT if not port_in_use(KAFKA_PORT) else processes.free_port()
     bootstrap_servers = f"127.0.0.1:{kafka_port}"
     hash_secret = kept_hash_secret(folder.path / "hash_secret")
     write_env(folder, ports, bootstrap_servers)
@@ -264,6 +269,7 @@ def kafka_service(folder: Folder, port: int, progress: Callable[[str], None]) ->
                 services.TOPIC,
                 services.TOPIC_PARTITIONS,
                 services.TOPIC_RETENTION_MS,
+                progress=progress,
             )
         except BaseException:
             kafka.kill()
@@ -288,7 +294,7 @@ def function_service(
     def start() -> Running:
         log = folder.log(function.name)
         child = services.start_function(function, port=port, env=env, log=log)
-        return Running.of(child, ready=lambda: processes.answers(port))
+        return Running.of(child, ready=lambda: services.is_ready(child, port))
 
     stopped_in = SINK if function is services.PROJECT else ENTRANCES
     return Service(name=function.name, start=start, stopped_in=stopped_in)
@@ -375,12 +381,33 @@ def chosen_ports(environ: Mapping[str, str]) -> dict[Function, int]:
     ports: dict[Function, int] = {}
     for function in services.FUNCTIONS:
         text = environ.get(function.port_setting) or str(function.port)
-        if not text.isdecimal() or not 0 < int(text) <= PORT_MAX:
-            raise NotPossible(f"{function.port_setting} is {text!r}: it must be a port number.")
-        if int(text) in ports.values():
-            raise NotPossible(f"{function.port_setting} is {text}, as is another function's port.")
-        ports[function] = int(text)
+        ports[function] = _port(function.port_setting, text, ports.values())
     return ports
+
+
+def chosen_kafka_port(environ: Mapping[str, str], others: Collection[int]) -> int:
+    """Return KAFKA_PORT, or else the usual port if it is free, or else one that is.
+
+    The usual port is claimed, so that of two stacks that start together only one has it.
+    """
+    text = environ.get("KAFKA_PORT")
+    if text:
+        port = _port("KAFKA_PORT", text, others)
+        check_port(port, function="Kafka", setting="KAFKA_PORT")
+        return port
+    if KAFKA_PORT not in others and processes.claim(KAFKA_PORT) and not port_in_use(KAFKA_PORT):
+        return KAFKA_PORT
+    port = processes.free_port()
+    say(f"saldo: port {KAFKA_PORT} is in use: Kafka gets port {port} (KAFKA_PORT chooses another)")
+    return port
+
+
+def _port(setting: str, text: str, others: Collection[int]) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= PORT_MAX:
+        raise NotPossible(f"{setting} is {text!r}: it must be a port number.")
+    if int(text) in others:
+        raise NotPossible(f"{setting} is {text}, as is another function's port.")
+    return int(text)
 
 
 def kept_hash_secret(path: Path) -> str:

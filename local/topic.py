@@ -1,6 +1,7 @@
 """Creates a topic: `python -m local.topic --bootstrap HOST:PORT --topic NAME --partitions N`.
 
-For local/compose.yaml, whose Kafka creates none by itself. One that is there is kept.
+For local/compose.yaml, whose Kafka creates none by itself. One that is there is kept, and given
+the partitions that it lacks.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--retention-ms", required=True, type=int)
     given = parser.parse_args(arguments)
     try:
-        create_topic(given.bootstrap, given.topic, given.partitions, given.retention_ms)
+        create_topic(
+            given.bootstrap, given.topic, given.partitions, given.retention_ms, progress=print
+        )
     except BrokerError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{given.topic}: {given.partitions} partitions")
+    print(f"{given.topic}: at least {given.partitions} partitions")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -101,6 +102,13 @@ class Clone:
         """The process of the stack that serves ``name``."""
         pid: int = json.loads((self.folder / ".saldo" / "processes.json").read_text())[name]["pid"]
         return pid
+
+    def kafka_port(self) -> int:
+        """The port of this stack's Kafka, as a shell is told."""
+        env = (self.folder / ".saldo" / "env").read_text()
+        found = re.search(r"KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:(\d+)", env)
+        assert found is not None, env
+        return int(found[1])
 
     def living(self) -> list[str]:
         """The command lines of all processes that have to do with this clone."""
@@ -249,6 +257,26 @@ def test_a_second_up_in_the_folder_is_told_in_one_line(clone: Clone) -> None:
     assert len(second.told()) == 1
     assert "already up in this folder" in second.said
     assert clone.make("status").status == 0
+
+
+def test_two_stacks_that_start_together_have_a_kafka_each(clone: Clone, tmp_path: Path) -> None:
+    """Neither chooses Kafka's port; each delivers to its own projector alone."""
+    other = new_clone(tmp_path / "saldo")
+    both = (clone, other)
+    try:
+        with clone.making("up") as one, other.making("up") as two:
+            for each in both:
+                until(lambda each=each: "Saldo is up." in each.log())  # type: ignore[misc]
+            for value, each in enumerate(both, 1):
+                each.record(value)
+                assert processes.listens(each.pid_of("Kafka"), each.kafka_port())
+            assert clone.kafka_port() != other.kafka_port()
+            for made in (one, two):
+                os.killpg(made.pid, signal.SIGINT)
+                made.wait(DEADLINE_S)
+    finally:
+        other.make("down")
+    assert other.living() == []
 
 
 def test_a_port_in_use_is_told_in_one_line(clone: Clone) -> None:

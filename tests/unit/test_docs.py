@@ -198,7 +198,7 @@ def test_every_setting_of_the_operators_command_is_described() -> None:
 
 def test_variables_of_make_are_those_of_the_makefile() -> None:
     said = subprocess.run(
-        ["grep", "-rhoE", r"(RECORD|BALANCE|PROJECT)_PORT|DETACH|SALDO_CACHE"]
+        ["grep", "-rhoE", r"(RECORD|BALANCE|PROJECT|KAFKA)_PORT|DETACH|SALDO_CACHE"]
         + ["Makefile", "local"],
         cwd=ROOT,
         capture_output=True,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import os
 import socket
+import subprocess
 import sys
+import threading
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from local import processes, stack
+from local import processes, services, stack
 from local.checks import NotPossible, check_disk, check_port, held
 from local.processes import Identity
-from local.services import BALANCE, PROJECT, RECORD
+from local.services import BALANCE, PROJECT, RECORD, ROOT
 from local.supervisor import (
     ESSENTIAL_RESTARTS_MAX,
     Running,
@@ -38,6 +42,25 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     supervisor = Supervisor(state_file=tmp_path / "processes.json", say=lambda _: None)
     yield supervisor
     supervisor.kill()
+
+
+def unused_port() -> int:
+    """A port that is free, and claimed by nobody."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Neighbour(http.server.BaseHTTPRequestHandler):
+    """A function of another stack, which is ready."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 def service(folder: Path, code: str, *, essential: bool = False, stopped_in: int = 0) -> Service:
@@ -98,6 +121,65 @@ def test_what_cannot_be_a_port_is_refused_by_its_setting(text: str) -> None:
 def test_two_functions_cannot_have_one_port() -> None:
     with pytest.raises(NotPossible, match="BALANCE_PORT is 8080"):
         stack.chosen_ports({"BALANCE_PORT": "8080"})
+
+
+def test_kafkas_port_is_the_one_that_was_chosen() -> None:
+    port = unused_port()
+    assert stack.chosen_kafka_port({"KAFKA_PORT": str(port)}, []) == port
+    with pytest.raises(NotPossible, match=f"KAFKA_PORT is {port}, as is another function's"):
+        stack.chosen_kafka_port({"KAFKA_PORT": str(port)}, [port])
+    with pytest.raises(NotPossible, match="KAFKA_PORT is 'x': it must be a port number"):
+        stack.chosen_kafka_port({"KAFKA_PORT": "x"}, [])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        with pytest.raises(NotPossible, match=f"Port {port}, for Kafka, .*make up KAFKA_PORT="):
+            stack.chosen_kafka_port({"KAFKA_PORT": str(port)}, [])
+
+
+def test_kafka_gets_a_free_port_when_a_function_has_the_usual_one() -> None:
+    chosen = stack.chosen_kafka_port({"KAFKA_PORT": ""}, [stack.KAFKA_PORT])
+    assert chosen in processes.FREE_PORTS
+
+
+CHOOSE = """
+import sys
+from local import stack
+stack.KAFKA_PORT = int(sys.argv[1])
+stack.say = lambda _: None
+print(stack.chosen_kafka_port({}, []), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_stacks_that_start_together_choose_two_kafka_ports() -> None:
+    """Neither has bound its port yet when the other looks."""
+    usual = unused_port()
+    with contextlib.ExitStack() as ends:
+        started = [
+            ends.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", CHOOSE, str(usual)],
+                    cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                )
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        chosen = {int((one.stdout and one.stdout.readline()) or 0) for one in started}
+    assert len(chosen) == 2
+    assert usual in chosen
+
+
+def test_a_neighbours_answer_does_not_make_a_function_ready(tmp_path: Path) -> None:
+    """Its own process must listen on the port, and this one never does."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Neighbour) as neighbour:
+        threading.Thread(target=neighbour.serve_forever, daemon=True).start()
+        port = neighbour.server_address[1]
+        assert processes.answers(port)
+        child = processes.start("child", [sys.executable, "-c", "exit(1)"], log=tmp_path / "log")
+        with pytest.raises(processes.NotReady, match="child ended with exit status 1"):
+            services.wait_until_ready(child, port)
+        neighbour.shutdown()
 
 
 def test_a_lock_that_is_held_is_told(tmp_path: Path) -> None:

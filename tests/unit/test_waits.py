@@ -229,14 +229,14 @@ def test_no_example_has_a_deadline_and_ci_draws_the_same_each_time() -> None:
     assert settings.default.derandomize is ("CI" in os.environ)
 
 
-CLAIM = "import sys; from local import processes; print(processes._claim(int(sys.argv[1])))"
+CLAIM = "import sys; from local import processes; print(processes.claim(int(sys.argv[1])))"
 
 
 def test_free_port_is_nobody_elses_while_this_process_lives() -> None:
     ports = {processes.free_port() for _ in range(50)}
     assert len(ports) == 50
     port = ports.pop()
-    assert not processes._claim(port)  # noqa: SLF001 - what two that draw the same number do
+    assert not processes.claim(port)  # what two that draw the same number do
     asked = subprocess.run(
         [sys.executable, "-c", CLAIM, str(port)],
         cwd=ROOT,
