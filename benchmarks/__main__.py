@@ -1,4 +1,4 @@
-"""``make bench``: Saldo against its limits, in one run; a table here, the report as files.
+"""``make bench``: Saldo against its limits, in one run; a table here, the report as a file.
 
 python -m benchmarks [--quick] [--rows KEY,...] [--rounds N] [--seconds N] [--out FOLDER]
 """
@@ -15,7 +15,6 @@ from rich.console import Console
 
 from benchmarks.figures import BY_KEY
 from benchmarks.listed import listed
-from benchmarks.page import bench_page
 from benchmarks.placement import choose_placement
 from benchmarks.report import make_report, show, to_json
 from benchmarks.rounds import QUICK, WHOLE, Bench, Effort
@@ -59,10 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     report = make_report(rows, effort, placement, settings)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "bench.json").write_text(to_json(report))
-    (options.out / "bench.html").write_text(bench_page(report))
     # Into a file it is as wide as the table needs.
     show(report, Console() if sys.stdout.isatty() else Console(width=TABLE_COLUMNS))
-    progress(f"{options.out}/bench.html and bench.json are written")
+    progress(f"{options.out}/bench.json is written")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Scale curves as data: what was measured at each place, as a file, a chart and a table.
+"""Scale curves as data: what was measured at each place, as a file and a table.
 
 Each curve says itself when and of which commit it was taken: a report holds curves of several runs.
 """
@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from benchmarks.charts import Line
-from benchmarks.page import curves_page
 from benchmarks.report import number
 
 if TYPE_CHECKING:
@@ -77,7 +75,6 @@ class Curve:
     name: str
     title: str
     axis: str
-    log: bool = False
     by_quarters: bool = False
     taken_at: str = ""
     commit: str = ""
@@ -98,23 +95,6 @@ class Curve:
     def names(self) -> list[str]:
         """The values that it has somewhere."""
         return list(dict.fromkeys(name for point in self.points for name in point.values))
-
-    def lines(self) -> list[Line]:
-        """One line for each value: the medians, and from the lowest to the highest round."""
-        return [
-            Line(
-                title=LABELS[name][0],
-                unit=LABELS[name][1],
-                points=[(p.x, p.values[name]) for p in self.points if name in p.values],
-                spread=[
-                    (min(p.taken(name)), max(p.taken(name)))
-                    for p in self.points
-                    if name in p.values
-                ],
-                log=self.log,
-            )
-            for name in self.names
-        ]
 
     @property
     def about(self) -> str:
@@ -238,20 +218,16 @@ def read_long(file: Path) -> LongReport:
 
 
 def write_long(report: LongReport, folder: Path) -> None:
-    """Write long.json and long.html, each whole or not at all."""
+    """Write long.json, whole or not at all."""
     whole = {
         "schema": SCHEMA,
         "machine": report.machine,
         "curves": [as_json(curve) for curve in report.curves],
     }
-    about = "Every axis begins at zero. A bar goes from the lowest round to the highest."
-    charts = [(curve.title, curve.about, curve.axis, curve.lines()) for curve in report.curves]
-    page = curves_page("Saldo's scale curves", about, charts, report.machine)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("long.json", json.dumps(whole, indent=1) + "\n"), ("long.html", page)):
-        unfinished = folder / f"{name}.new"
-        unfinished.write_text(text)
-        unfinished.replace(folder / name)
+    unfinished = folder / "long.json.new"
+    unfinished.write_text(json.dumps(whole, indent=1) + "\n")
+    unfinished.replace(folder / "long.json")
 
 
 def as_json(curve: Curve) -> dict[str, Any]:

@@ -314,7 +314,7 @@ def values_of(kind: str, load: Load, spent: Spent) -> dict[str, float]:
 
 CURVES: dict[str, tuple[Callable[[], Curve], Callable[[Long, Curve], None]]] = {
     "connections": (
-        partial(Curve, name="connections", title="By connections", axis="connections", log=True),
+        partial(Curve, name="connections", title="By connections", axis="connections"),
         Long.connections,
     ),
     "processes": (
@@ -327,7 +327,6 @@ CURVES: dict[str, tuple[Callable[[], Curve], Callable[[Long, Curve], None]]] = {
             name="stored",
             title="By what is stored",
             axis="stored events, on a tenth as many accounts",
-            log=True,
         ),
         Long.stored,
     ),
@@ -407,7 +406,7 @@ def take(
             report.machine = facts
             if report.keep(curve, list(CURVES)):
                 write_long(report, out)
-                progress(f"{out}/long.html and long.json are written")
+                progress(f"{out}/long.json is written")
             else:
                 progress(f"{out}/long.json keeps the whole curve that it had")
     return curve

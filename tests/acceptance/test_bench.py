@@ -49,9 +49,7 @@ def test_every_row_is_taken_against_its_limit_and_reported(tmp_path: Path) -> No
             assert each.measured > 0 or row.figure.key.startswith("share_"), row
             assert (each.limit is None) == (row.figure.limit is None), row
             assert each.limit is None or each.limit > 0, row
-    page = (tmp_path / "bench.html").read_text()
     for figure in FIGURES:
-        assert figure.title.replace("'", "&#x27;") in page
         assert figure.title[:12] in printed
 
 
@@ -66,5 +64,4 @@ def test_curves_go_on_from_what_was_filled(tmp_path: Path) -> None:
     taken = point.values
     assert all(taken[name] > 0 for name in ("post_per_s", "get_per_s", "lag_p50_ms", "database_mb"))
     assert curve.ended_early == ""
-    assert "<svg" in (tmp_path / "long.html").read_text()
     assert "10,000" in printed

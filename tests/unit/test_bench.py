@@ -1,17 +1,14 @@
-"""What the benchmark makes of what it measured: ratios, verdicts, shares, charts."""
+"""What the benchmark makes of what it measured: ratios, verdicts, shares."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.charts import Line, bar_chart, line_chart
 from benchmarks.figures import BY_KEY, FIGURES, Round, Row
 from benchmarks.open_loop import percentile_ms
-from benchmarks.page import bench_page
 from benchmarks.placement import Placement
 from benchmarks.report import Report, number, read_report, to_json
 from benchmarks.shares import NAMED, frame_of, shares_of
@@ -74,30 +71,6 @@ def test_report_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     file.write_text(to_json(report))
     assert asdict(read_report(file)) == asdict(report)
-
-
-def test_page_names_verdicts_and_takes_nothing_from_elsewhere() -> None:
-    page = bench_page(report_of(row("post_cpu", 1.5), row("get_cpu", 1.5)))
-    assert re.findall(r'<td class="(met|missed)">', page) == ["met", "missed"]
-    assert page.count("<svg") == 2
-    assert not re.search(r"(src|href)=|url\(|@import|<script", page)
-
-
-def test_bar_and_its_mark_stand_where_the_numbers_are() -> None:
-    svg = bar_chart([1.0, 3.0], median=2.0, bound=4.0, met=True, label='a "label"')
-    # The scale ends a tenth beyond the largest: 4.4 is 260 wide.
-    assert 'width="118.2" height="14"' in svg  # the median
-    assert 'x1="236.4"' in svg  # the bound
-    assert re.findall(r'cx="([0-9.]+)"', svg) == ["59.1", "177.3"]
-    assert "a &quot;label&quot;" in svg
-
-
-def test_flat_curve_looks_flat() -> None:
-    svg = line_chart(Line(title="t", unit="ms", points=[(1e3, 7), (1e6, 7)]), axis="accounts")
-    heights = set(re.findall(r'class="point" cx="[0-9.]+" cy="([0-9.]+)"', svg))
-    assert len(heights) == 1
-    assert "1k" in svg
-    assert "1M" in svg
 
 
 def frame(key: str) -> str:
