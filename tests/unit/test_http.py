@@ -128,7 +128,7 @@ def test_a_malformed_trace_is_not_handed_on() -> None:
         "2026-11-24T24:00:00Z",
         "9999-12-31T23:00:00-23:00",
     ]
-    + ["2026-11-24T06:00:00+25:00", "2026-11-24T06:00:00.1234567Z", "\u0662026-11-24T06:00:00Z"]
+    + ["2026-11-24T06:00:00+25:00", "2026-11-24T06:00:00.1234567890Z", "\u0662026-11-24T06:00:00Z"]
     + ["0001-01-01T00:00:00+14:00", "2026-11-24T06:00:00Z\n", "20261124T060000Z"],
 )
 def test_what_is_not_a_time_of_this_age_is_none(text: str) -> None:
@@ -142,3 +142,10 @@ def test_what_is_not_a_time_of_this_age_is_none(text: str) -> None:
 )
 def test_a_time_is_its_moment_whatever_its_zone(text: str) -> None:
     assert parse_time(text) == datetime(2026, 11, 24, 6, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("fraction", ["123456", "1234567", "12345678", "123456789", "123456999"])
+def test_time_is_truncated_to_microseconds(fraction: str) -> None:
+    """.NET writes seven digits, Go and Java nine."""
+    moment = parse_time(f"2026-11-24T06:00:00.{fraction}Z")
+    assert moment == datetime(2026, 11, 24, 6, 0, 0, 123456, tzinfo=UTC)

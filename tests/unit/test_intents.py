@@ -25,6 +25,7 @@ from saldo.record.intent import (
     prepare_line,
     prepare_lines,
 )
+from saldo.serve.http import parse_time
 from tests.controls import ACCOUNT, NOW, SECRET, expense, income, limit, reversal, stored_stream
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ def prepared(command: Command, key: str | None = None) -> Line:
         (income(metadata={"a": "1", "b": "2"}), income(metadata={"b": "2", "a": "1"})),
         (income(occurred_at=NOW), income(occurred_at=NOW.astimezone(timezone(timedelta(hours=5))))),
         (limit("5.0"), limit("5")),
+        (
+            income(occurred_at=parse_time("2026-11-24T06:00:00.123456Z")),
+            income(occurred_at=parse_time("2026-11-24T06:00:00.123456789Z")),
+        ),
     ],
 )
 def test_equal_commands_have_one_canonical_text(one: Command, other: Command) -> None:

@@ -7,7 +7,11 @@ import inspect
 from decimal import Decimal
 from time import process_time
 
+import iso4217
+import moneyed
 import pytest
+from babel.core import get_global
+from babel.numbers import get_currency_precision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +31,8 @@ AMOUNTS = st.integers(1, MINOR_UNITS_MAX)
 # Of the processor's time, whoever else is busy: far more than a bounded parse ever takes, far less
 # than an unbounded one.
 AT_ONCE_S = 1.0
+# Year, month and day: what was still paid with when the euro came may be in a file of statements.
+RETIRED_SINCE = (1999, 1, 1)
 
 
 def amount(value: str, currency: str = "BRL") -> int:
@@ -155,7 +161,23 @@ def test_no_float_is_anywhere_in_the_code_of_money() -> None:
     assert (floats, divisions, names & {"float", "round", "math"}) == ([], [], set())
 
 
-def test_every_currency_is_listed_once() -> None:
-    groups = (money._DIGITS_0, money._DIGITS_2, money._DIGITS_3, money._DIGITS_4)  # noqa: SLF001 - the list itself
-    assert sum(len(group.split()) for group in groups) == len(CURRENCY_DIGITS)
-    assert (CURRENCY_DIGITS["JPY"], CURRENCY_DIGITS["BRL"], CURRENCY_DIGITS["KWD"]) == (0, 2, 3)
+def test_currencies_are_those_of_iso_4217() -> None:
+    """The active ones as ISO lists them, and those that were legal tender since 1999."""
+    active = {each.code: each.exponent for each in iso4217.Currency if each.exponent is not None}
+    ended = {
+        code
+        for entries in get_global("territory_currencies").values()
+        for code, _, until, is_tender in entries
+        if is_tender and until is not None and until >= RETIRED_SINCE
+    }
+    # CLDR's digits are those that prices are shown with: of two sources the larger counts, since
+    # too few would refuse amounts that there were.
+    retired = {
+        code: max(get_currency_precision(code), len(str(currency.sub_unit)) - 1)
+        for code, currency in moneyed.CURRENCIES.items()
+        if code in ended - active.keys()
+    }
+    assert retired | active == CURRENCY_DIGITS
+    for code in ("XCG", "XAD", "HRK", "SLL", "BGN", "ANG"):
+        assert CURRENCY_DIGITS[code] == 2
+    assert (CURRENCY_DIGITS["JPY"], CURRENCY_DIGITS["ITL"], CURRENCY_DIGITS["KWD"]) == (0, 0, 3)
