@@ -1,6 +1,7 @@
 """Every refusal of the domain: why a command does not become an event.
 
-They know no HTTP: each function's ``main.py`` maps them to statuses. The docstring is the message.
+They know no HTTP: each function's ``main.py`` maps them to statuses. An error without values of its
+own says the first line of its docstring.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class CurrencyMismatch(Refused):
     """The account holds another currency than the transaction names."""
 
     def __init__(self, *, stated: str, held: str) -> None:
-        super().__init__(stated, held)
+        super().__init__(f"The account holds {held}, not {stated}.")
         self.stated = stated
         self.held = held
 
@@ -30,7 +31,9 @@ class TooManyDigits(Refused):
     field = "value"
 
     def __init__(self, *, currency: str, digits: int) -> None:
-        super().__init__(currency, digits)
+        super().__init__(
+            f"The amount has more digits after the point than {currency} has: at most {digits}."
+        )
         self.currency = currency
         self.digits = digits
 
@@ -45,7 +48,9 @@ class BalanceOutOfRange(Refused):
     """The balance would pass the ledger's integer."""
 
     def __init__(self, *, position: int) -> None:
-        super().__init__(position)
+        super().__init__(
+            f"The balance would pass the ledger's integer; the account is at position {position}."
+        )
         self.position = position
 
 
@@ -55,7 +60,14 @@ class InsufficientFunds(Refused):
     def __init__(
         self, *, balance_minor: int, limit_minor: int, currency: str, position: int
     ) -> None:
-        super().__init__(balance_minor, limit_minor, currency, position)
+        # Not at the top: money raises two of these errors.
+        from saldo.domain.money import format_minor  # noqa: PLC0415
+
+        super().__init__(
+            f"The expense would take the balance of {format_minor(balance_minor, currency)} "
+            f"{currency} at position {position} below the overdraft limit of "
+            f"{format_minor(limit_minor, currency)} {currency}."
+        )
         self.balance_minor = balance_minor
         self.limit_minor = limit_minor
         self.currency = currency
@@ -66,7 +78,7 @@ class PositionConflict(Refused):
     """The account has moved on from the expected position."""
 
     def __init__(self, *, expected: int, actual: int) -> None:
-        super().__init__(expected, actual)
+        super().__init__(f"The account is at position {actual}, not at {expected}.")
         self.expected = expected
         self.actual = actual
 
@@ -79,7 +91,7 @@ class AlreadyReversed(Refused):
     """The transaction has already been reversed."""
 
     def __init__(self, *, reversed_by: UUID) -> None:
-        super().__init__(reversed_by)
+        super().__init__(f"The transaction has already been reversed, by {reversed_by}.")
         self.reversed_by = reversed_by
 
 

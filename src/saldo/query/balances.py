@@ -70,7 +70,8 @@ class ProjectionBehind(Exception):  # noqa: N818 - it is where the projection is
     """The balance has not reached the position asked for yet."""
 
     def __init__(self, *, position: int, wanted: int | None = None) -> None:
-        super().__init__(position, wanted)
+        asked = "its first event" if wanted is None else f"position {wanted}"
+        super().__init__(f"The balance is at position {position}: it has not reached {asked} yet.")
         self.position = position
         self.wanted = wanted
 

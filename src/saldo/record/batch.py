@@ -59,7 +59,10 @@ class OutcomeUnknown(Exception):  # noqa: N818 - it is the outcome that has this
     """Whether the transaction was recorded could not be found out in time."""
 
     def __init__(self, *, transaction_id: UUID) -> None:
-        super().__init__(transaction_id)
+        super().__init__(
+            f"Whether transaction {transaction_id} was recorded could not be found out in time: "
+            "ask for it, or repeat the request with the same idempotency key."
+        )
         self.transaction_id = transaction_id
 
 

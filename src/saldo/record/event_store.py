@@ -45,7 +45,7 @@ class Contradicted(Exception):  # noqa: N818 - it is the outcome that has this n
     """
 
     def __init__(self, constraint: str) -> None:
-        super().__init__(constraint)
+        super().__init__(f"Nothing was committed: {constraint} no longer holds.")
         self.constraint = constraint
 
 

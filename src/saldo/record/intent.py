@@ -96,7 +96,10 @@ class LinesRefused(Refused):
     """Nothing was recorded: at least one line of the request was refused."""
 
     def __init__(self, refusals: list[tuple[int, Refused]]) -> None:
-        super().__init__(refusals)
+        first, _ = refusals[0]
+        super().__init__(
+            f"Nothing was recorded: {len(refusals)} lines were refused, beginning with line {first}."
+        )
         self.refusals = refusals
 
 

@@ -37,7 +37,9 @@ class Invalid(Exception):  # noqa: N818 - it is what the request is
     """The request is not valid."""
 
     def __init__(self, errors: list[FieldError]) -> None:
-        super().__init__(errors)
+        shown = "; ".join(f"{e.field} {e.message}" for e in errors[:FIELDS_IN_DETAIL_MAX])
+        left = len(errors) - FIELDS_IN_DETAIL_MAX
+        super().__init__(shown + (f"; and {left} more" if left > 0 else ""))
         self.errors = errors
 
 
@@ -88,16 +90,8 @@ def problem_response(error: Exception, rules: Mapping[type[Exception], Rule]) ->
 
 
 def detail_of(error: Exception) -> str:
-    """What a person reads: the wrong fields where there are some, else what the error itself says.
-
-    Without a message of its own, that is the first line of its docstring.
-    """
-    if isinstance(error, Invalid):
-        shown = "; ".join(f"{e.field} {e.message}" for e in error.errors[:FIELDS_IN_DETAIL_MAX])
-        left = len(error.errors) - FIELDS_IN_DETAIL_MAX
-        return shown + (f"; and {left} more" if left > 0 else "")
-    said = str(error) if isinstance(error.args[0] if error.args else None, str) else ""
-    return said or (type(error).__doc__ or "").partition("\n")[0]
+    """Return the sentence that a person reads: the error's own, or its docstring's first line."""
+    return str(error) or (type(error).__doc__ or "").partition("\n")[0]
 
 
 def members_of(error: Exception, rules: Mapping[type[Exception], Rule]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Wrong(Exception):  # noqa: N818 - it is what the row is
     """A row is wrong."""
 
     def __init__(self, table: str, column: str, reason: str) -> None:
-        super().__init__(table, column, reason)
+        super().__init__(f"{table}.{column}: {reason}")
         self.table = table
         self.column = column
         self.reason = reason

@@ -1,0 +1,100 @@
+"""Every error class of the library says a sentence with its values, never a Python tuple."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from uuid import UUID
+
+import pytest
+
+import saldo
+from saldo.bank_import.lines import CurrencyUnknown, StatementUnreadable
+from saldo.domain import errors
+from saldo.operate.migrate import ChangedMigration
+from saldo.operate.verification.findings import Wrong
+from saldo.query.balances import ProjectionBehind
+from saldo.record.batch import OutcomeUnknown
+from saldo.record.event_store import Contradicted
+from saldo.record.intent import LinesRefused
+from saldo.serve.problems import INTERNAL, FieldError, Invalid, Problem, detail_of
+from saldo.serve.settings import BadSetting
+
+WHICH = UUID("019ab3f2-7b1e-7c3a-9d55-0f6a3c1b2d4e")
+ID = str(WHICH)
+# One of each class that is made of values, and the words that its sentence must hold.
+SAMPLES: list[tuple[Exception, tuple[str, ...]]] = [
+    (errors.AlreadyReversed(reversed_by=WHICH), (ID,)),
+    (errors.BalanceOutOfRange(position=41), ("41",)),
+    (errors.CurrencyMismatch(stated="USD", held="BRL"), ("USD", "BRL")),
+    (
+        errors.InsufficientFunds(
+            balance_minor=-1050, limit_minor=2000, currency="BRL", position=41
+        ),
+        ("-10.50", "20", "BRL", "41"),
+    ),
+    (errors.PositionConflict(expected=7, actual=41), ("7", "41")),
+    (errors.TooManyDigits(currency="BRL", digits=2), ("BRL", "2")),
+    (errors.Unreadable("schema 9 is not known"), ("schema 9 is not known",)),
+    (BadSetting("AUTH", "is missing"), ("AUTH", "is missing")),
+    (ChangedMigration("0007"), ("0007",)),
+    (Contradicted("stream_position"), ("stream_position",)),
+    (CurrencyUnknown("give --currency", number=41), ("give --currency", "41")),
+    (Invalid([FieldError("value", "is missing")]), ("value is missing",)),
+    (LinesRefused([(41, errors.NotReversible())]), ("41",)),
+    (OutcomeUnknown(transaction_id=WHICH), (ID,)),
+    (Problem(INTERNAL, "The error was logged."), ("The error was logged.",)),
+    (ProjectionBehind(position=7, wanted=41), ("7", "41")),
+    (ProjectionBehind(position=0), ()),
+    (StatementUnreadable("it is empty", number=41), ("it is empty", "41")),
+    (Wrong("event", "hash", "it is another"), ("event", "hash", "it is another")),
+]
+
+
+def error_classes() -> set[type[Exception]]:
+    """Every exception class that a module of the library defines."""
+    return {
+        each
+        for module in pkgutil.walk_packages(saldo.__path__, "saldo.")
+        if not module.name.endswith("__main__")
+        for each in vars(importlib.import_module(module.name)).values()
+        if inspect.isclass(each)
+        and issubclass(each, Exception)
+        and each.__module__ == module.name
+    }
+
+
+def has_values(each: type[Exception]) -> bool:
+    """Whether it is made of values of its own: its constructor is not Python's."""
+    return inspect.isfunction(each.__init__)
+
+
+def test_every_error_class_with_values_has_a_sample() -> None:
+    classes = error_classes()
+    assert len(classes) > 40
+    assert {type(error) for error, _ in SAMPLES} == {each for each in classes if has_values(each)}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), SAMPLES, ids=[type(error).__name__ for error, _ in SAMPLES]
+)
+def test_error_says_its_sentence_with_its_values(error: Exception, words: tuple[str, ...]) -> None:
+    sentence = detail_of(error)
+    assert [word for word in words if word not in sentence] == []
+    assert " " in sentence
+    # No repr of a value.
+    assert re.search(r"\('|\w\(|\[|None|'[^' ]*', ", sentence) is None
+    assert str(error) in {sentence, ""}
+
+
+@pytest.mark.parametrize(
+    "each",
+    sorted((each for each in error_classes() if not has_values(each)), key=lambda e: e.__name__),
+    ids=lambda each: each.__name__,
+)
+def test_error_without_values_says_its_docstring(each: type[Exception]) -> None:
+    sentence = detail_of(each())
+    assert sentence
+    assert sentence == (each.__doc__ or "").partition("\n")[0]
