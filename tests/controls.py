@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from saldo.domain.commands import Command
     from saldo.record.batch import Outcome
+    from saldo.record.intent import Key
 
 ACCOUNT = "wesley"
 NOW = datetime(2026, 11, 24, 6, 30, 15, 123456, tzinfo=UTC)
@@ -79,7 +80,7 @@ def reversal(stored: StoredEvent, kind: Kind, amount_minor: int) -> ReverseTrans
 
 
 def intent(
-    *commands: Command, key: str | None = None, expected: int | None = None, ids: int | None = None
+    *commands: Command, key: Key | None = None, expected: int | None = None, ids: int | None = None
 ) -> Intent:
     """A request of these commands; with ``ids``, its events have the ids from that number on."""
     lines = tuple(

@@ -64,6 +64,19 @@ def test_repeated_event_is_recorded_once(live: Live, encode: Callable[..., Any])
     assert answered(first)["id"] == answered(again)["id"]
 
 
+def test_events_and_clients_have_keys_of_their_own(live: Live) -> None:
+    """All of these once had the key `/pay roll 7`."""
+    account_id = fresh()
+    data = {"accountId": account_id, "type": "INCOME", "value": 1}
+    for _ in range(2):
+        for source, id_ in (("/pay roll", "7"), ("/pay", "roll 7")):
+            event = asked(data, source=source, id=id_)
+            assert send(live.record, event, to_structured).status_code == 201
+        headers = {"Idempotency-Key": "/pay roll 7"}
+        assert live.record.post("/transactions", json=data, headers=headers).status_code == 201
+    assert live.record.get(f"/accounts/{account_id}/limit").json()["position"] == 3
+
+
 def test_structured_money_never_is_a_float(live: Live) -> None:
     account_id = fresh()
     text = (

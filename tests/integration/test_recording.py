@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from saldo.domain.commands import Kind
 from saldo.domain.errors import AlreadyReversed, IdempotencyKeyReused, PositionConflict
+from saldo.domain.events import request_hash
 from saldo.record.batch import Contention, OutcomeUnknown
 from saldo.record.event_store import StoreBusy, StoreUnavailable
-from saldo.record.intent import Intent, prepare_lines
+from saldo.record.intent import EventKey, Intent, Key, prepare_lines
 from tests.controls import (
     ACCOUNT,
     SECRET,
@@ -89,6 +90,30 @@ async def test_a_repeated_request_is_answered_from_the_store(
     assert isinstance(reused, IdempotencyKeyReused)
     assert await check_event_store(superuser) == 1
     assert len(writer.committed) == 1
+
+
+@pytest.mark.parametrize("key", [EventKey("/payroll", "7"), "/payroll 7"])
+async def test_key_of_an_earlier_version_is_recognised(
+    writer: Writer, superuser: Connection, key: Key
+) -> None:
+    """It recorded an event's key as a client's, `source id`."""
+    request = intent(income("1"), key=key)
+    [line] = request.lines
+    assert line.old_key_hash is not None
+    assert line.fingerprint is not None
+    recorded = replace(
+        line,
+        key_hash=line.old_key_hash,
+        old_key_hash=None,
+        request_hash=request_hash(line.old_key_hash, 0, line.fingerprint),
+    )
+    [first] = await writer.outcomes(replace(request, lines=(recorded,)))
+    replay, reused = await writer.outcomes(
+        intent(income("1"), key=key), intent(income("2"), key=key)
+    )
+    assert events_of(replay) == events_of(first)
+    assert isinstance(reused, IdempotencyKeyReused)
+    assert await check_event_store(superuser) == 1
 
 
 async def test_a_key_twice_in_one_batch_records_once(writer: Writer, superuser: Connection) -> None:

@@ -60,9 +60,7 @@ def error_classes() -> set[type[Exception]]:
         for module in pkgutil.walk_packages(saldo.__path__, "saldo.")
         if not module.name.endswith("__main__")
         for each in vars(importlib.import_module(module.name)).values()
-        if inspect.isclass(each)
-        and issubclass(each, Exception)
-        and each.__module__ == module.name
+        if inspect.isclass(each) and issubclass(each, Exception) and each.__module__ == module.name
     }
 
 

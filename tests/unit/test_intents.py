@@ -18,6 +18,8 @@ from saldo.domain.events import private_hash, request_hash
 from saldo.record.event_store import TEXTS_SEPARATOR
 from saldo.record.intent import (
     RANDOM_BYTES,
+    EventKey,
+    Key,
     Line,
     canonical,
     keyed_hash,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 ORIGINAL = stored_stream(income("5"))[0]
 
 
-def prepared(command: Command, key: str | None = None) -> Line:
+def prepared(command: Command, key: Key | None = None) -> Line:
     return prepare_line(
         command, secret=SECRET, issuer="issuer", subject="subject", idempotency_key=key
     )
@@ -136,6 +138,29 @@ def test_a_key_is_hashed_with_its_account() -> None:
     here, there = prepared(income(), "k"), prepared(income(account_id="other"), "k")
     assert here.key_hash != there.key_hash
     assert here.key_hash == prepared(expense(), "k").key_hash
+
+
+KEY_TEXTS = st.text("ab ", min_size=1, max_size=5)
+
+
+@example(one=EventKey("/pay roll", "7"), other=EventKey("/pay", "roll 7"))
+@example(one="/payroll 7", other=EventKey("/payroll", "7"))
+@given(
+    one=KEY_TEXTS | st.builds(EventKey, KEY_TEXTS, KEY_TEXTS),
+    other=KEY_TEXTS | st.builds(EventKey, KEY_TEXTS, KEY_TEXTS),
+)
+def test_unequal_keys_have_unequal_hashes(one: Key, other: Key) -> None:
+    """Those of clients and of events, and what an earlier version recorded is neither's."""
+    here, there = (prepared(income(), key) for key in (one, other))
+    assert (here.key_hash == there.key_hash) == (one == other)
+    assert here.key_hash != there.old_key_hash
+
+
+def test_old_hash_of_a_key_is_that_of_its_text() -> None:
+    for key in (EventKey("/payroll", "7"), "/payroll 7"):
+        assert prepared(income(), key).old_key_hash == keyed_hash(SECRET, ACCOUNT, "/payroll 7")
+    plain = prepared(income(), "k")
+    assert (plain.key_hash, plain.old_key_hash) == (keyed_hash(SECRET, ACCOUNT, "k"), None)
 
 
 def test_without_a_key_there_is_no_fingerprint() -> None:

@@ -225,7 +225,10 @@ def _find_replay(line: Line, ledger: Ledger) -> StoredEvent | None:
     """
     if line.key_hash is None:
         return None
-    lines = ledger.by_key.get((line.command.account_id, line.key_hash))
+    account_id = line.command.account_id
+    lines = ledger.by_key.get((account_id, line.key_hash))
+    if lines is None and line.old_key_hash is not None:
+        lines = ledger.by_key.get((account_id, line.old_key_hash))
     if lines is None:
         return None
     if next(iter(lines.values())).fingerprint != line.fingerprint:
@@ -466,8 +469,9 @@ def _looked_up(
     reversals: list[tuple[str, UUID]] = []
     for intent in intents:
         for line in intent.lines:
-            if line.key_hash is not None:
-                keys[line.command.account_id, line.key_hash] = None
+            for key_hash in (line.key_hash, line.old_key_hash):
+                if key_hash is not None:
+                    keys[line.command.account_id, key_hash] = None
             if isinstance(line.command, ReverseTransaction):
                 reversals.append((line.command.account_id, line.command.original_id))
     return list(keys), reversals

@@ -27,6 +27,7 @@ from saldo.record.batch import Decided, Outcome, Surroundings, record_batch
 from saldo.record.cloud_event import attributes_of, data_of, structured
 from saldo.record.event_store import PostgresEventStore, StoreUnavailable
 from saldo.record.intent import (
+    EventKey,
     Intent,
     LinesRefused,
     Recorded,
@@ -524,7 +525,7 @@ async def _post_cloud_event(recorder: Recorder, request: EdgeRequest, prefix: st
         secret=recorder.settings.hash_secret,
         issuer=caller.issuer,
         subject=caller.subject,
-        idempotency_key=idempotency_key_of(request) or f"{asked.source} {asked.id}",
+        idempotency_key=idempotency_key_of(request) or EventKey(asked.source, asked.id),
     )
     recorded = await recorder.record_single(
         Intent(

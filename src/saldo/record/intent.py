@@ -12,7 +12,7 @@ import json
 import os
 import time
 from json.encoder import encode_basestring
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from asyncpg.pgproto import pgproto
@@ -42,10 +42,24 @@ KEYED_HASH_BYTES = 16
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
+class EventKey(NamedTuple):
+    """A CloudEvent's identity, which makes a repeated one one intent."""
+
+    source: str
+    id: str
+
+
+# A client's own text, or an event's identity.
+Key = str | EventKey
+
+
 # The values below are msgspec's structs: made in a tenth of a frozen dataclass's time, which at one
 # of each for a request had come to 6 us.
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One command with all that is computed before the lock."""
+    """One command with all that is computed before the lock.
+
+    ``old_key_hash`` is where an earlier version would have recorded the key, if not here.
+    """
 
     command: Command
     event_id: UUID
@@ -55,6 +69,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     key_line: int
     fingerprint: bytes | None
     request_hash: str | None = None
+    old_key_hash: bytes | None = None
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +140,21 @@ def keyed_hash(secret: bytes, *parts: str) -> bytes:
     return keyed.digest()
 
 
+def key_hashes(secret: bytes, account_id: str, key: Key) -> tuple[bytes, bytes | None]:
+    """Return the hash of a key on an account, and the one that earlier versions gave it if another.
+
+    They took an event's `source id` for a client's key. A key without a space was never an event's,
+    so its hash is what it was.
+    """
+    if isinstance(key, EventKey):
+        named, old = ("event", *key), f"{key.source} {key.id}"
+    elif " " in key:
+        named, old = ("key", key), key
+    else:
+        return keyed_hash(secret, account_id, key), None
+    return keyed_hash(secret, account_id, *named), keyed_hash(secret, account_id, old)
+
+
 def canonical(command: Command) -> str:
     """A text that is equal for equal commands however they were written (1 and 1.00)."""
     if isinstance(command, RecordTransaction):
@@ -169,27 +199,27 @@ class _Request:
     __slots__ = ("_caller", "_key_hashes", "_key_text", "_secret", "key")
 
     def __init__(
-        self, *, secret: bytes, issuer: str, subject: str, idempotency_key: str | None
+        self, *, secret: bytes, issuer: str, subject: str, idempotency_key: Key | None
     ) -> None:
         self._secret = secret
         self._caller = _caller_text(issuer, subject)
-        self._key_hashes: dict[str, bytes] = {}
+        self._key_hashes: dict[str, tuple[bytes, bytes | None]] = {}
         self.key = idempotency_key
-        self._key_text = _quoted(idempotency_key)
+        self._key_text = _key_text(idempotency_key)
 
-    def key_hash(self, account_id: str, key: str) -> bytes:
-        """The keyed hash of an account and a key."""
+    def key_hashes(self, account_id: str, key: Key) -> tuple[bytes, bytes | None]:
+        """Return key_hashes of an account and a key."""
         if key is not self.key:
-            return keyed_hash(self._secret, account_id, key)
+            return key_hashes(self._secret, account_id, key)
         found = self._key_hashes.get(account_id)
         if found is None:
-            found = self._key_hashes[account_id] = keyed_hash(self._secret, account_id, key)
+            found = self._key_hashes[account_id] = key_hashes(self._secret, account_id, key)
         return found
 
     def line(  # noqa: PLR0913, PLR0917 - called once a line, by place
         self,
         command: Command,
-        key: str | None,
+        key: Key | None,
         key_line: int,
         fingerprint: bytes | None,
         random: bytes,
@@ -199,14 +229,14 @@ class _Request:
         metadata = command.metadata if isinstance(command, RecordTransaction) else None
         description = None if isinstance(command, SetOverdraftLimit) else command.description
         if key is None:
-            key_hash = fingerprint = proof = None
+            key_hash = old_key_hash = fingerprint = proof = None
             key_text = fingerprint_text = "null"
         else:
-            key_hash = self.key_hash(command.account_id, key)
+            key_hash, old_key_hash = self.key_hashes(command.account_id, key)
             if fingerprint is None:
                 fingerprint = keyed_hash(self._secret, canonical(command))
             proof = request_hash(key_hash, key_line, fingerprint)
-            key_text = self._key_text if key is self.key else _quoted(key)
+            key_text = self._key_text if key is self.key else _key_text(key)
             fingerprint_text = f'"{fingerprint.hex()}"'
         # As the encoder would write it, a third of its time; the order of members must never
         # change.
@@ -225,7 +255,12 @@ class _Request:
             key_line=key_line,
             fingerprint=fingerprint,
             request_hash=proof,
+            old_key_hash=old_key_hash,
         )
+
+
+def _key_text(key: Key | None) -> str:
+    return _quoted(" ".join(key) if isinstance(key, EventKey) else key)
 
 
 @functools.lru_cache(maxsize=256)
@@ -239,7 +274,7 @@ def prepare_line(  # noqa: PLR0913 - one keyword for each part of the private te
     secret: bytes,
     issuer: str,
     subject: str,
-    idempotency_key: str | None = None,
+    idempotency_key: Key | None = None,
     event_id: UUID | None = None,
     random: bytes | None = None,
 ) -> Line:
