@@ -67,6 +67,22 @@ def test_reader_without_a_database_says_so(live: Live, tmp_path: Path, setting: 
     assert answer.headers["retry-after"] == "2"
 
 
+def test_database_that_refuses_to_write_is_unavailable(live: Live, tmp_path: Path) -> None:
+    """A standby, or a primary that was made read-only: it once was an unknown outcome."""
+    url = live.database.dsn(RECORD.role) + "&default_transaction_read_only=on"
+    settings = {"EVENT_STORE_URL": url}
+    served = servers.start_function(RECORD, live.database, tmp_path / "log", settings)
+    try:
+        body = {"accountId": fresh(), "type": "INCOME", "value": 1}
+        answer = httpx.post(f"{served.url}/transactions", json=body, timeout=REQUEST_TIMEOUT_S)
+    finally:
+        served.child.kill()
+    assert answer.status_code == 503
+    assert problem_type(answer) == "store-unavailable"
+    assert "read-only" in answer.json()["detail"]
+    assert "SQLSTATE 25006" in served.log()
+
+
 def test_third_large_request_at_once_is_sent_away(live: Live) -> None:
     port = live.served["record_transaction"].port
     head = (

@@ -12,12 +12,12 @@ from saldo.project.catch_up import Surroundings
 from saldo.project.dead_letters import park_delivered
 from saldo.project.delivery import RECORDED
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp, Projection
-from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
+from saldo.project.read_model import FAILURES, PostgresReadModel, PostgresStreamReader
 from saldo.project.sweep import PostgresLagTables
 from saldo.serve import metrics
 from saldo.serve.app import Resident, is_gated
 from saldo.serve.auth import authenticator_of
-from saldo.serve.database import close_pool, function_pool
+from saldo.serve.database import close_pool, function_pool, translating
 from saldo.serve.settings import BadSetting, read_settings
 from saldo.serve.sweeps import Sweeper
 
@@ -135,7 +135,8 @@ class Projector(Projection):
 async def _counted(delivery: Awaitable[str]) -> None:
     """Wait for ``delivery`` and count what it came to."""
     try:
-        outcome = await delivery
+        with translating(FAILURES):
+            outcome = await delivery
     except Exception as error:
         metrics.DELIVERIES.add((_FAILED.get(type(error), "failed"),))
         raise

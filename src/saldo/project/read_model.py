@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import asyncpg
-
 from saldo.project.fold import Balance, Folded, StreamEvent, new_balance
 from saldo.serve import database
-from saldo.serve.database import DISCONNECTED, NOT_BEGUN, TIMED_OUT, TRANSIENT, column
+from saldo.serve.database import Failure, column, translating
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    import asyncpg
     from asyncpg.pool import PoolConnectionProxy
 
 
@@ -21,7 +20,15 @@ class ReadModelBusy(Exception):  # noqa: N818 - an ordinary outcome under conten
 
 
 class ReadModelUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an outage
-    """The read model or the event store cannot be reached."""
+    """The read model or the event store cannot be reached, or refuses."""
+
+
+FAILURES: dict[Failure, Callable[..., Exception]] = {
+    Failure.BUSY: ReadModelBusy,
+    Failure.CONTRADICTED: lambda _: ReadModelBusy(),
+    Failure.REFUSED: ReadModelUnavailable,
+    Failure.LOST: ReadModelUnavailable,
+}
 
 
 class ReadModelTransaction(Protocol):
@@ -241,12 +248,8 @@ class PostgresReadModelTransaction:
             await database.roll_back(self._pool, self._connection)
 
     async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        try:
+        with translating(FAILURES):
             return await self._connection.fetch(statement, *arguments)
-        except (*TRANSIENT, *TIMED_OUT, asyncpg.UniqueViolationError) as error:
-            raise ReadModelBusy from error
-        except DISCONNECTED as error:
-            raise ReadModelUnavailable from error
 
 
 class PostgresReadModel:
@@ -261,10 +264,8 @@ class PostgresReadModel:
     async def _begin(
         self, transaction: type[PostgresReadModelTransaction]
     ) -> PostgresReadModelTransaction:
-        try:
+        with translating(FAILURES):
             connection = await database.begin(self._pool)
-        except NOT_BEGUN as error:
-            raise ReadModelUnavailable from error
         return transaction(self._pool, connection)
 
 
@@ -277,15 +278,13 @@ class PostgresStreamReader:
     async def read_from(
         self, positions: Sequence[tuple[str, int]], events_max: int
     ) -> dict[str, list[StreamEvent]]:
-        try:
+        with translating(FAILURES):
             rows = await self._pool.fetch(
                 READ_FROM,
                 [account_id for account_id, _ in positions],
                 [position for _, position in positions],
                 events_max,
             )
-        except (*DISCONNECTED, *TIMED_OUT) as error:
-            raise ReadModelUnavailable from error
         events: dict[str, list[StreamEvent]] = {}
         for row in rows:
             events.setdefault(row["account_id"], []).append(

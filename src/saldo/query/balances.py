@@ -11,7 +11,7 @@ import msgspec
 
 from saldo.domain.events import format_time
 from saldo.domain.money import format_minor
-from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT
+from saldo.serve.database import Failure, translating
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +56,9 @@ SELECT coalesce((
 
 class ReadModelUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an outage
     """The balances cannot be read right now."""
+
+
+UNAVAILABLE = dict.fromkeys(Failure, ReadModelUnavailable)
 
 
 class AccountNotFound(Exception):  # noqa: N818 - it is what the account is
@@ -144,13 +147,11 @@ class Balances:
     async def read(self, account_ids: Sequence[str]) -> list[Standing]:
         """Each account as it stands, in the order asked; one query to each side for all."""
         wanted = list(set(account_ids))
-        try:
+        with translating(UNAVAILABLE):
             balances, streams = await asyncio.gather(
                 self.read_model.fetch(READ_BALANCES, wanted),
                 self.streams.fetch(READ_STREAMS, wanted),
             )
-        except (*DISCONNECTED, *TIMED_OUT, *TRANSIENT) as error:
-            raise ReadModelUnavailable from error
         ends = {row["account_id"]: row["position"] for row in streams}
         standings = {
             row["account_id"]: Standing(
@@ -194,7 +195,5 @@ class Balances:
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Rows of the read model; raises ReadModelUnavailable."""
-        try:
+        with translating(UNAVAILABLE):
             return await self.read_model.fetch(statement, *arguments)
-        except (*DISCONNECTED, *TIMED_OUT, *TRANSIENT) as error:
-            raise ReadModelUnavailable from error

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from saldo.domain.events import format_time
-from saldo.query.balances import ReadModelUnavailable
-from saldo.serve.database import DISCONNECTED, TIMED_OUT, TRANSIENT
+from saldo.query.balances import UNAVAILABLE
+from saldo.serve.database import translating
 
 if TYPE_CHECKING:
     import asyncpg
@@ -50,10 +50,8 @@ class System:
         async with self._reading:
             began = time.monotonic()
             if began >= self._good_until:
-                try:
+                with translating(UNAVAILABLE):
                     self._text = json.dumps(await self._read())
-                except (*DISCONNECTED, *TIMED_OUT, *TRANSIENT) as error:
-                    raise ReadModelUnavailable from error
                 now = time.monotonic()
                 self._good_until = now + max(REMEMBERED_S, REMEMBERED_TIMES * (now - began))
             return self._text

@@ -30,6 +30,7 @@ from saldo.record.event_store import (
     Contradicted,
     EventStore,
     StoreBusy,
+    StoreRefused,
     StoreUnavailable,
 )
 from saldo.record.intent import Intent, Line, LinesRefused, Recorded, StoredEvent
@@ -343,6 +344,8 @@ async def _record_until_decided(
             decided = await _decide(intents, account_ids, around, in_doubt, first=not attempt)
         except (CommitUnknown, StoreBusy, StoreUnavailable) as error:
             failure = error
+            if isinstance(error, StoreRefused) and not in_doubt:
+                break  # certain, and to try again at once is of no use
         else:
             break
     if decided is not None:

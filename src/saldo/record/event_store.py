@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import asyncpg
-
 from saldo.domain.account import Account, new_account
 from saldo.record.intent import KEYED_HASH_BYTES, StoredEvent
 from saldo.serve import database
-from saldo.serve.database import DISCONNECTED, NOT_BEGUN, TIMED_OUT, TRANSIENT, column
+from saldo.serve.database import Failure, column, translating
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from uuid import UUID
 
+    import asyncpg
     from asyncpg.pool import PoolConnectionProxy
 
 
@@ -32,6 +31,10 @@ class StoreBusy(Exception):  # noqa: N818 - an ordinary outcome under contention
 
 class StoreUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an outage
     """Nothing was committed: the event store cannot be reached."""
+
+
+class StoreRefused(StoreUnavailable):
+    """Nothing was committed: the event store is read-only, full or otherwise refuses."""
 
 
 class CommitUnknown(Exception):  # noqa: N818 - it is the outcome that has this name
@@ -255,14 +258,15 @@ INSERT INTO event_store.outbox (account_id, position) VALUES ($1, $2) ON CONFLIC
 """
 
 
-_ERRORS = (*TRANSIENT, *TIMED_OUT, asyncpg.UniqueViolationError, *DISCONNECTED)
-
-
-def _uncommitted(error: Exception) -> Exception:
-    """What an error of a statement means that does not commit."""
-    if isinstance(error, asyncpg.UniqueViolationError):
-        return Contradicted(error.constraint_name or "")
-    return StoreBusy() if isinstance(error, (*TRANSIENT, *TIMED_OUT)) else StoreUnavailable()
+# What an error of a statement means that commits nothing, of one that commits, and of a read.
+FAILURES: dict[Failure, Callable[..., Exception]] = {
+    Failure.BUSY: StoreBusy,
+    Failure.CONTRADICTED: Contradicted,
+    Failure.REFUSED: StoreRefused,
+    Failure.LOST: StoreUnavailable,
+}
+COMMIT_FAILURES = FAILURES | {Failure.LOST: CommitUnknown}
+READ_FAILURES = dict.fromkeys(Failure, StoreUnavailable)
 
 
 def _repeated_arguments(
@@ -367,24 +371,18 @@ class PostgresTransaction:
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
     ) -> None:
-        try:
+        with translating(FAILURES):
             await _append(self._connection, events, accounts, traceparents)
-        except _ERRORS as error:
-            raise _uncommitted(error) from error
 
     async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[bytes]:
         rows = await self._run(FIND_OWN, event_ids, account_ids)
         return {row["hash"] for row in rows}
 
     async def commit(self) -> None:
-        try:
+        # Lost is also what the server says when it shuts down: in doubt all the same. Any other
+        # error of the server's says that it did not commit.
+        with translating(COMMIT_FAILURES):
             await self._connection.execute("COMMIT")
-        except DISCONNECTED as error:
-            # asyncpg also ends here when the server says that it shuts down: in doubt all the same.
-            raise CommitUnknown from error
-        except asyncpg.PostgresError as error:
-            # The server itself said that it did not commit.
-            raise StoreBusy from error
         await self._release()
 
     async def roll_back(self) -> None:
@@ -393,10 +391,8 @@ class PostgresTransaction:
             await database.roll_back(self._pool, self._connection)
 
     async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        try:
+        with translating(FAILURES):
             return await self._connection.fetch(statement, *arguments)
-        except _ERRORS as error:
-            raise _uncommitted(error) from error
 
     async def _release(self) -> None:
         self._released = True
@@ -410,10 +406,8 @@ class PostgresEventStore:
         self._pool = pool
 
     async def begin(self) -> PostgresTransaction:
-        try:
+        with translating(FAILURES):
             connection = await database.begin(self._pool)
-        except NOT_BEGUN as error:
-            raise StoreUnavailable from error
         return PostgresTransaction(self._pool, connection)
 
     async def look(
@@ -424,9 +418,10 @@ class PostgresEventStore:
     ) -> tuple[dict[str, Account], list[StoredEvent]]:
         connection = await self._acquire()
         try:
-            rows = await connection.fetch(LOOK, *_repeated_arguments(keys, reversals), account_ids)
-        except _ERRORS as error:
-            raise _uncommitted(error) from error
+            with translating(FAILURES):
+                rows = await connection.fetch(
+                    LOOK, *_repeated_arguments(keys, reversals), account_ids
+                )
         finally:
             await self._pool.release(connection)
         accounts = {row[0]: _account(*row[:_ACCOUNT_COLUMNS]) for row in rows}
@@ -441,21 +436,18 @@ class PostgresEventStore:
     ) -> None:
         connection = await self._acquire()
         try:
-            await _append(connection, events, accounts, traceparents)
-        except DISCONNECTED as error:
-            database.terminate(connection)
+            with translating(COMMIT_FAILURES):
+                await _append(connection, events, accounts, traceparents)
+        except CommitUnknown:
             # It was sent: it may be carried out all the same, now or once the server gets to it.
-            raise CommitUnknown from error
-        except _ERRORS as error:
-            raise _uncommitted(error) from error
+            database.terminate(connection)
+            raise
         finally:
             await self._pool.release(connection)
 
     async def _acquire(self) -> PoolConnectionProxy[asyncpg.Record]:
-        try:
+        with translating(FAILURES):
             return await database.acquire(self._pool)
-        except NOT_BEGUN as error:
-            raise StoreUnavailable from error
 
     async def find_event(self, event_id: UUID) -> StoredEvent | None:
         """The event of that id, or None."""
@@ -479,24 +471,18 @@ class PostgresEventStore:
 
     async def events_after(self, account_id: str, position: int, limit: int) -> list[StoredEvent]:
         """Up to ``limit`` events after ``position``, in order."""
-        try:
+        with translating(READ_FAILURES):
             rows = await self._pool.fetch(EVENTS_AFTER, account_id, position, limit)
-        except (*DISCONNECTED, *TIMED_OUT) as error:
-            raise StoreUnavailable from error
         return [stored_event(row) for row in rows]
 
     async def erase_private(self, account_id: str, position: int) -> None:
         """Null the private text of one event."""
-        try:
+        with translating(READ_FAILURES):
             await self._pool.execute(ERASE_PRIVATE, account_id, position)
-        except (*DISCONNECTED, *TIMED_OUT) as error:
-            raise StoreUnavailable from error
 
     async def _read_one(self, statement: str, *arguments: object) -> asyncpg.Record | None:
-        try:
+        with translating(READ_FAILURES):
             return await self._pool.fetchrow(statement, *arguments)
-        except (*DISCONNECTED, *TIMED_OUT) as error:
-            raise StoreUnavailable from error
 
 
 def _account(  # noqa: PLR0913, PLR0917 - a row's columns, in order

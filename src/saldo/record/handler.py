@@ -25,7 +25,7 @@ from saldo.record.answers import (
 )
 from saldo.record.batch import Decided, Outcome, Surroundings, record_batch
 from saldo.record.cloud_event import attributes_of, data_of, structured
-from saldo.record.event_store import PostgresEventStore, StoreUnavailable
+from saldo.record.event_store import READ_FAILURES, PostgresEventStore
 from saldo.record.intent import (
     EventKey,
     Intent,
@@ -62,13 +62,7 @@ from saldo.serve.auth import (
     authenticator_of,
 )
 from saldo.serve.cloud_event import is_cloud_event, read_cloud_event
-from saldo.serve.database import (
-    DISCONNECTED,
-    TIMED_OUT,
-    TRANSIENT,
-    close_pool,
-    function_pool,
-)
+from saldo.serve.database import close_pool, function_pool, translating
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.http import (
     BODY_BYTES_MAX,
@@ -549,10 +543,8 @@ async def _ping(recorder: Recorder, request: EdgeRequest) -> Response:
         await recorder.sources.authenticate(request.header(b"authorization"))
     elif recorder.authenticator is not None:
         raise Unauthenticated
-    try:
+    with translating(READ_FAILURES):
         await recorder.relay.sweep()
-    except (*DISCONNECTED, *TIMED_OUT, *TRANSIENT) as error:
-        raise StoreUnavailable from error
     return Response(status_code=204)
 
 

@@ -113,7 +113,7 @@ class LinesRefused(Refused):
     def __init__(self, refusals: list[tuple[int, Refused]]) -> None:
         first, _ = refusals[0]
         super().__init__(
-            f"Nothing was recorded: {len(refusals)} lines were refused, beginning with line {first}."
+            f"Nothing was recorded: {len(refusals)} lines were refused, the first is line {first}."
         )
         self.refusals = refusals
 
@@ -147,12 +147,12 @@ def key_hashes(secret: bytes, account_id: str, key: Key) -> tuple[bytes, bytes |
     so its hash is what it was.
     """
     if isinstance(key, EventKey):
-        named, old = ("event", *key), f"{key.source} {key.id}"
+        named, old = f"event\0{key.source}\0{key.id}", f"{key.source} {key.id}"
     elif " " in key:
-        named, old = ("key", key), key
+        named, old = f"key\0{key}", key
     else:
         return keyed_hash(secret, account_id, key), None
-    return keyed_hash(secret, account_id, *named), keyed_hash(secret, account_id, old)
+    return keyed_hash(secret, account_id, named), keyed_hash(secret, account_id, old)
 
 
 def canonical(command: Command) -> str:

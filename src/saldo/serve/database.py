@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,11 +19,13 @@ import asyncpg
 from saldo.serve.metrics import POOL_CONNECTIONS, POOL_CONNECTIONS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from asyncpg.pool import PoolConnectionProxy
 
     from saldo.serve.settings import Settings
+
+log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 ACQUIRE_TIMEOUT_S = 5.0
@@ -29,35 +33,72 @@ ROLLBACK_TIMEOUT_S = 2.0
 COMMAND_TIMEOUT_S = 12.0
 IDLE_CONNECTION_S = 240.0
 
-# The database refused for a moment, or the outcome is plain: nothing was committed. Run it again.
-TRANSIENT = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.LockNotAvailableError,
-)
-# The connection is gone, or never came: whether a COMMIT in flight took hold is not known.
-DISCONNECTED = (
-    asyncpg.PostgresConnectionError,
+# All that the driver raises for a database that cannot or will not.
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
     asyncpg.InterfaceError,
     # The server has ended the session, and asyncpg has read so but not yet seen the connection go:
     # the next statement is refused by asyncpg itself.
     asyncpg.InternalClientError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.InsufficientResourcesError,  # too many connections, a full disk, no memory
-    asyncpg.InvalidAuthorizationSpecificationError,  # a password that is being changed
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.TransactionTimeoutError,
-    asyncpg.ReadOnlySQLTransactionError,
-    ConnectionError,
-    OSError,
-    TimeoutError,
+    OSError,  # among them TimeoutError and ConnectionError
 )
-# Timeouts that the server enforces: nothing was committed.
-TIMED_OUT = (asyncpg.QueryCanceledError,)
-# Whatever the database says before the first statement: nothing was begun.
-NOT_BEGUN = (*DISCONNECTED, asyncpg.PostgresError)
+
+
+class Failure(Enum):
+    """What an error of the database means for the statement that it ended."""
+
+    BUSY = "nothing was done: a deadlock, a lock wait or a timeout that the server enforces"
+    CONTRADICTED = "nothing was done: a unique constraint would not hold"
+    REFUSED = "nothing was done, and to try again at once is of no use"
+    LOST = "the connection is gone, or never came: a commit under way may have taken hold"
+
+
+# By SQLSTATE, or else by its class (the first two characters). Any other is a fault of this code.
+_FAILURES = {
+    "40001": Failure.BUSY,  # serialization failure
+    "40P01": Failure.BUSY,  # deadlock
+    "55P03": Failure.BUSY,  # lock not available
+    "57014": Failure.BUSY,  # statement timeout
+    "23505": Failure.CONTRADICTED,
+    "25006": Failure.REFUSED,  # read-only
+    "42501": Failure.REFUSED,  # no privilege
+    "53": Failure.REFUSED,  # a full disk, no memory, too many connections
+    "58": Failure.REFUSED,  # an I/O error
+    "08": Failure.LOST,
+    "28": Failure.LOST,  # a password that is being changed: a later connection has the new one
+    "57": Failure.LOST,  # the server shuts down, crashed, or starts
+    "3D": Failure.LOST,  # no such database: it is being restored
+    "25P03": Failure.LOST,  # the session was ended: idle in a transaction
+    "25P04": Failure.LOST,  # the session was ended: a transaction that took too long
+}
+
+
+def failure_of(error: Exception) -> Failure | None:
+    """Return what an error of the driver means; None where the error is another's, or our fault."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        return _FAILURES.get(state) or _FAILURES.get(state[:2])
+    if isinstance(error, asyncpg.DataError):  # a value that the driver could not write
+        return None
+    return Failure.LOST if isinstance(error, DRIVER_ERRORS) else None
+
+
+@contextlib.contextmanager
+def translating(to: Mapping[Failure, Callable[..., Exception]]) -> Iterator[None]:
+    """Raise what ``to`` makes of the driver's errors: of CONTRADICTED, with the constraint's name.
+
+    The one place where they are judged.
+    """
+    try:
+        yield
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        if failure is Failure.REFUSED:
+            log.warning("the database refuses: SQLSTATE %s", getattr(error, "sqlstate", None))
+        named = (error.constraint_name,) if isinstance(error, asyncpg.UniqueViolationError) else ()
+        raise to[failure](*named) from error
 
 
 async def _leave_as_it_is(_connection: Any) -> None:  # noqa: ANN401 - asyncpg's proxy type
@@ -109,18 +150,18 @@ def function_pool(settings: Settings, url: str, name: str) -> asyncpg.Pool[async
 async def acquire(
     pool: asyncpg.Pool[asyncpg.Record],
 ) -> PoolConnectionProxy[asyncpg.Record]:
-    """A connection; raises one of NOT_BEGUN."""
+    """A connection; raises one of DRIVER_ERRORS."""
     return await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
 
 
 async def begin(
     pool: asyncpg.Pool[asyncpg.Record],
 ) -> PoolConnectionProxy[asyncpg.Record]:
-    """A connection in a database transaction; raises one of NOT_BEGUN, and then holds none."""
+    """A connection in a database transaction; raises one of DRIVER_ERRORS, and then holds none."""
     connection = await acquire(pool)
     try:
         await connection.execute("BEGIN")
-    except NOT_BEGUN:
+    except DRIVER_ERRORS:
         terminate(connection)
         await pool.release(connection)
         raise
@@ -133,7 +174,7 @@ async def roll_back(
     """Undo the database transaction and give the connection back; never raises."""
     try:
         await connection.execute("ROLLBACK", timeout=ROLLBACK_TIMEOUT_S)
-    except (*DISCONNECTED, asyncpg.PostgresError):
+    except DRIVER_ERRORS:
         terminate(connection)  # which rolls back, too
     await pool.release(connection)
 

@@ -43,8 +43,8 @@ ROUTE_KEY = "saldo.route"
 STATUS_KEY = "saldo.status"
 # What the framework answers itself.
 FRAMEWORK_PATHS = frozenset({"/robots.txt", "/favicon.ico"})
-# Digits of a second's fraction beyond the sixth are cut off, as fromisoformat does: the ledger keeps
-# microseconds. .NET writes seven, Go and Java nine.
+# .NET writes seven digits of a second's fraction, Go and Java nine. The ledger keeps microseconds,
+# so fromisoformat cuts off the rest.
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})",
