@@ -136,7 +136,7 @@ class LagTables:
         await self._before("walk")
         rows = self._store.walked(since, limit)
         return [
-            Appended(account_id, position, chained, at)
+            Appended(account_id, position, chained, at, at <= self._world.database_now())
             for at, account_id, position, chained in rows
         ]
 
@@ -152,8 +152,8 @@ class LagTables:
         if found:
             self._world.note("lag-found", found)
 
-    async def erase_copies(self, since: datetime) -> None:
-        await self._before(f"erase copies {since}")  # no seed erases anything
+    async def erase_copies(self) -> None:
+        await self._before("erase copies")  # no seed erases anything
 
     async def erase_copy(self, account_id: str, position: int) -> None:
         raise AssertionError(f"{account_id} {position} was never erased")

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from saldo.domain.commands import Kind
+from saldo.domain.commands import ACCOUNT_ID, Kind
 from saldo.domain.errors import Unreadable
 from saldo.domain.money import CURRENCY_DIGITS, MINOR_UNITS_MAX
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SCHEMA_NEWEST = 2
+# Of a value that is not understood, so much is repeated in the reason.
+SHOWN_CHARACTERS_MAX = 200
 
 
 def _from_1(members: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def format_time(moment: datetime) -> str:
 
 def genesis_hash(account_id: str) -> bytes:
     """Where an account's chain starts."""
-    return hashlib.sha256(account_id.encode("ascii")).digest()
+    return hashlib.sha256(account_id.encode()).digest()
 
 
 def chain_hash(previous: bytes, public_text: str) -> bytes:
@@ -130,39 +132,52 @@ def public_text(event: Event, *, occurred_at: str, recorded_at: str) -> str:
     )
 
 
+# What Python raises for a member that is missing, of another type or out of its range.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
 def read_event(text: str) -> Event:
     """The event that a public text tells of; raises Unreadable with the reason."""
     try:
         members = json.loads(text)
         schema = members["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except _MALFORMED as error:
         raise Unreadable("the text is not an event") from error
-    if not isinstance(schema, int) or schema > SCHEMA_NEWEST or schema < 1:
-        raise Unreadable(f"schema {schema!r} is not known, the newest is {SCHEMA_NEWEST}")
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA_NEWEST:
+        shown = str(schema)[:SHOWN_CHARACTERS_MAX] if isinstance(schema, int) else "of no number"
+        raise Unreadable(f"schema {shown} is not known, the newest is {SCHEMA_NEWEST}")
     while schema < SCHEMA_NEWEST:
         members = UPCASTERS[schema](members)
         schema += 1
     try:
         return _event_of(members)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"a member is missing or malformed: {error}") from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        reason = f"a member is missing or malformed: {error}"
+        raise Unreadable(reason[:SHOWN_CHARACTERS_MAX]) from error
 
 
 def _event_of(members: dict[str, Any]) -> Event:
     # What is not checked here, fromisoformat, UUID and Kind check by themselves. One account's
     # malformed text must not pass for an event: the sums and statements behind it serve others too.
-    recorded_at = datetime.fromisoformat(members["recordedAt"])
+    recorded_at = _moment(members["recordedAt"])
     match members["type"]:
         case "transaction-recorded":
             reverses = members["reverses"]
             return TransactionRecorded(
-                account_id=members["account"],
+                account_id=_account(members["account"]),
                 position=_whole(members["position"]),
                 event_id=UUID(members["id"]),
                 kind=Kind(members["kind"]),
                 amount_minor=_whole(members["amountMinor"]),
                 currency=_currency(members["currency"]),
-                occurred_at=datetime.fromisoformat(members["occurredAt"]),
+                occurred_at=_moment(members["occurredAt"]),
                 recorded_at=recorded_at,
                 reverses=None if reverses is None else UUID(reverses),
                 private_hash=members["privateHash"],
@@ -171,7 +186,7 @@ def _event_of(members: dict[str, Any]) -> Event:
         case "limit-set":
             limit_minor = members["limitMinor"]
             return OverdraftLimitSet(
-                account_id=members["account"],
+                account_id=_account(members["account"]),
                 position=_whole(members["position"]),
                 event_id=UUID(members["id"]),
                 limit_minor=None if limit_minor is None else _whole(limit_minor),
@@ -181,7 +196,21 @@ def _event_of(members: dict[str, Any]) -> Event:
                 request_hash=members["requestHash"],
             )
         case unknown:
-            raise Unreadable(f"the event type {unknown!r} is not known")
+            raise Unreadable(f"the event type {unknown!r:.200} is not known")
+
+
+def _moment(text: str) -> datetime:
+    """The moment in UTC, where Python has it: a day or a time without its zone is none."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} does not name its time zone")
+    return moment.astimezone(UTC)
+
+
+def _account(text: object) -> str:
+    if not isinstance(text, str) or not ACCOUNT_ID.fullmatch(text):
+        raise ValueError("the account is not an account id")
+    return text
 
 
 def _whole(number: object) -> int:

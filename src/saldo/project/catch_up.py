@@ -7,16 +7,21 @@ duplicate, a reordering or a lost record needs no branch, and a forged one chang
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from saldo.project.fold import Balance, Diverged, Folded, fold_account, new_balance
-from saldo.project.read_model import ReadModelBusy
+from saldo.project.read_model import ReadModelBusy, ReadModelRefused
+from saldo.serve.logs import about_account
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from saldo.project.read_model import ReadModel, ReadModelTransaction, StreamReader
+
+log = logging.getLogger(__name__)
 
 # Events read in one round, altogether and for one account; what is left is the next round's.
 ROUND_EVENTS_MAX = 5_000
@@ -46,17 +51,54 @@ class Surroundings:
     sleep: Callable[[float], Awaitable[None]]
 
 
-async def catch_up(account_ids: Sequence[str], around: Surroundings) -> list[CaughtUp]:
-    """One round for ``account_ids``, in one database transaction; where each stands after it.
+async def catch_up(
+    account_ids: Sequence[str], around: Surroundings, events_max: int = CATCH_UP_EVENTS_MAX
+) -> list[CaughtUp]:
+    """Catch ``account_ids`` up by one round; return where each stands after it.
 
-    A deadlock or a lock wait runs the round again, ATTEMPTS_MAX times.
+    It is one database transaction, unless the read model refuses to hold one of the events.
     """
     ordered = sorted(set(account_ids))
+    try:
+        caught_up = await _attempt(ordered, around, events_max)
+    except ReadModelRefused as refused:
+        caught_up = await _isolate(ordered, around, events_max, refused.reason)
+    return [caught_up[account_id] for account_id in account_ids]
+
+
+async def _isolate(
+    account_ids: Sequence[str], around: Surroundings, events_max: int, reason: str
+) -> dict[str, CaughtUp]:
+    """Catch up one by one what could not be together; suspend the one that cannot be at all.
+
+    Which value was refused is not said. So a round is cut to one account, then to half its events
+    again and again, until it is one event: that one suspends its account.
+    """
+    if len(account_ids) > 1:
+        return {each: (await catch_up([each], around))[0] for each in account_ids}
+    [account_id] = account_ids
+    if events_max > 1:
+        return {account_id: (await catch_up(account_ids, around, events_max // 2))[0]}
+    try:
+        return await _attempt(account_ids, around, 1, refused=reason)
+    except ReadModelRefused:
+        # The others must go on all the same. `saldo verify` names what this account holds.
+        log.exception("an account cannot even be suspended", extra=about_account(account_id))
+        return {account_id: _blocked(0)}
+
+
+async def _attempt(
+    ordered: Sequence[str], around: Surroundings, events_max: int, refused: str | None = None
+) -> dict[str, CaughtUp]:
+    """Run a round; after a deadlock or a lock wait again, ATTEMPTS_MAX times in all.
+
+    ``refused`` says why each account's next event cannot be projected.
+    """
     backoff_s = BACKOFF_FIRST_S
     for attempt in range(1, ATTEMPTS_MAX + 1):
         transaction = await around.read_model.begin()
         try:
-            caught_up = await _round(transaction, ordered, around.streams)
+            caught_up = await _round(transaction, ordered, around.streams, events_max, refused)
             await transaction.commit()
         except ReadModelBusy:
             await transaction.roll_back()
@@ -68,47 +110,43 @@ async def catch_up(account_ids: Sequence[str], around: Surroundings) -> list[Cau
             await transaction.roll_back()
             raise
         else:
-            return [caught_up[account_id] for account_id in account_ids]
+            return caught_up
     raise ReadModelBusy
 
 
 async def _round(
-    transaction: ReadModelTransaction, account_ids: Sequence[str], streams: StreamReader
+    transaction: ReadModelTransaction,
+    account_ids: Sequence[str],
+    streams: StreamReader,
+    events_max: int,
+    refused: str | None,
 ) -> dict[str, CaughtUp]:
     balances = await transaction.lock(account_ids)
-    events_max = min(
-        CATCH_UP_EVENTS_MAX,
-        max(CATCH_UP_EVENTS_MIN, ROUND_EVENTS_MAX // len(account_ids)),
-    )
+    events_max = min(events_max, max(CATCH_UP_EVENTS_MIN, ROUND_EVENTS_MAX // len(account_ids)))
     active = {a: balances[a] for a in account_ids if not balances[a].blocked}
-    caught_up = {
-        a: CaughtUp(
-            position=balances[a].position,
-            blocked=True,
-            more=False,
-            refolded=False,
-            projected=0,
-        )
-        for a in account_ids
-        if a not in active
-    }
+    caught_up = {a: _blocked(balances[a].position) for a in account_ids if a not in active}
     folded = Folded()
-    diverged = await _fold(active, streams, events_max, folded, caught_up, refolded=False)
+    fold = partial(_fold, streams, events_max, folded, caught_up, refused)
+    diverged = await fold(active, refolded=False)
     if diverged:
         await transaction.clear(diverged)
-        anew = {account_id: new_balance(account_id) for account_id in diverged}
-        await _fold(anew, streams, events_max, folded, caught_up, refolded=True)
+        await fold({each: new_balance(each) for each in diverged}, refolded=True)
     if folded.balances:
         await transaction.write(folded)
     return caught_up
 
 
-async def _fold(  # noqa: PLR0913 - what it reads from and writes to
-    balances: dict[str, Balance],
+def _blocked(position: int) -> CaughtUp:
+    return CaughtUp(position=position, blocked=True, more=False, refolded=False, projected=0)
+
+
+async def _fold(  # noqa: PLR0913, PLR0917 - what it reads from and writes to
     streams: StreamReader,
     events_max: int,
     folded: Folded,
     caught_up: dict[str, CaughtUp],
+    refused: str | None,
+    balances: dict[str, Balance],
     *,
     refolded: bool,
 ) -> list[str]:
@@ -120,9 +158,11 @@ async def _fold(  # noqa: PLR0913 - what it reads from and writes to
     )
     diverged: list[str] = []
     for account_id, balance in balances.items():
-        further = events.get(account_id, [])
+        found = events.get(account_id, [])
+        # At position 0 there is no event of the balance's own: one more was read.
+        further = found[: events_max + (balance.position > 0)]
         try:
-            after = fold_account(balance, further, folded)
+            after = fold_account(balance, further, folded, refused)
         except Diverged:
             diverged.append(account_id)
             continue
@@ -131,7 +171,7 @@ async def _fold(  # noqa: PLR0913 - what it reads from and writes to
         caught_up[account_id] = CaughtUp(
             position=after.position,
             blocked=after.blocked,
-            more=len(further) > events_max and not after.blocked,
+            more=len(found) > events_max and not after.blocked,
             refolded=refolded,
             projected=after.position - balance.position,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from datetime import UTC
 from typing import TYPE_CHECKING
 
 from saldo.domain.commands import Kind
@@ -126,12 +125,18 @@ class Diverged(Exception):  # noqa: N818 - it is what the balance has done
     """The balance does not stand on the event store's chain, as after a restore of the store."""
 
 
-def fold_account(balance: Balance, events: Sequence[StreamEvent], folded: Folded) -> Balance:
+def fold_account(
+    balance: Balance,
+    events: Sequence[StreamEvent],
+    folded: Folded,
+    refused: str | None = None,
+) -> Balance:
     """Fold ``events``, which follow on ``balance``, into ``folded``; the balance they come to.
 
     ``events`` starts with the event at the balance's own position, unless that is 0: its hash must
     be the balance's. Raises Diverged where it is not. An event that cannot be projected ends the
-    fold there, blocked, with what came before it kept.
+    fold there, blocked, with what came before it kept. ``refused`` says why the first event cannot
+    be, where it is the read model that does not hold it.
     """
     start = 0
     if balance.position > 0:
@@ -141,21 +146,21 @@ def fold_account(balance: Balance, events: Sequence[StreamEvent], folded: Folded
     by_id: dict[UUID, StatementLine] = {}
     for event in events[start:]:
         try:
-            line, balance = _fold_event(balance, event)
+            line, after = _fold_event(balance, event)
         except Unreadable as unreadable:
+            refused = unreadable.reason
+        if refused is not None:
             folded.dead.append(
                 DeadEvent(
                     account_id=event.account_id,
                     position=event.position,
                     event_id=event.event_id,
-                    reason=unreadable.reason,
+                    reason=refused,
                     public_text=event.public_text or "",
                 )
             )
-            balance = replace(
-                balance, blocked_reason=unreadable.reason, blocked_schema=SCHEMA_NEWEST
-            )
-            break
+            return replace(balance, blocked_reason=refused, blocked_schema=SCHEMA_NEWEST)
+        balance = after
         folded.lines.append(line)
         by_id[line.event_id] = line
         if line.reverses is not None:
@@ -222,7 +227,7 @@ def _private(text: str | None) -> tuple[str | None, str | None]:
     try:
         members = json.loads(text)
         description, metadata = members.get("description"), members.get("metadata")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise Unreadable("the private part is not a JSON object") from error
     if not isinstance(description, str | None) or not isinstance(metadata, dict | None):
         raise Unreadable("the private part has a member of another type")
@@ -230,7 +235,7 @@ def _private(text: str | None) -> tuple[str | None, str | None]:
 
 
 def _add_to_day(folded: Folded, line: StatementLine, amount_minor: int) -> None:
-    key = (line.account_id, line.occurred_at.astimezone(UTC).date())
+    key = (line.account_id, line.occurred_at.date())
     total = folded.totals.get(key)
     if total is None:
         total = folded.totals[key] = DailyTotal()

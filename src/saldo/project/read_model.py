@@ -23,16 +23,28 @@ class ReadModelUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an
     """The read model or the event store cannot be reached, or refuses."""
 
 
+class ReadModelRefused(Exception):  # noqa: N818 - it is what was done
+    """Nothing was written: a value of this round is one that the read model does not hold.
+
+    ``reason`` never repeats the value, which may be private.
+    """
+
+    def __init__(self, named: str | None) -> None:
+        super().__init__(named)
+        self.reason = f"the read model does not hold it: {named}"
+
+
 FAILURES: dict[Failure, Callable[..., Exception]] = {
     Failure.BUSY: ReadModelBusy,
-    Failure.CONTRADICTED: lambda _: ReadModelBusy(),
+    Failure.CONTRADICTED: ReadModelRefused,
+    Failure.VALUE: ReadModelRefused,
     Failure.REFUSED: ReadModelUnavailable,
     Failure.LOST: ReadModelUnavailable,
 }
 
 
 class ReadModelTransaction(Protocol):
-    """One database transaction of a catch-up round. Its methods raise the two errors above."""
+    """One database transaction of a catch-up round. Its methods raise the errors above."""
 
     async def lock(self, account_ids: Sequence[str]) -> dict[str, Balance]:
         """Create the missing balances, lock all in the order of account ids, and read them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -24,19 +24,30 @@ OVERLAP = timedelta(seconds=30)
 # Every event is walked about seven times, as often as the interval goes into OVERLAP.
 PAGE_EVENTS = 1_000
 PAGE_EVENTS_MAX = 80_000
-ERASED_MAX = 5_000
+ERASED_PAGE = 5_000
+FIRST_ERASED = datetime(1970, 1, 1, tzinfo=UTC)
 PAGES_MAX = 100_000
 # Caught up together, so that they share rounds and leave room in the queue for deliveries.
 ACCOUNTS_AT_ONCE = 200
 LAG_SWEEP = "lagging"
+ERASURE_SWEEP = "erasures"
+# What the note of a sweep can hold; a stream that was damaged may claim any position.
+LAG_POSITIONS_MAX = 2**63 - 1
 # A younger event is on its way, as every event is for a moment; an older one was lost or held up.
 HEALED_AGE_S = 5.0
 
 READ_WATERMARK = "SELECT watermark FROM read_model.sweep WHERE name = $1"
-FIRST_APPENDED = "SELECT min(appended_at) FROM event_store.event"
+# A stamp that is none must not keep the sweep from all other accounts: PostgreSQL's times reach
+# further than Python's on both sides, and past its clock.
+FIRST_APPENDED = """
+SELECT least(appended_at, clock_timestamp()) FROM event_store.event
+WHERE appended_at >= 'epoch' ORDER BY appended_at LIMIT 1
+"""
 WALK = """
-SELECT account_id, position, hash, appended_at FROM event_store.event
-WHERE appended_at >= $1 ORDER BY appended_at LIMIT $2
+SELECT e.account_id, e.position, e.hash, least(e.appended_at, '9999-12-30Z') AS appended_at,
+       e.appended_at <= clock_timestamp() AS is_past
+FROM event_store.event AS e
+WHERE e.appended_at >= $1 ORDER BY e.appended_at LIMIT $2
 """
 STANDING = """
 SELECT account_id, position, hash FROM read_model.balance
@@ -49,9 +60,20 @@ ON CONFLICT (name) DO UPDATE
 SET watermark = greatest(s.watermark, excluded.watermark), swept_at = excluded.swept_at,
     found = excluded.found, lag_positions = excluded.lag_positions, lag_s = excluded.lag_s
 """
+# Each page starts after the last row of the one before, so however many were erased at one moment
+# none is passed over. What is stamped in the future waits until then: it would hide later ones.
 ERASED = """
-SELECT account_id, position FROM event_store.event
-WHERE erased_at >= $1 ORDER BY erased_at LIMIT $2
+SELECT erased_at, account_id, position FROM event_store.event
+WHERE erased_at >= $1 AND erased_at <= statement_timestamp()
+  AND (erased_at, account_id, position) > ($1, $2, $3)
+ORDER BY erased_at, account_id, position LIMIT $4
+"""
+NOTE_ERASED = """
+INSERT INTO read_model.sweep AS s (name, watermark, swept_at, found)
+VALUES ($1, $2, clock_timestamp(), $3)
+ON CONFLICT (name) DO UPDATE
+SET watermark = greatest(s.watermark, excluded.watermark), swept_at = excluded.swept_at,
+    found = excluded.found
 """
 ERASE_COPIES = """
 UPDATE read_model.statement AS s SET description = NULL, metadata = NULL
@@ -80,6 +102,7 @@ class Appended(NamedTuple):
     position: int
     hash: bytes
     appended_at: datetime
+    is_past: bool  # by the event store's clock
 
 
 class Standing(NamedTuple):
@@ -105,8 +128,13 @@ class LagTables(Protocol):
     async def note(self, watermark: datetime, found: int, lag: Lag) -> None:
         """Remember a sweep that came to its end. The watermark never goes back."""
 
-    async def erase_copies(self, since: datetime) -> None:
-        """Erase the statement's copies of what was erased in the event store since then."""
+    async def erase_copies(self) -> None:
+        """Erase the statement's copies of what was erased in the event store.
+
+        It walks from a watermark that only erasures move, less OVERLAP: an erasure may be committed
+        late, and a round may write a copy late that it read before. It does not depend on the walk
+        of the events, which may have been held up or have gone far ahead.
+        """
 
     async def erase_copy(self, account_id: str, position: int) -> None:
         """Erase the statement's copy of a private part, if the event store says it is erased."""
@@ -131,25 +159,27 @@ class LagSweep:
     async def sweep(self) -> int:
         """One walk to the end of the events; how many accounts were found to lag."""
         self._walked = Lag()
+        await self._tables.erase_copies()
         watermark = await self._tables.watermark()
         if watermark is None:
             return 0
-        start = watermark - OVERLAP
         found = 0
-        cursor, page_events = start, PAGE_EVENTS
+        cursor, page_events = watermark - OVERLAP, PAGE_EVENTS
         for _ in range(PAGES_MAX):
             rows = await self._tables.walk(cursor, page_events)
             last_page = len(rows) < page_events
             found += await self._catch_up_lagging(rows, last_page=last_page)
             if rows:
-                watermark = max(watermark, rows[-1].appended_at)
+                # What is stamped in the future is walked until then, and moves nothing: events
+                # that are stamped rightly still come before it.
+                past = [row.appended_at for row in rows if row.is_past]
+                watermark = max([watermark, *past[-1:]])
                 if not last_page and rows[-1].appended_at == cursor:
                     # More events of one microsecond than a page holds: a larger page passes it.
                     page_events = min(page_events * 2, PAGE_EVENTS_MAX)
                 cursor = rows[-1].appended_at
             if last_page:
                 break
-        await self._tables.erase_copies(start)
         lag = self.lag = self._walked
         await self._tables.note(watermark, found, lag)
         return found
@@ -205,7 +235,8 @@ class LagSweep:
                 oldest[row.account_id] = max(oldest.get(row.account_id, 0.0), age_s)
         lag = self._walked
         lag.seconds = max(lag.seconds, *oldest.values(), 0.0)
-        lag.positions += sum(newest[a].position - at.get(a, 0) for a in oldest)
+        behind = sum(newest[a].position - at.get(a, 0) for a in oldest)
+        lag.positions = min(lag.positions + behind, LAG_POSITIONS_MAX)
         if oldest:
             # Told at once: an account that lags may be one that cannot be caught up.
             self.lag = lag
@@ -241,14 +272,24 @@ class PostgresLagTables:
             NOTE, LAG_SWEEP, watermark, found, lag.positions, lag.seconds
         )
 
-    async def erase_copies(self, since: datetime) -> None:
-        rows = await self._streams.fetch(ERASED, since, ERASED_MAX)
-        if rows:
+    async def erase_copies(self) -> None:
+        noted = await self._read_model.fetchval(READ_WATERMARK, ERASURE_SWEEP)
+        last, found = (FIRST_ERASED if noted is None else noted - OVERLAP, "", 0), 0
+        for _ in range(PAGES_MAX):
+            rows = await self._streams.fetch(ERASED, *last, ERASED_PAGE)
+            if not rows:
+                break
+            found += len(rows)
+            last = (rows[-1][0], rows[-1][1], rows[-1][2])
             await self._read_model.execute(
                 ERASE_COPIES,
-                [r["account_id"] for r in rows],
-                [r["position"] for r in rows],
+                [row["account_id"] for row in rows],
+                [row["position"] for row in rows],
             )
+            if len(rows) < ERASED_PAGE:
+                break
+        if found:
+            await self._read_model.execute(NOTE_ERASED, ERASURE_SWEEP, last[0], found)
 
     async def erase_copy(self, account_id: str, position: int) -> None:
         row = await self._streams.fetchrow(CONFIRM_ERASED, account_id, position)

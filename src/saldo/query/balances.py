@@ -58,7 +58,7 @@ class ReadModelUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an
     """The balances cannot be read right now."""
 
 
-UNAVAILABLE = dict.fromkeys(Failure, ReadModelUnavailable)
+UNAVAILABLE = dict.fromkeys(set(Failure) - {Failure.VALUE}, ReadModelUnavailable)
 
 
 class AccountNotFound(Exception):  # noqa: N818 - it is what the account is

@@ -266,7 +266,7 @@ FAILURES: dict[Failure, Callable[..., Exception]] = {
     Failure.LOST: StoreUnavailable,
 }
 COMMIT_FAILURES = FAILURES | {Failure.LOST: CommitUnknown}
-READ_FAILURES = dict.fromkeys(Failure, StoreUnavailable)
+READ_FAILURES = dict.fromkeys(set(Failure) - {Failure.VALUE}, StoreUnavailable)
 
 
 def _repeated_arguments(

@@ -50,6 +50,7 @@ class Failure(Enum):
     BUSY = "nothing was done: a deadlock, a lock wait or a timeout that the server enforces"
     CONTRADICTED = "nothing was done: a unique constraint would not hold"
     REFUSED = "nothing was done, and to try again at once is of no use"
+    VALUE = "nothing was done: it does not hold one of the values"
     LOST = "the connection is gone, or never came: a commit under way may have taken hold"
 
 
@@ -60,6 +61,9 @@ _FAILURES = {
     "55P03": Failure.BUSY,  # lock not available
     "57014": Failure.BUSY,  # statement timeout
     "23505": Failure.CONTRADICTED,
+    "22": Failure.VALUE,  # its type does not hold it, or the driver cannot write it
+    "23": Failure.VALUE,  # a constraint
+    "54": Failure.VALUE,  # it is too large, or nested too deeply
     "25006": Failure.REFUSED,  # read-only
     "42501": Failure.REFUSED,  # no privilege
     "53": Failure.REFUSED,  # a full disk, no memory, too many connections
@@ -78,26 +82,29 @@ def failure_of(error: Exception) -> Failure | None:
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         return _FAILURES.get(state) or _FAILURES.get(state[:2])
-    if isinstance(error, asyncpg.DataError):  # a value that the driver could not write
-        return None
     return Failure.LOST if isinstance(error, DRIVER_ERRORS) else None
 
 
 @contextlib.contextmanager
 def translating(to: Mapping[Failure, Callable[..., Exception]]) -> Iterator[None]:
-    """Raise what ``to`` makes of the driver's errors: of CONTRADICTED, with the constraint's name.
+    """Raise what ``to`` makes of the driver's errors, and leave those as they are that it lacks.
 
-    The one place where they are judged.
+    CONTRADICTED comes with the constraint's name, VALUE with the kind of the error. The one place
+    where they are judged.
     """
     try:
         yield
     except Exception as error:
         failure = failure_of(error)
-        if failure is None:
+        if failure is None or failure not in to:
             raise
         if failure is Failure.REFUSED:
             log.warning("the database refuses: SQLSTATE %s", getattr(error, "sqlstate", None))
-        named = (error.constraint_name,) if isinstance(error, asyncpg.UniqueViolationError) else ()
+        named: tuple[str | None, ...] = ()
+        if isinstance(error, asyncpg.UniqueViolationError):
+            named = (error.constraint_name,)
+        elif failure is Failure.VALUE:  # not its text, which repeats the value
+            named = (type(error).__name__,)
         raise to[failure](*named) from error
 
 

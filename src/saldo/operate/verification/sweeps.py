@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, Fault
-from saldo.project.sweep import LAG_SWEEP
+from saldo.project.sweep import ERASURE_SWEEP, LAG_SWEEP
 from saldo.record.outbox import OUTBOX_SWEEP
 
 if TYPE_CHECKING:
@@ -28,14 +28,16 @@ async def check_sweeps(
     faults: list[Fault] = []
     notes: list[str] = []
     for row in await event_store.fetch(STORE_SWEEPS):
-        faults += _sweep_faults("event_store.sweep", row, OUTBOX_SWEEP, now)
+        faults += _sweep_faults("event_store.sweep", row, {OUTBOX_SWEEP}, now)
     newest = await event_store.fetchval(NEWEST)
     for row in await read_model.fetch(MODEL_SWEEPS):
-        faults += _sweep_faults("read_model.sweep", row, LAG_SWEEP, now)
+        faults += _sweep_faults("read_model.sweep", row, {LAG_SWEEP, ERASURE_SWEEP}, now)
         watermark = row["watermark"]
         if watermark > now + CLOCK_AHEAD_MAX:
             reason = "it is in the future: events until then are not swept"
             faults.append(Fault(table="read_model.sweep", column="watermark", reason=reason))
+        elif row["name"] == ERASURE_SWEEP:
+            continue
         elif newest is None or watermark > newest:
             notes.append("the lag sweep's watermark is beyond the newest event: a restored store?")
         elif not await event_store.fetchval(STANDS_ON_EVENT, watermark):
@@ -44,8 +46,8 @@ async def check_sweeps(
     return faults, notes
 
 
-def _sweep_faults(table: str, row: asyncpg.Record, name: str, now: datetime) -> list[Fault]:
-    if row["name"] != name:
+def _sweep_faults(table: str, row: asyncpg.Record, names: set[str], now: datetime) -> list[Fault]:
+    if row["name"] not in names:
         reason = f"{row['name']!r} is no sweep of this version"
         return [Fault(table=table, column="name", reason=reason)]
     if row["swept_at"] > now + CLOCK_AHEAD_MAX:
