@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import secrets
@@ -9,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from local import postgres
@@ -159,3 +161,31 @@ def test_copy_is_erased_by_the_sweep_where_kafka_lost_the_word(
     until(lambda: "read_model.statement" in tables_with(database, secret))
     httpx.delete(f"{record.url}/transactions/{posted['id']}/private", timeout=REQUEST_TIMEOUT_S)
     until(lambda: tables_with(database, secret) == set())
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.02])
+async def test_every_erasure_reaches_the_topic_at_once_or_later(
+    kafka: Kafka, topic: str, serve: Serve, delay_s: float
+) -> None:
+    """The record with the text is in flight, or its row is about to be deleted."""
+    record = serve(RECORD, KAFKA_BOOTSTRAP_SERVERS=kafka.bootstrap_servers, KAFKA_TOPIC=topic)
+    url = f"{record.url}/transactions"
+    waiting = {fresh() for _ in range(15)}
+    async with httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S) as client:
+        for account_id in waiting:
+            body = {"accountId": account_id, "type": "INCOME", "value": 1, "description": "rent"}
+            posted = (await client.post(url, json=body)).json()
+            await asyncio.sleep(delay_s)
+            erased = await client.delete(f"{url}/{posted['id']}/private")
+            assert erased.status_code == 204
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": fresh("group")})
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(TOPIC_PARTITIONS)])
+    deadline = time.monotonic() + 120.0
+    try:
+        while waiting:
+            assert time.monotonic() < deadline, f"{len(waiting)} of 15 did not come"
+            message = consumer.poll(0.2)
+            if message is not None and json.loads(message.value() or b"")["private"] is None:
+                waiting.discard((message.key() or b"").decode())
+    finally:
+        consumer.close()

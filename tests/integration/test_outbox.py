@@ -198,6 +198,75 @@ async def test_a_sender_that_takes_no_more_ends_the_sweep(
     assert (claimed, full.offered) == (CLAIM_ROWS_MAX, 1)
 
 
+class Keeping(Full):
+    """A sender that keeps what it was handed; the test says when Kafka acknowledges."""
+
+    def __init__(self) -> None:
+        super().__init__(takes=10_000)
+        self.sent: list[KafkaRecord] = []
+
+    def send(self, record: KafkaRecord) -> bool:
+        self.sent.append(record)
+        return super().send(record)
+
+
+async def test_an_erasure_is_sent_though_its_row_was_in_flight(
+    writer: Writer, superuser: Connection
+) -> None:
+    """The acknowledgement of the record with the text must not delete the row without it."""
+    [stored] = await writer.record(income("1", description="rent"))
+    relay, sender = Relay(writer.outbox, asyncio.sleep), Keeping()
+    relay.use(sender)
+    relay.send_committed([stored], [None])
+    await writer.store.erase_private(ACCOUNT, 1)
+    relay.delivered([(ACCOUNT, 1, True)])
+    await relay.drain()
+    await age_outbox(superuser)
+    sweep = asyncio.create_task(relay.sweep())
+
+    async def is_sent_again() -> bool:
+        return len(sender.sent) == 2
+
+    await until(is_sent_again)
+    assert [b"rent" in record.value for record in sender.sent] == [True, False]
+    relay.delivered([(ACCOUNT, 1, True)])
+    assert await sweep == 1
+    await until(lambda: is_outbox_empty(superuser))
+
+
+async def test_an_accounts_unsendable_rows_hold_no_other_up(
+    kafka: Kafka, topic: str, writer: Writer, superuser: Connection
+) -> None:
+    """More of each kind than one claim holds, and all of them older than the others' rows."""
+    many = CLAIM_ROWS_MAX + 1
+    await writer.record(*[income("1", "damaged")] * many, *[income("1", "large")] * 3)
+    await superuser.execute(
+        "UPDATE event_store.event SET public_text = '[' WHERE account_id = 'damaged'"
+    )
+    await superuser.execute(
+        "UPDATE event_store.event SET private_text = repeat('x', 1200000)"
+        " WHERE account_id = 'large'"
+    )
+    await superuser.execute(
+        "INSERT INTO event_store.outbox (account_id, position)"
+        " SELECT 'gone', n FROM generate_series(1, $1) AS n",
+        many,
+    )
+    await superuser.execute(
+        "UPDATE event_store.outbox SET appended_at = appended_at - interval '1 hour'"
+    )
+    await writer.record(income("1", "a"), income("1", "c"))
+    await superuser.execute(
+        "WITH moved AS (UPDATE event_store.event SET account_id = 'a,c' WHERE account_id = 'c')"
+        " UPDATE event_store.outbox SET account_id = 'a,c' WHERE account_id = 'c'"
+    )
+    await age_outbox(superuser)
+    async with relay_to(kafka.bootstrap_servers, topic, writer) as relay:
+        assert await relay.sweep() == 1
+    [message] = await asyncio.to_thread(read_topic, kafka, topic, 1)
+    assert message.key() == b"a"
+
+
 async def test_a_row_that_makes_no_record_holds_no_other_up(
     kafka: Kafka, topic: str, writer: Writer, superuser: Connection
 ) -> None:
@@ -266,7 +335,7 @@ async def test_rows_that_could_not_be_deleted_are_sent_again(
 ) -> None:
     """A lost acknowledgement costs a duplicate, never a record."""
 
-    class Acknowledging(Full):
+    class AtOnce(Full):
         def send(self, record: KafkaRecord) -> bool:
             asyncio.get_running_loop().call_soon(
                 relay.delivered, [(record.account_id, record.position, True)]
@@ -276,15 +345,15 @@ async def test_rows_that_could_not_be_deleted_are_sent_again(
     class Failing(PostgresOutbox):
         failures = 1
 
-        async def acknowledge(self, keys: Sequence[tuple[str, int]]) -> None:
+        async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
             if self.failures:
                 self.failures -= 1
                 raise OSError("gone")
-            await super().acknowledge(keys)
+            await super().acknowledge(sent)
 
     stored = await writer.record(income("1"))
     outbox = Failing(writer.pool)
-    relay, sender = Relay(outbox, asyncio.sleep), Acknowledging(takes=9)
+    relay, sender = Relay(outbox, asyncio.sleep), AtOnce(takes=9)
     relay.use(sender)
     relay.send_committed(stored, [None])
 

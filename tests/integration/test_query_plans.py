@@ -124,6 +124,7 @@ INDEXES: dict[str, set[str]] = {
     "project.sweep.STANDING": {"balance_pkey"},
     "project.sweep.NOTE": {"sweep_pkey"},
     "project.sweep.ERASED": {"event_erased"},
+    "project.sweep.NOTE_ERASED": {"sweep_pkey"},
     "project.sweep.ERASE_COPIES": {"statement_position"},
     "project.sweep.CONFIRM_ERASED": {"event_position"},
     "query.balances.READ_BALANCES": {"balance_pkey"},
@@ -196,7 +197,7 @@ PLANNED_WITH_ARGUMENTS = frozenset({"record.outbox.CLAIM"})
 # Arguments that are a list in one text, with commas: of what type, by their places.
 LISTED = {
     "record.event_store.APPEND": {1: "text", 13: "text", 14: "text"},
-    "record.outbox.ACKNOWLEDGE": {1: "text", 2: "int8"},
+    "record.outbox.ACKNOWLEDGE": {1: "text", 2: "int8", 3: "bool"},
 }
 # Statements of tables that are there only while a rebuild goes on.
 UNPLANNED = "read_model_next."

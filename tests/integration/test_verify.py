@@ -161,7 +161,7 @@ COLUMNS = {
     "recorded_at",
     "event_store.event": "account_id position event_id public_text private_text hash balance_minor "
     "key_hash key_line fingerprint reverses appended_at erased_at",
-    "event_store.outbox": "account_id position appended_at claimed_until traceparent",
+    "event_store.outbox": "account_id position appended_at claimed_until traceparent erased",
     "event_store.sweep": "name swept_at found",
     "read_model.balance": "account_id currency balance_minor position hash recorded_at blocked_at "
     "blocked_reason blocked_schema",

@@ -424,10 +424,11 @@ class Outbox:
         keys = sorted(key for _, key in due)
         return [OutboxRow(self._store.events[a][position - 1], None) for a, position in keys]
 
-    async def acknowledge(self, keys: Sequence[tuple[str, int]]) -> None:
+    async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
         await self._before("acknowledge")
-        for key in keys:
-            self._store.outbox.pop(key, None)
+        for account_id, position, erased in sent:
+            assert not erased  # no seed erases anything
+            self._store.outbox.pop((account_id, position), None)
         await self._after("acknowledged")
 
     async def note_sweep(self, found: int) -> None:

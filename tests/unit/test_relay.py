@@ -19,14 +19,14 @@ class Rows:
     """An outbox that keeps what it was told to delete."""
 
     def __init__(self) -> None:
-        self.deleted: list[tuple[str, int]] = []
+        self.deleted: list[tuple[str, int, bool]] = []
         self.done = asyncio.Event()
 
     async def claim(self) -> list[OutboxRow]:
         return []
 
-    async def acknowledge(self, keys: Sequence[tuple[str, int]]) -> None:
-        self.deleted += keys
+    async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
+        self.deleted += sent
         self.done.set()
 
     async def note_sweep(self, found: int) -> None:
@@ -54,4 +54,4 @@ async def test_what_kafka_refused_stays_and_is_counted() -> None:
     assert (relay.acknowledged, relay.failed, relay.in_flight) == (2, 1, 1)
     async with asyncio.timeout(120):
         await rows.done.wait()
-    assert rows.deleted == [("d", 1), ("wesley", 1)]
+    assert rows.deleted == [("d", 1, False), ("wesley", 1, False)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
+from saldo.domain.commands import ACCOUNT_ID
 from saldo.domain.events import SCHEMA_NEWEST
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ class KafkaRecord(NamedTuple):
 
 
 def kafka_record(stored: StoredEvent, traceparent: str | None) -> KafkaRecord:
-    """The record of ``stored``."""
+    """The record of ``stored``; raises ValueError for a row that was damaged."""
     account_id, position, public_text = stored.account_id, stored.position, stored.public_text
+    if not ACCOUNT_ID.fullmatch(account_id):
+        raise ValueError("the account is not an account id")
     headers: list[tuple[str, str | bytes | None]] = [
         *_COMMON_HEADERS,
         ("ce_id", str(stored.event_id)),

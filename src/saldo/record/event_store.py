@@ -247,14 +247,16 @@ FIND_REVERSAL = _STORED + "WHERE account_id = $1 AND reverses = $2"
 EVENTS_AFTER = _STORED + "WHERE account_id = $1 AND position > $2 ORDER BY position LIMIT $3"
 HASH_AT = "SELECT hash FROM event_store.event WHERE account_id = $1 AND position = $2"
 # The outbox row sends the record once more, now without its private part: the sign by which the
-# projector erases its copy.
+# projector erases its copy. Where the row is still there, its record may be in flight with the
+# private part: `erased` keeps the row until the other one was acknowledged.
 ERASE_PRIVATE = """
 WITH erased AS (
     UPDATE event_store.event
     SET private_text = NULL, erased_at = coalesce(erased_at, clock_timestamp())
     WHERE account_id = $1 AND position = $2
 )
-INSERT INTO event_store.outbox (account_id, position) VALUES ($1, $2) ON CONFLICT DO NOTHING
+INSERT INTO event_store.outbox (account_id, position, erased) VALUES ($1, $2, true)
+ON CONFLICT (account_id, position) DO UPDATE SET erased = true, claimed_until = NULL
 """
 
 

@@ -106,7 +106,11 @@ class KafkaSender:
                 headers=record.headers,
                 on_delivery=partial(self._on_delivery, account_id, record.position),
             )
-        except (BufferError, KafkaException):
+        except BufferError:
+            return False
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise ValueError("the record is larger than Kafka takes") from error
             return False
         return True
 

@@ -21,12 +21,15 @@ CLAIM_ROWS_MAX = 500
 OUTBOX_SWEEP = "outbox"
 
 # A row that another sweep is claiming right now is passed over, not waited for. A claim runs out by
-# itself, so a sweeper that dies holds nothing up.
+# itself, so a sweeper that dies holds nothing up. A row without its event is not claimed: enough of
+# them would keep the others from being sent.
 CLAIM = """
 WITH due AS (
-    SELECT account_id, position FROM event_store.outbox
+    SELECT account_id, position FROM event_store.outbox AS o
     WHERE appended_at < clock_timestamp() - make_interval(secs => $1)
       AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+      AND EXISTS (SELECT FROM event_store.event AS e
+                  WHERE e.account_id = o.account_id AND e.position = o.position)
     ORDER BY appended_at LIMIT $3 FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE event_store.outbox AS o
@@ -41,13 +44,17 @@ JOIN event_store.event AS e ON e.account_id = c.account_id AND e.position = c.po
 ORDER BY e.account_id, e.position
 """
 
-# Both columns come as one text each, with commas, which no account id has: of an array the driver
+# A row of an event that was erased stays until the record without the private part was sent: the
+# acknowledgement of the record before it is of what was sent then.
+#
+# The columns come as one text each, with commas, which no account id has: of an array the driver
 # looks at every element twice.
 ACKNOWLEDGE = """
 DELETE FROM event_store.outbox AS o
-USING unnest(string_to_array($1, ','), string_to_array($2, ',')::bigint[])
-    AS a (account_id, position)
-WHERE o.account_id = a.account_id AND o.position = a.position
+USING unnest(string_to_array($1, ','), string_to_array($2, ',')::bigint[],
+             string_to_array($3, ',')::bool[])
+    AS a (account_id, position, erased)
+WHERE o.account_id = a.account_id AND o.position = a.position AND (a.erased OR NOT o.erased)
 """
 
 NOTE_SWEEP = """
@@ -75,8 +82,11 @@ class Outbox(Protocol):
     async def claim(self) -> list[OutboxRow]:
         """Rows that are older than SWEEP_AGE_S and unclaimed, claimed for CLAIM_S."""
 
-    async def acknowledge(self, keys: Sequence[tuple[str, int]]) -> None:
-        """Delete what Kafka has acknowledged: (account id, position) each."""
+    async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
+        """Delete what Kafka has acknowledged: (account id, position, sent as erased) each.
+
+        A row whose event was erased after it was sent stays, to be sent again.
+        """
 
     async def note_sweep(self, found: int) -> None:
         """Remember that a sweep came to its end, for the operator."""
@@ -92,11 +102,12 @@ class PostgresOutbox:
         rows = await self._pool.fetch(CLAIM, SWEEP_AGE_S, CLAIM_S, CLAIM_ROWS_MAX)
         return [OutboxRow(stored_event(row), row["traceparent"]) for row in rows]
 
-    async def acknowledge(self, keys: Sequence[tuple[str, int]]) -> None:
+    async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
         await self._pool.execute(
             ACKNOWLEDGE,
-            ",".join([account_id for account_id, _ in keys]),
-            ",".join([str(position) for _, position in keys]),
+            ",".join([account_id for account_id, _, _ in sent]),
+            ",".join([str(position) for _, position, _ in sent]),
+            ",".join(["t" if erased else "f" for _, _, erased in sent]),
         )
 
     async def note_sweep(self, found: int) -> None:

@@ -37,7 +37,10 @@ class Sender(Protocol):
     """What carries records to Kafka."""
 
     def send(self, record: KafkaRecord) -> bool:
-        """Hand ``record`` over; False when it does not fit. The outcome comes to the relay."""
+        """Hand ``record`` over; False when it does not fit now. The outcome comes to the relay.
+
+        Raises ValueError for a record that will never fit.
+        """
 
     async def flush(self, timeout_s: float) -> None:
         """Wait for the outcome of what was handed over, up to ``timeout_s``."""
@@ -50,16 +53,18 @@ class Relay:
         self._outbox = outbox
         self._sleep = sleep
         self._sender: Sender | None = None
-        self._in_flight: set[tuple[str, int]] = set()
+        # Whether each was sent as erased.
+        self._in_flight: dict[tuple[str, int], bool] = {}
         # Of the sampled ones among them.
         self._spans: dict[tuple[str, int], tracing.Span] = {}
-        self._acknowledged: list[tuple[str, int]] = []
+        self._acknowledged: list[tuple[str, int, bool]] = []
         self._deleting: asyncio.Task[None] | None = None
         self._sweeping = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
         # What the sweep's round awaits.
         self._awaited: set[tuple[str, int]] = set()
+        self._taken_of_round = 0
         self._round_done = asyncio.Event()
         self.sent = 0
         self.acknowledged = 0
@@ -80,18 +85,22 @@ class Relay:
     ) -> None:
         """Send what was just committed, in order. Returns at once and never raises."""
         for stored, traceparent in zip(events, traceparents, strict=True):
-            if not self._send(stored, traceparent):
-                return  # Kafka is behind: the rest is the sweep's, and cannot overtake by much
+            with contextlib.suppress(ValueError):  # it makes no record, as the sweep will say
+                if not self._send(stored, traceparent):
+                    return  # Kafka is behind: the rest is the sweep's, and cannot overtake by much
 
     def delivered(self, outcomes: Sequence[tuple[str, int, bool]]) -> None:
         """Kafka's word on records: (account id, position, acknowledged). On the loop's thread."""
-        keys = [(account_id, position) for account_id, position, _ in outcomes]
-        self._in_flight.difference_update(keys)
-        self._awaited.difference_update(keys)
-        taken = [(account_id, position) for account_id, position, ok in outcomes if ok]
-        self._acknowledged += taken
-        self.acknowledged += len(taken)
-        self.failed += len(keys) - len(taken)
+        taken = 0
+        for account_id, position, acknowledged in outcomes:
+            erased = self._in_flight.pop((account_id, position), False)
+            if acknowledged:
+                self._acknowledged.append((account_id, position, erased))
+                taken += 1
+                self._taken_of_round += (account_id, position) in self._awaited
+            self._awaited.discard((account_id, position))
+        self.acknowledged += taken
+        self.failed += len(outcomes) - taken
         if self._spans:
             for account_id, position, acknowledged in outcomes:
                 span = self._spans.pop((account_id, position), None)
@@ -112,9 +121,9 @@ class Relay:
         if self._sweeping.locked():
             return 0
         async with self._sweeping:
-            found = 0
+            found = unsendable = 0
             for _ in range(SWEEP_ROUNDS_MAX):
-                failed_before = self.failed
+                self._taken_of_round = 0
                 rows = await self._outbox.claim()
                 refused = False
                 sent: list[tuple[str, int]] = []
@@ -124,9 +133,9 @@ class Relay:
                     try:
                         accepted = self._send(row.stored, row.traceparent)
                     except ValueError:
-                        # A text that was damaged makes no record. Its row stays, for the operator
-                        # to see; the others must not wait for it.
-                        log.exception("a row of the outbox makes no record: run saldo verify")
+                        # A text that was damaged, or is too large, makes no record. Its row stays,
+                        # for the operator to see; the others must not wait for it.
+                        unsendable += 1
                         continue
                     if not accepted:
                         refused = True
@@ -136,10 +145,12 @@ class Relay:
                     break
                 # Only the rows of this round: under load something else is always in flight.
                 found += len(sent)
-                self._awaited = self._in_flight.intersection(sent)
+                self._awaited = self._in_flight.keys() & sent
                 await self._wait_for_round(SWEEP_WAIT_S)
-                if refused or self._awaited or self.failed > failed_before:
+                if refused or self._awaited or (sent and not self._taken_of_round):
                     break  # Kafka does not take them now; the next sweep tries again
+            if unsendable:
+                log.error("%d rows of the outbox make no record: run saldo verify", unsendable)
             self.swept += found
             await self._outbox.note_sweep(found)
             return found
@@ -165,7 +176,7 @@ class Relay:
         key = (stored.account_id, stored.position)
         if span is not None:
             self._spans[key] = span
-        self._in_flight.add(key)
+        self._in_flight[key] = stored.private_text is None
         self._idle.clear()
         self.sent += 1
         return True
@@ -190,11 +201,11 @@ class Relay:
         try:
             while self._acknowledged:
                 await self._sleep(ACKNOWLEDGE_INTERVAL_S)
-                keys = self._acknowledged[:ACKNOWLEDGE_ROWS_MAX]
-                del self._acknowledged[: len(keys)]
+                sent = self._acknowledged[:ACKNOWLEDGE_ROWS_MAX]
+                del self._acknowledged[: len(sent)]
                 # In the order of the primary key, as every other writer of these rows, so that two
                 # processes that delete the same rows cannot wait for each other in a circle.
-                await self._outbox.acknowledge(sorted(keys))
+                await self._outbox.acknowledge(sorted(sent))
         except Exception:
             # The rows stay: the sweep sends them again, and they are deleted then.
             log.exception("acknowledged rows could not be deleted from the outbox")

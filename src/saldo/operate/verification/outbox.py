@@ -1,4 +1,4 @@
-"""The outbox: rows of no event, and rows whose times keep every sweep from sending them."""
+"""The outbox: rows of no event, and rows that no sweep sends or no acknowledgement deletes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 ROWS_MAX = 100_000
 OUTBOX = """
-SELECT o.account_id, o.position, o.appended_at, o.claimed_until, e.position IS NULL AS orphan
+SELECT o.account_id, o.position, o.appended_at, o.claimed_until, e.position IS NULL AS orphan,
+       o.erased AND e.private_text IS NOT NULL AS kept
 FROM event_store.outbox AS o
 LEFT JOIN event_store.event AS e ON e.account_id = o.account_id AND e.position = o.position
 WHERE e.position IS NULL OR o.appended_at > $1 OR o.claimed_until > $1
+   OR (o.erased AND e.private_text IS NOT NULL)
 ORDER BY o.account_id, o.position LIMIT $2
 """
 
@@ -26,12 +28,17 @@ ORDER BY o.account_id, o.position LIMIT $2
 async def check_outbox(
     event_store: asyncpg.Connection[asyncpg.Record], now: datetime
 ) -> list[Fault]:
-    """Rows of no event, and rows whose times keep every sweep from sending them."""
+    """Return a fault for each such row."""
     faults = []
     latest = now + timedelta(seconds=CLAIM_S) + CLOCK_AHEAD_MAX
     for row in await event_store.fetch(OUTBOX, latest, ROWS_MAX):
         if row["orphan"]:
             column, reason = "position", "the store has no such event"
+        elif row["kept"]:
+            column, reason = (
+                "erased",
+                "the event was not erased: the row stays",
+            )
         elif row["appended_at"] > latest:
             column, reason = "appended_at", "it is in the future: no sweep sends the row"
         else:
