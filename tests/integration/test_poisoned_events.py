@@ -296,3 +296,18 @@ async def test_a_refused_event_in_a_long_backlog_keeps_all_before_it(
     assert await superuser.fetchval(
         "SELECT position FROM read_model.balance WHERE account_id = 'b'"
     )
+
+
+async def test_a_stray_statement_line_stops_its_account_only(
+    fifty: Fifty, reader: Reader, superuser: Connection
+) -> None:
+    """The unique constraint refuses the round each time; no retry will change that."""
+    await reader.catch_up(POISONED)
+    await superuser.execute(
+        "UPDATE read_model.balance SET position = 1, hash = $1", fifty.stored[0].hash
+    )
+    await reader.catch_up(*ACCOUNTS)
+    assert await fifty.projected() == OTHERS
+    row = await superuser.fetchrow(SUSPENDED, POISONED)
+    assert row is not None
+    assert row["blocked_reason"].endswith("statement_position")
