@@ -23,6 +23,7 @@ Category = Literal["lost", "doubled", "stale", "wrong"]
 # Every name under which the checker reports, and the column of the matrix that counts it.
 CATEGORIES: dict[str, Category] = {
     "acknowledged-lost": "lost",
+    "refused-for-lost": "lost",
     "not-projected": "lost",
     "not-on-topic": "lost",
     "recorded-twice": "doubled",
@@ -31,6 +32,8 @@ CATEGORIES: dict[str, Category] = {
     "went-back": "stale",
     "order-reversed": "stale",
     "refused-but-recorded": "wrong",
+    "refused-for-another": "wrong",
+    "refused-unfounded": "wrong",
     "unasked": "wrong",
     "altered": "wrong",
     "gap": "wrong",
@@ -63,6 +66,7 @@ def check(history: History, final: Final) -> list[Violation]:
     streams = _streams(final)
     return [
         *_check_attempts(history, streams),
+        *_check_refusals(history, streams),
         *(each for account in streams.values() for each in account.check_stream()),
         *_check_order(history),
         *_check_reads(history, streams),
@@ -93,6 +97,11 @@ class _Stream:
             balance += _signed(event)
             self.balances[event.position] = balance
         self.end = self.events[-1].position if self.events else 0
+
+    def event_at(self, position: int) -> Event | None:
+        """The event at ``position``, or None."""
+        own = [event for event in self.events if event.position == position]
+        return own[0] if own else None
 
     def check_stream(self) -> Iterator[Violation]:
         """Gaps, the chain, and limits."""
@@ -211,12 +220,49 @@ def _check_receipt(
         yield from stream.check_balance(receipt.position, receipt.balance_minor, who)
 
 
+def _check_refusals(history: History, streams: dict[str, _Stream]) -> Iterator[Violation]:
+    """What a refusal names or states is of events that are stored, and were asked for by then."""
+    first_asked = _first_asked(history)
+    by_id = {event.event_id: event for stream in streams.values() for event in stream.events}
+    for attempt in history.attempts():
+        account_id, who = attempt.account_id, f"key {attempt.key}: {attempt.said}"
+        if attempt.named is not None:
+            event = by_id.get(attempt.named)
+            if event is None:
+                detail = f"{who} names {attempt.named}, which is not stored"
+                yield Violation(name="refused-for-lost", account_id=account_id, detail=detail)
+            elif json.loads(event.public_text).get("reverses") != attempt.reverses:
+                detail = f"{who} names {attempt.named}, which does not reverse {attempt.reverses}"
+                yield Violation(name="refused-for-another", account_id=account_id, detail=detail)
+        if attempt.stated is None or attempt.stated[0] == 0:
+            continue
+        position, balance_minor = attempt.stated
+        stream = streams.get(account_id)
+        event = stream and stream.event_at(position)
+        if (
+            stream is None
+            or event is None
+            or balance_minor not in {None, stream.balances[position]}
+            or first_asked.get((account_id, event.key), 0) > (attempt.completed_s or 0)
+        ):
+            detail = f"{who} states {balance_minor} at position {position}, which never was"
+            yield Violation(name="refused-unfounded", account_id=account_id, detail=detail)
+
+
+def _first_asked(history: History) -> dict[tuple[str, str | None], float]:
+    """When each intent was asked for first."""
+    asked: dict[tuple[str, str | None], float] = {}
+    for attempt in sorted(history.attempts(), key=lambda each: each.invoked_s):
+        asked.setdefault((attempt.account_id, attempt.key), attempt.invoked_s)
+    return asked
+
+
 def _check_order(history: History) -> Iterator[Violation]:
     """What was answered before another was asked for stands before it in the stream."""
     by_account: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
-    first_asked: dict[tuple[str, str], float] = {}
-    for attempt in sorted(history.attempts(), key=lambda each: each.invoked_s):
-        asked = first_asked.setdefault((attempt.account_id, attempt.key), attempt.invoked_s)
+    first_asked = _first_asked(history)
+    for attempt in history.attempts():
+        asked = first_asked[attempt.account_id, attempt.key]
         if attempt.receipt is not None and attempt.completed_s is not None:
             position = attempt.receipt.position
             _, known = by_account[attempt.account_id].get(position, (asked, attempt.completed_s))

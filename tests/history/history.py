@@ -43,6 +43,9 @@ class Attempt:
     outcome: Outcome
     receipt: Receipt | None = None
     said: str = ""  # status and problem, for a person
+    reverses: str | None = None  # the transaction that a reversal undoes
+    named: str | None = None  # the event because of which it was refused
+    stated: tuple[int, int | None] | None = None  # position and balance that refused it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +147,12 @@ def read_log(file: Path) -> tuple[History, Final]:
 
 
 def _attempt(members: dict[str, Any]) -> Attempt:
-    receipt = members.pop("receipt")
-    return Attempt(receipt=None if receipt is None else Receipt(**receipt), **members)
+    receipt, stated = members.pop("receipt"), members.pop("stated")
+    return Attempt(
+        receipt=None if receipt is None else Receipt(**receipt),
+        stated=None if stated is None else tuple(stated),
+        **members,
+    )
 
 
 def _read(members: dict[str, Any]) -> Read:

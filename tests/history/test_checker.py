@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.history.history import Kind, Outcome
 
-ANA, BRUNO = "ana", "bruno"
+ANA, BRUNO, DORA = "ana", "bruno", "dora"
 
 
 @dataclass(slots=True)
@@ -44,18 +44,32 @@ class Story:
     outbox_rows: int = 0
     now_s: float = 0.0
 
-    def record(self, account_id: str, kind: Kind, amount_minor: int, key: str) -> Event:
+    def record(
+        self,
+        account_id: str,
+        kind: Kind,
+        amount_minor: int,
+        key: str,
+        reverses: str | None = None,
+    ) -> Event:
         """An event that a client was answered, projected and published."""
-        event = self.store(account_id, kind, amount_minor, key)
+        event = self.store(account_id, kind, amount_minor, key, reverses)
         self.attempt(event, "recorded")
         return event
 
-    def store(self, account_id: str, kind: Kind, amount_minor: int, key: str) -> Event:
+    def store(
+        self,
+        account_id: str,
+        kind: Kind,
+        amount_minor: int,
+        key: str,
+        reverses: str | None = None,
+    ) -> Event:
         own = [event for event in self.events if event.account_id == account_id]
         position = len(own) + 1
         previous = own[-1].hash if own else hashlib.sha256(account_id.encode()).hexdigest()
         event_id = f"{account_id}-{position}"
-        text = json.dumps({"id": event_id, "amount": amount_minor})
+        text = json.dumps({"id": event_id, "amount": amount_minor, "reverses": reverses})
         event = Event(
             account_id=account_id,
             position=position,
@@ -98,6 +112,32 @@ class Story:
                 outcome=outcome,
                 receipt=receipt if outcome == "recorded" else None,
                 said="503 store-unavailable" if outcome == "refused" else "",
+            )
+        )
+        self.now_s += 1
+
+    def refuse(
+        self,
+        key: str,
+        *,
+        reverses: str | None = None,
+        named: str | None = None,
+        stated: tuple[int, int | None] | None = None,
+    ) -> None:
+        """A request on DORA's account that was refused because of what is stored."""
+        self.attempts.append(
+            Attempt(
+                client=1,
+                account_id=DORA,
+                key=key,
+                kind="EXPENSE",
+                amount_minor=8,
+                invoked_s=self.now_s,
+                completed_s=self.now_s + 0.5,
+                outcome="refused",
+                reverses=reverses,
+                named=named,
+                stated=stated,
             )
         )
         self.now_s += 1
@@ -149,6 +189,12 @@ def good() -> Story:
     never = replace(repeated, key="never", event_id="never")
     story.attempt(never, "unknown")
     story.attempt(replace(never, key="refused"), "refused")
+    paid = story.record(DORA, "INCOME", 8, "d0")
+    undone = story.record(DORA, "EXPENSE", 8, "d1", reverses=paid.event_id)
+    story.refuse("undone already", reverses=paid.event_id, named=undone.event_id)
+    story.refuse("beyond the limit", stated=(2, 0))
+    story.refuse("another position", stated=(1, None))
+    story.refuse("no position", stated=(0, None))
     story.record(BRUNO, "LIMIT", 10, "b0")
     story.record(BRUNO, "EXPENSE", 10, "b1")
     story.read(BRUNO)
@@ -245,6 +291,18 @@ def put_the_later_before_the_earlier(story: Story) -> None:
     story.attempts[1] = replace(late, invoked_s=story.now_s, completed_s=story.now_s + 1)
 
 
+def refuse_for_an_event_that_is_not_stored(story: Story) -> None:
+    story.refuse("undone already, too", reverses="dora-1", named="dora-9")
+
+
+def refuse_for_an_event_that_reverses_nothing(story: Story) -> None:
+    story.refuse("undone already, too", reverses="dora-1", named="dora-1")
+
+
+def refuse_for_a_balance_that_never_was(story: Story) -> None:
+    story.refuse("beyond the limit, too", stated=(2, -8))
+
+
 BAD: dict[str, Callable[[Story], None]] = {
     "acknowledged-lost": lose_an_answered_event,
     "recorded-twice": record_a_retry_again,
@@ -265,6 +323,9 @@ BAD: dict[str, Callable[[Story], None]] = {
     "uncommitted-on-topic": publish_what_was_rolled_back,
     "outbox-not-empty": leave_rows_in_the_outbox,
     "order-reversed": put_the_later_before_the_earlier,
+    "refused-for-lost": refuse_for_an_event_that_is_not_stored,
+    "refused-for-another": refuse_for_an_event_that_reverses_nothing,
+    "refused-unfounded": refuse_for_a_balance_that_never_was,
 }
 
 
@@ -306,6 +367,28 @@ def test_a_wrong_balance_names_the_transactions_that_it_lacks() -> None:
     [violation] = check(story.history(), story.final())
     assert violation.account_id == ANA
     assert violation.detail.endswith("it lacks the transactions at 1, 3")
+
+
+def test_a_refusal_states_no_position_beyond_the_stream() -> None:
+    story = good()
+    story.refuse("another position", stated=(3, None))
+    assert story.names() == {"refused-unfounded"}
+
+
+def test_a_refusal_states_no_position_of_a_later_request() -> None:
+    """It was that of an event which was never committed; another took its place afterwards."""
+    story = good()
+    story.refuse("another position", stated=(3, None))
+    story.record(DORA, "INCOME", 5, "d2")
+    assert story.names() == {"refused-unfounded"}
+
+
+def test_a_replay_of_an_event_that_is_not_stored_is_lost() -> None:
+    """The intent was recorded later, as another event than the first response said."""
+    story = good()
+    recorded = story.record(DORA, "INCOME", 5, "d2")
+    story.attempt(replace(recorded, event_id="dora-9"), "recorded")
+    assert story.names() == {"acknowledged-lost", "answers-differ"}
 
 
 def test_another_amount_on_the_topic_is_no_committed_event() -> None:

@@ -9,10 +9,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from saldo.domain.errors import Refused
 from saldo.project.catch_up import Surroundings as ProjectorSurroundings
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp, Projection
 from saldo.project.read_model import ReadModelBusy, ReadModelUnavailable
-from saldo.record.batch import Decided, Outcome, Surroundings, record_batch
+from saldo.record.batch import Decided, Outcome, OutcomeUnknown, Surroundings, record_batch
+from saldo.record.event_store import StoreBusy, StoreUnavailable
 from saldo.record.relay import Relay
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.sweeps import Sweeper
@@ -22,15 +24,16 @@ from tests.simulation.read_model import LagTables, ReadModel
 from tests.simulation.store import EventStore, Outbox, StreamReader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from saldo.record.intent import Intent, Recorded
     from tests.simulation.world import Process
 
 SWEEP_INTERVAL_S = 5.0
 # Small, so that a few clients fill them.
-QUEUE_LINES_MAX = 12
-BATCH_LINES_MAX = 4
+QUEUE_LINES_MAX = 24
+BATCH_LINES_MAX = 8
+ANSWERED = (Refused, StoreBusy, StoreUnavailable, OutcomeUnknown, QueueFull)
 # What functions/project_balance/main.py answers; tests/unit/test_delivery_statuses.py holds that.
 STATUSES: dict[type[Exception], int] = {
     BadDelivery: 400,
@@ -77,9 +80,18 @@ class Recorder:
     async def open(self) -> None:
         self._sweeper.start()
 
-    async def record(self, intent: Intent) -> list[Recorded]:
-        """What record_single and record_bulk do."""
-        return await self._commit.submit(intent, intent.account_ids(), len(intent.lines))
+    async def record(self, intents: Sequence[Intent]) -> list[list[Recorded] | Exception]:
+        """What record_single and record_bulk do, for requests that arrive at the same moment."""
+        waiting = [self._submit(intent) for intent in intents]
+        return [_answer(each) for each in await asyncio.gather(*waiting, return_exceptions=True)]
+
+    def _submit(self, intent: Intent) -> Awaitable[list[Recorded]]:
+        try:
+            return self._commit.submit(intent, intent.account_ids(), len(intent.lines))
+        except QueueFull as full:
+            refused = asyncio.get_running_loop().create_future()
+            refused.set_exception(full)
+            return refused
 
     async def close(self) -> None:
         """What the recorder does at SIGTERM."""
@@ -93,6 +105,13 @@ class Recorder:
     def _committed(self, decided: Decided) -> None:
         self.process.world.note("batch-committed", len(decided.events))
         self._relay.send_committed(decided.events, decided.traceparents)
+
+
+def _answer(each: list[Recorded] | BaseException) -> list[Recorded] | Exception:
+    """What a client is answered; raises what is none of its business."""
+    if isinstance(each, list) or isinstance(each, ANSWERED):
+        return each
+    raise each
 
 
 class Projector:

@@ -21,6 +21,7 @@ from unittest import mock
 from saldo.domain.commands import Kind
 from saldo.domain.events import TransactionRecorded, read_event
 from saldo.project import catch_up, projection, sweep
+from saldo.record import batch
 from saldo.serve.metrics import QUEUE_WEIGHT, QUEUE_WEIGHT_MAX
 from tests.history.checker import check
 from tests.history.history import Balance, Event, Final, History
@@ -57,6 +58,8 @@ CLOSE_S = 20.0
 SMALL = (
     (catch_up, {"CATCH_UP_EVENTS_MAX": 4, "CATCH_UP_EVENTS_MIN": 2, "ROUND_EVENTS_MAX": 8}),
     (sweep, {"PAGE_EVENTS": 12}),
+    # Shorter than an outage, so that a batch in doubt meets its deadline.
+    (batch, {"DEADLINE_S": 2.5}),
     (projection, {"FURTHER_BATCH_ACCOUNTS_MIN": 1, "BATCH_ACCOUNTS_MAX": 2}),
 )
 # The locks make the first ones impossible: the constraints behind them are the last resort.
@@ -67,6 +70,7 @@ NEVER = (
     "refolded",
     "committed-unanswered",
     "cancelled-by-another",
+    "unknown-names-no-event",
 )
 KINDS: dict[Kind, HistoryKind] = {Kind.INCOME: "INCOME", Kind.EXPENSE: "EXPENSE"}
 
@@ -157,6 +161,7 @@ class Simulation:
                 world=world,
                 recorder=lambda: world.chance.choice(self.recorders),
                 model=self.servers.model,
+                written=self.servers.store.written,
                 history=self.history,
                 bulks=self.bulks,
             )

@@ -26,7 +26,7 @@ from saldo.record.event_store import (
 )
 from saldo.record.outbox import CLAIM_S, SWEEP_AGE_S, OutboxRow
 from tests.simulation.loop import OWNER
-from tests.simulation.world import COMMIT_S_MAX, Process, World
+from tests.simulation.world import COMMIT_S_MAX, DOWN_S_MAX, Process, World
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,6 +142,10 @@ class Session:
         commits = self._is_committing and world.chance.random() < 1 / 2
         if self._is_committing:
             world.note("commit-cut-kept" if commits else "commit-cut-undone", self._name)
+            if world.happens(world.faults.failover):
+                world.note("failover")
+                until_s = world.loop.time() + world.chance.random() * DOWN_S_MAX
+                world.database_down_until_s = max(world.database_down_until_s, until_s)
         world.loop.call_later(world.chance.random() * NOTICED_S, self._end, commits)
 
     async def _commit(self, unknown: type[Exception], busy: type[Exception]) -> None:
@@ -204,6 +208,8 @@ class EventStore:
     appended: list[tuple[datetime, str, int, bytes]] = field(default_factory=list)
     outbox: dict[tuple[str, int], Queued] = field(default_factory=dict)
     ids: dict[UUID, StoredEvent] = field(default_factory=dict)
+    # Ids of all events that a recorder ever sent to be written, whether they were committed or not.
+    written: set[UUID] = field(default_factory=set)
     by_key: dict[tuple[str, bytes], list[StoredEvent]] = field(default_factory=dict)
     by_reversed: dict[tuple[str, UUID], StoredEvent] = field(default_factory=dict)
 
@@ -337,6 +343,7 @@ class Transaction(Session):
         traceparents: Sequence[str | None],
     ) -> None:
         assert len(traceparents) == len(events)
+        self._store.written.update(event.event_id for event in events)
         await self._arrive("append", StoreUnavailable, StoreBusy)
         for event in events:
             constraint = self._store.contradiction(event)
@@ -377,12 +384,20 @@ class Statement(Transaction):
         """Append; cut off, it may be carried out once the server gets to it, or never."""
         assert len(traceparents) == len(events)
         self._events, self._accounts = list(events), list(accounts)
+        self._store.written.update(event.event_id for event in events)
         self._is_committing = True
+        try:
+            await self._run()
+        except StoreBusy:  # the server has refused it
+            self._end(commits=False)
+            raise
+
+    async def _run(self) -> None:
         await self._arrive("append and commit", CommitUnknown, StoreBusy)
-        await self._take([account.account_id for account in accounts])
+        await self._take([account.account_id for account in self._accounts])
         if self._is_over or self._is_cut:
             raise CommitUnknown
-        if not self._store.stands_before(events):
+        if not self._store.stands_before(self._events):
             self._world.note("overtaken")
             self._end(commits=False)
             raise Contradicted(STREAM_POSITION)

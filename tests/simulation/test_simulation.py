@@ -58,6 +58,8 @@ SELDOM = (
     "database-clock-jumps",
     "database-down",
     "dead-letter",
+    "failover",
+    "in-doubt-together",
     "kafka-down",
     "lock-timeout",
     "outbox-answer-lost",

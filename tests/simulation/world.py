@@ -43,6 +43,7 @@ class Faults:
     cut: float  # a connection to a database breaks
     busy: float  # a database refuses: deadlock, serialization failure
     commit_slow: float  # up to COMMIT_S_MAX, with the locks held and nothing visible yet
+    failover: float  # the database goes away with the COMMIT that it cuts
     answer_lost: float  # between a client or the source, and a function
     send_lost: float  # Kafka does not take a record
     send_doubled: float
@@ -65,6 +66,7 @@ class Faults:
             cut=rate(0.04),
             busy=rate(0.04),
             commit_slow=rate(0.2),
+            failover=rate(0.8),
             answer_lost=rate(0.15),
             send_lost=rate(0.3),
             send_doubled=rate(0.3),
