@@ -238,7 +238,7 @@ def _check_refusals(history: History, streams: dict[str, _Stream]) -> Iterator[V
             continue
         position, balance_minor = attempt.stated
         stream = streams.get(account_id)
-        event = stream and stream.event_at(position)
+        event = None if stream is None else stream.event_at(position)
         if (
             stream is None
             or event is None

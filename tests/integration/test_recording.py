@@ -385,12 +385,18 @@ async def test_past_the_deadline_the_outcome_is_unknown_and_the_transaction_name
 
         cut(proxy, how)
         side = on_clock(writer, Unreachable(proxy))
-        in_doubt, refused = await side.outcomes(
-            intent(income("2"), ids=10), intent(income("1"), expected=77)
+        certain, in_doubt, repeated, refused = await side.outcomes(
+            intent(income("1"), expected=77),
+            intent(income("2"), key="k", ids=10),
+            intent(income("2"), key="k", ids=11),
+            intent(income("1"), expected=77),
         )
-        assert isinstance(in_doubt, OutcomeUnknown)
-        assert in_doubt.transaction_id == uuid(10)
-        assert isinstance(refused, PositionConflict)
+        assert isinstance(certain, PositionConflict)
+        for outcome in (in_doubt, repeated):
+            assert isinstance(outcome, OutcomeUnknown)
+            assert outcome.transaction_id == uuid(10)
+        # The position that refused it is that of an event in doubt.
+        assert isinstance(refused, StoreBusy)
     assert await check_event_store(superuser) == events
 
 

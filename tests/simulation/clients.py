@@ -132,9 +132,7 @@ class Client:
         requests.append(Request(asked=(other,), name=f"{name}-reuse", key=name))
         lines = (first, self._transaction(self._account()), self._transaction(account_id))
         line_keys = (name, f"{name}-other", f"{name}-third")
-        requests.append(
-            Request(asked=lines, name=f"{name}-bulk", key=None, line_keys=line_keys)
-        )
+        requests.append(Request(asked=lines, name=f"{name}-bulk", key=None, line_keys=line_keys))
         moved = self.seen.get(account_id, 0) + chance.randrange(3)
         matched = self._transaction(account_id)
         requests.append(
@@ -179,7 +177,7 @@ class Client:
     # --- recording ----------------------------------------------------------------------------
 
     async def _insist(self, requests: list[Request]) -> None:
-        """Send them together until each is answered, with the same keys; sometimes twice at once."""
+        """Send them together until each has its outcome, with the same keys; sometimes twice."""
         world = self.world
         for _ in range(TRIES_MAX):
             keyed = [each for each in requests if each.key is not None or each.line_keys]
@@ -264,7 +262,8 @@ class Client:
             outcome = "refused"
         self.world.note(f"answered-{outcome}", f"{request.name} {said}")
         for number, (each, name) in enumerate(zip(request.asked, request.names(), strict=True)):
-            receipt = named = stated = None
+            receipt = named = None
+            stated: tuple[int, int | None] | None = None
             if isinstance(answer, AlreadyReversed):
                 named = str(answer.reversed_by)
             elif isinstance(answer, PositionConflict):

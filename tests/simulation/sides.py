@@ -109,7 +109,7 @@ class Recorder:
 
 def _answer(each: list[Recorded] | BaseException) -> list[Recorded] | Exception:
     """What a client is answered; raises what is none of its business."""
-    if isinstance(each, list) or isinstance(each, ANSWERED):
+    if isinstance(each, (list, *ANSWERED)):
         return each
     raise each
 

@@ -32,11 +32,12 @@ from saldo.record.event_store import (
     StoreBusy,
     StoreRefused,
     StoreUnavailable,
+    Transaction,
 )
 from saldo.record.intent import Intent, Line, LinesRefused, Recorded, StoredEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -107,6 +108,26 @@ class Decided:
     events: list[StoredEvent]
     traceparents: list[str | None]
     accounts: dict[str, Account]
+
+    def fits(self, accounts: Mapping[str, Account]) -> bool:
+        """Whether the events chain from the accounts as they stand: none has moved on."""
+        first = {event.account_id: event for event in reversed(self.events)}
+        return all(
+            chain_hash(accounts[account_id].hash, event.public_text) == event.hash
+            for account_id, event in first.items()
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Batch:
+    """A batch on its way to a certain outcome."""
+
+    intents: Sequence[Intent]
+    account_ids: Sequence[str]
+    around: Surroundings
+    # What was written and may have been committed, or may still be. There is never more than one:
+    # it is written once more as it was decided, or it is known to be lost.
+    in_doubt: Decided | None = None
 
 
 class Ledger:
@@ -316,7 +337,7 @@ async def record_batch(
             outcomes += await _record_until_decided([intent], around, committed)
         except Contradicted:
             outcomes.append(StoreBusy())
-        except (StoreBusy, StoreUnavailable, OutcomeUnknown) as error:
+        except (StoreBusy, StoreUnavailable) as error:
             outcomes.append(error)
     return outcomes
 
@@ -328,9 +349,8 @@ async def _record_until_decided(
 ) -> list[Outcome]:
     """Run the batch until its outcome is certain, within ATTEMPTS_MAX and DEADLINE_S."""
     account_ids = sorted({line.command.account_id for i in intents for line in i.lines})
+    batch = _Batch(intents=intents, account_ids=account_ids, around=around)
     deadline = around.monotonic() + DEADLINE_S
-    # What was written and may have been committed, or may still be: each until another is certain.
-    in_doubt: list[Decided] = []
     decided: Decided | None = None
     backoff_s = BACKOFF_FIRST_S
     failure: Exception = StoreUnavailable()
@@ -341,10 +361,10 @@ async def _record_until_decided(
             if around.monotonic() > deadline:
                 break
         try:
-            decided = await _decide(intents, account_ids, around, in_doubt, first=not attempt)
+            decided = await _decide(batch, first=not attempt)
         except (CommitUnknown, StoreBusy, StoreUnavailable) as error:
             failure = error
-            if isinstance(error, StoreRefused) and not in_doubt:
+            if isinstance(error, StoreRefused) and batch.in_doubt is None:
                 break  # certain, and to try again at once is of no use
         else:
             break
@@ -352,53 +372,54 @@ async def _record_until_decided(
         if decided.events:
             committed(decided)
         return decided.outcomes
-    if not in_doubt:
+    if batch.in_doubt is None:
         raise failure
-    return _in_doubt(intents, in_doubt[-1])
+    return _in_doubt(intents, batch.in_doubt)
 
 
 def _in_doubt(intents: Sequence[Intent], decided: Decided) -> list[Outcome]:
-    """Only the intents whose events hang in the balance are in doubt; refusals are certain."""
-    return [
-        OutcomeUnknown(transaction_id=intent.lines[0].event_id)
-        if isinstance(outcome, list) and not all(each.replayed for each in outcome)
-        else outcome
-        for intent, outcome in zip(intents, decided.outcomes, strict=True)
-    ]
+    """The outcomes that hold whether ``decided`` was committed or not; the others are in doubt.
+
+    A repeat of an event in doubt names that event: it has none of its own. A refusal on an account
+    that has an event in doubt recorded nothing either way, but might not be one the next time.
+    """
+    ids = {event.event_id for event in decided.events}
+    touched: set[str] = set()
+    outcomes: list[Outcome] = []
+    for intent, outcome in zip(intents, decided.outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            certain = touched.isdisjoint(intent.account_ids())
+            outcomes.append(outcome if certain else StoreBusy())
+            continue
+        doubtful = [each.stored for each in outcome if each.stored.event_id in ids]
+        touched.update(stored.account_id for stored in doubtful)
+        outcomes.append(
+            OutcomeUnknown(transaction_id=doubtful[0].event_id) if doubtful else outcome
+        )
+    return outcomes
 
 
-async def _decide(
-    intents: Sequence[Intent],
-    account_ids: Sequence[str],
-    around: Surroundings,
-    in_doubt: list[Decided],
-    *,
-    first: bool,
-) -> Decided:
+async def _decide(batch: _Batch, *, first: bool) -> Decided:
     """One try: the ``first`` without locks where that does."""
     decided = None
-    if first and not around.contention.locks():
-        decided = await _decide_without_locks(intents, account_ids, around, in_doubt)
-    return decided or await _decide_under_locks(intents, account_ids, around, in_doubt)
+    if first and not batch.around.contention.locks():
+        decided = await _decide_without_locks(batch)
+    return decided or await _decide_under_locks(batch)
 
 
-async def _decide_without_locks(
-    intents: Sequence[Intent],
-    account_ids: Sequence[str],
-    around: Surroundings,
-    in_doubt: list[Decided],
-) -> Decided | None:
+async def _decide_without_locks(batch: _Batch) -> Decided | None:
     """Look, decide and append; None where it takes locks.
 
     What is looked at is of one moment, so refusals and repeated answers hold for that moment. What
     is appended holds as long as no account of the batch has moved on since, and the append itself
     sees to that, however late it is carried out.
     """
-    accounts, repeated = await around.store.look(account_ids, *_looked_up(intents))
-    if len(accounts) < len(account_ids):
+    around = batch.around
+    accounts, repeated = await around.store.look(batch.account_ids, *_looked_up(batch.intents))
+    if len(accounts) < len(batch.account_ids):
         return None  # a stream is missing: it is created under locks
     decided = decide_batch(
-        intents, Ledger(accounts, repeated), around.now(), around.default_currency
+        batch.intents, Ledger(accounts, repeated), around.now(), around.default_currency
     )
     try:
         if decided.events:
@@ -409,43 +430,33 @@ async def _decide_without_locks(
         around.contention.met()
         return None
     except CommitUnknown:
-        in_doubt.append(decided)
+        batch.in_doubt = decided
         raise
     return decided
 
 
-async def _decide_under_locks(
-    intents: Sequence[Intent],
-    account_ids: Sequence[str],
-    around: Surroundings,
-    in_doubt: list[Decided],
-) -> Decided:
-    """Lock, find what is ``in_doubt`` or else look up, decide, append and commit.
+async def _decide_under_locks(batch: _Batch) -> Decided:
+    """Lock; find what is in doubt or write it once more; otherwise look up, decide and write.
 
-    A COMMIT of unknown outcome is over once its streams are locked. An append without locks may
-    still be on its way, but it fails wherever this try has a committed event of one of its
-    accounts, or has found one by which it refused what the append had accepted.
+    What is in doubt may be an append without locks that is still on its way. As long as no account
+    has moved on, the same events are written again, and whichever comes first keeps the other out.
+    Where one has moved on and the events are not there, the append can only fail.
     """
-    transaction = await around.store.begin()
+    transaction = await batch.around.store.begin()
     decided: Decided | None = None
     try:
-        await transaction.lock(account_ids)
-        if in_doubt:
-            ids = {event.event_id for each in in_doubt for event in each.events}
-            own = await transaction.find_own(list(ids), account_ids)
-            for each in in_doubt:
-                if all(event.hash in own for event in each.events):
-                    await transaction.roll_back()
-                    return each
-        # In statements that come after the one that locks.
-        accounts = await transaction.read_accounts(account_ids)
-        keys, reversals = _looked_up(intents)
-        repeated = []
-        if keys or reversals:
-            repeated = await transaction.find_repeated(keys, reversals)
-        decided = decide_batch(
-            intents, Ledger(accounts, repeated), around.now(), around.default_currency
-        )
+        await transaction.lock(batch.account_ids)
+        accounts = await transaction.read_accounts(batch.account_ids)
+        decided = batch.in_doubt
+        if decided is not None and not decided.fits(accounts):
+            ids = [event.event_id for event in decided.events]
+            own = await transaction.find_own(ids, batch.account_ids)
+            if all(event.hash in own for event in decided.events):
+                await transaction.roll_back()
+                return decided
+            decided = batch.in_doubt = None
+        if decided is None:
+            decided = await _decide_locked(batch, transaction, accounts)
         if decided.events:
             await transaction.append(
                 decided.events, list(decided.accounts.values()), decided.traceparents
@@ -455,13 +466,26 @@ async def _decide_under_locks(
             await transaction.roll_back()
     except CommitUnknown:
         await transaction.roll_back()
-        if decided is not None:
-            in_doubt.append(decided)
+        batch.in_doubt = decided
         raise
     except BaseException:
         await transaction.roll_back()
         raise
     return decided
+
+
+async def _decide_locked(
+    batch: _Batch, transaction: Transaction, accounts: dict[str, Account]
+) -> Decided:
+    """Look keys and reversals up, in a statement after the one that locks; decide."""
+    keys, reversals = _looked_up(batch.intents)
+    repeated = []
+    if keys or reversals:
+        repeated = await transaction.find_repeated(keys, reversals)
+    around = batch.around
+    return decide_batch(
+        batch.intents, Ledger(accounts, repeated), around.now(), around.default_currency
+    )
 
 
 def _looked_up(
