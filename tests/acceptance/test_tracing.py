@@ -14,13 +14,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from local.services import BALANCE, FUNCTIONS, PROJECT, RECORD
 from tests.collector import Collector, SeenSpan, collecting
+from tests.functions.ledger import issuer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.acceptance.conftest import Stack
+    from tests.functions.live import Issuer
     from tests.servers import Served
 
+
+__all__ = ["issuer"]
 
 TIMEOUT_S = 120.0
 SERVER, PRODUCER, CONSUMER, INTERNAL = 2, 4, 5, 1
@@ -154,6 +158,34 @@ def test_who_is_sampled_is_decided_by_the_client_or_else_by_chance(
     seen = [span for span in collector.spans if span.kind == SERVER]
     assert len(seen) == 2
     assert not collector.of_trace(unsampled)
+
+
+def test_a_client_that_is_not_known_leaves_no_span_and_no_line(
+    light_stack: Stack, collector: Collector, issuer: Issuer
+) -> None:
+    """Anyone can send a traceparent; what it costs, only a known client may ask for."""
+    record = light_stack.serve(RECORD, **traced(collector, "0"), **issuer.settings())
+    for method, path, authorization, status in (
+        ("POST", "/transactions", None, 401),
+        ("POST", "/transactions", "Bearer forged", 401),
+        ("POST", "/transactions?unknown=1", None, 400),
+        ("GET", "/nowhere", None, 404),
+        ("PUT", "/transactions", None, 405),
+        ("TRACE", "/transactions", None, 405),
+    ):
+        headers = new_trace()[2] | ({"Authorization": authorization} if authorization else {})
+        url = f"{record.url}{path}"
+        answer = httpx.request(method, url, headers=headers, timeout=TIMEOUT_S)
+        assert answer.status_code == status, answer.text
+    for _ in range(2):  # verified, and then remembered
+        known, _, headers = new_trace()
+        post(record, headers | {"Authorization": f"Bearer {issuer.token(iat=1)}"})
+        collector.until(partial(collector.of_trace, known))
+    light_stack.stop(record.child)  # what is left is sent
+    served = [span for span in collector.spans if span.kind == SERVER]
+    assert [span.name for span in served] == ["POST /transactions"] * 2
+    lines = [line for line in record.log().splitlines() if '"level": "INFO"' in line]
+    assert sum(" in " in line and " ms" in line for line in lines) == 2, lines
 
 
 def test_a_delivery_begins_no_trace_of_its_own(light_stack: Stack, collector: Collector) -> None:

@@ -167,7 +167,7 @@ class Gate:
         route = "/" if self._delivers else scope.get(ROUTE_KEY, "none")
         metrics.HTTP_REQUESTS.add((method, route, status))
         metrics.HTTP_DURATION.record(took_s, (route,))
-        if trace is not None and trace.span is not None:
+        if trace is not None and trace.span is not None and trace.kept:
             tracing.end_request(trace.span, route, status)
             log.info("%s %s: %d in %.1f ms", method, route, status, took_s * 1000)
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import jwt
 
+from saldo.serve.tracing import caller_is_known
+
 if TYPE_CHECKING:
     from saldo.serve.settings import OidcSettings
 
@@ -168,7 +170,10 @@ class Authenticator:
         if authorization is None:
             return None
         known = self._remembered.get(_digest(authorization))
-        return known[1] if known is not None and known[0] > time.time() else None
+        if known is None or known[0] <= time.time():
+            return None
+        caller_is_known()
+        return known[1]
 
     async def authenticate(self, authorization: str | None) -> Caller:
         """The caller of ``Authorization: Bearer TOKEN``; raises Unauthenticated."""
@@ -186,6 +191,7 @@ class Authenticator:
         self._remembered[digest] = (expires_at, caller)
         if len(self._remembered) > TOKENS_REMEMBERED_MAX:
             self._remembered.popitem(last=False)
+        caller_is_known()
         return caller
 
     async def _verify(self, token: str) -> tuple[int, Caller]:

@@ -26,7 +26,8 @@ def start(settings: Settings) -> Export | None:
             "OTEL_EXPORTER_OTLP_ENDPOINT", "needs the extra: pip install 'saldo[telemetry]'"
         ) from error
     export = Export(settings.function, settings.otlp_endpoint, settings.metric_interval_s)
-    trace_with(export.tracer, settings.trace_sample_ratio)
+    authenticates = settings.callers is not None or settings.sources is not None
+    trace_with(export.tracer, settings.trace_sample_ratio, authenticates=authenticates)
     return export
 
 

@@ -62,12 +62,17 @@ class Tracer(Protocol):
         """A span that begins now; ``parent`` is a traceparent, None begins a trace."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Trace:
-    """The trace that the running work belongs to; ``span`` is None where it is not sampled."""
+    """The trace that the running work belongs to; ``span`` is None where it is not sampled.
+
+    A request that its client wants sampled is ``kept`` only once the client is known: anyone can
+    send a header, and each span costs an export and a log line.
+    """
 
     traceparent: str
     span: Span | None
+    kept: bool = True
 
     @property
     def trace_id(self) -> str:
@@ -84,14 +89,18 @@ class _Tracing:
 
     tracer: Tracer | None = None
     ratio: float = 0.0
+    authenticates: bool = False
 
 
 _tracing = _Tracing()
 
 
-def trace_with(tracer: Tracer | None, ratio: float) -> None:
-    """Trace from now on, ``ratio`` of the requests that do not say it themselves; None: no more."""
-    _tracing.tracer, _tracing.ratio = tracer, ratio
+def trace_with(tracer: Tracer | None, ratio: float, *, authenticates: bool = False) -> None:
+    """Trace from now on, ``ratio`` of the requests that do not say it themselves; None: no more.
+
+    Where the process ``authenticates``, what a request says of it counts after ``caller_is_known``.
+    """
+    _tracing.tracer, _tracing.ratio, _tracing.authenticates = tracer, ratio, authenticates
 
 
 def read_traceparent(text: object) -> str | None:
@@ -125,7 +134,7 @@ def begin_request(scope: MutableMapping[str, Any], *, delivers: bool) -> Trace |
             parent,
             {"http.request.method": method, "url.scheme": scope.get("scheme", "http")},
         )
-        trace = Trace(span.traceparent, span)
+        trace = Trace(span.traceparent, span, kept=parent is None or not _tracing.authenticates)
     elif parent is not None:
         trace = Trace(parent, None)
     else:
@@ -134,6 +143,13 @@ def begin_request(scope: MutableMapping[str, Any], *, delivers: bool) -> Trace |
     scope[SCOPE_KEY] = trace.traceparent
     TRACE.set(trace)
     return trace
+
+
+def caller_is_known() -> None:
+    """Keep the running request's span, if it has one: its client is authenticated."""
+    trace = TRACE.get()
+    if trace is not None:
+        trace.kept = True
 
 
 def end_request(span: Span, route: str, status: int) -> None:
