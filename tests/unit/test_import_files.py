@@ -251,7 +251,7 @@ def test_csv_without_a_currency_asks_for_it() -> None:
         ("broken_amount.camt.xml", 17, "more digits"),
         ("broken_currency.camt.xml", 17, "in 'EUR'"),
         ("report.camt052.xml", 3, "camt.052"),
-        ("doctype.camt.xml", 2, "document type"),
+        ("doctype.camt.xml", 3, "document type"),
         ("broken_amount.csv", 3, "'2O.55' is not an amount"),
         ("broken_digits.csv", 3, "more digits"),
         ("broken_date.csv", 3, "not a date"),
@@ -271,6 +271,29 @@ def test_a_broken_file_is_refused_with_its_line(name: str, number: int | None, r
 
     assert refused.value.number == number
     assert reason in refused.value.reason
+
+
+DOCTYPES = (
+    '<!DOCTYPE Document [<!ENTITY a "aaaa">]>',
+    '<!DOCTYPE Document SYSTEM "camt.dtd">',
+    f"<!-- {'-  ' * 30_000} --><!DOCTYPE Document [<!ENTITY a 'aaaa'>]>",
+)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig", "iso-8859-1"])
+@pytest.mark.parametrize("doctype", DOCTYPES, ids=["entity", "external", "behind a long comment"])
+@pytest.mark.parametrize(
+    ("name", "begins"), [("statement.camt.xml", "<Document"), ("card.ofx", "<OFX>")]
+)
+def test_a_document_type_is_refused_whatever_hides_it(
+    name: str, begins: str, doctype: str, encoding: str
+) -> None:
+    """The text of its entities would vanish from the descriptions."""
+    text = (SAMPLES / name).read_text(encoding="utf-8").partition(begins)
+    body = f"{text[1]}{text[2]}".replace("Lohn", "&a;")
+    content = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>\n{doctype}\n{body}'
+    with pytest.raises(StatementUnreadable, match="declares a document type"):
+        read(content.encode(encoding, "xmlcharrefreplace"))
 
 
 @pytest.mark.parametrize(

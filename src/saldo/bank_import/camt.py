@@ -16,6 +16,7 @@ from lxml import etree
 
 from saldo.bank_import.amounts import BadAmount, parse_amount
 from saldo.bank_import.lines import (
+    DOCUMENT_TYPE,
     BankStatement,
     LeftOut,
     StatementBalance,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 # A short number is an entry's place in its own statement, and says nothing in the next one.
 _ORDINAL = re.compile(r"[0-9]{1,6}", re.ASCII)
-# Where a document type and the kind of message stand, if they stand anywhere.
+# Where the kind of message stands, if it stands anywhere.
 HEAD_BYTES = 65_536
 _MESSAGE = re.compile(rb"<(?:[A-Za-z0-9_.-]+:)?(BkToCstmr[A-Za-z]+)")
 _OTHER_MESSAGES = {
@@ -94,9 +95,6 @@ def parse_camt(content: bytes, *, bank_account: str | None = None) -> BankStatem
 
 def _read(content: bytes) -> list[_Page]:
     head = content[:HEAD_BYTES]
-    if b"<!DOCTYPE" in head or b"<!ENTITY" in head:
-        reason = "the file declares a document type, which a bank's file has no need of"
-        raise StatementUnreadable(reason, number=head[: head.find(b"<!")].count(b"\n") + 1)
     message = _MESSAGE.search(head)
     name = message.group(1).decode() if message else ""
     if message and name in _OTHER_MESSAGES:
@@ -122,6 +120,9 @@ def _read(content: bytes) -> list[_Page]:
             statement = parent
             pages.append(_Page(number=_number(parent)))
         _take(element, pages[-1])
+    # The parser knows it, in any encoding and behind any comment. Nothing was read from it.
+    if stream.root is not None and stream.root.getroottree().docinfo.doctype:
+        raise StatementUnreadable(DOCUMENT_TYPE, number=_number(stream.root))
     return pages
 
 

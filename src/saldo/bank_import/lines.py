@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _VOID_REFERENCES = frozenset({"NONREF", "NOTPROVIDED", "NOREF", "NA", "NULL", "NONE"})
 
 
+DOCUMENT_TYPE = "the file declares a document type, which a bank's file has no need of"
+
+
 class StatementUnreadable(Exception):  # noqa: N818 - it is what the file is
     """The file is not a statement that can be imported; the reason says what to do about it."""
 

@@ -16,6 +16,7 @@ from saldo.bank_import.amounts import BadAmount, Decimal, parse_amount
 from saldo.bank_import.dates import day_of
 from saldo.bank_import.encoding import decode_text
 from saldo.bank_import.lines import (
+    DOCUMENT_TYPE,
     BankStatement,
     LeftOut,
     StatementBalance,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 _BODY = re.compile(r"<OFX>", re.IGNORECASE)
+_DOCTYPE = re.compile(r"<!(?:DOCTYPE|ENTITY)\b")
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9._]*)>")
 _FIELD = re.compile(r"<([A-Z][A-Z0-9.]*)>([^<]*)")
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
@@ -71,6 +73,9 @@ def parse_ofx(content: bytes, *, bank_account: str | None = None) -> BankStateme
     if not text.rstrip(" \n\t\x1a").upper().endswith("</OFX>"):
         reason = "the file ends before </OFX>: it is not complete, so download it again"
         raise StatementUnreadable(reason, number=text.count("\n") + 1)
+    doctype = _DOCTYPE.search(text)
+    if doctype is not None:
+        raise StatementUnreadable(DOCUMENT_TYPE, number=text.count("\n", 0, doctype.start()) + 1)
     if "<INVSTMTRS>" in text:
         reason = "the file is of an investment account: only bank accounts and cards are imported"
         raise StatementUnreadable(reason)
