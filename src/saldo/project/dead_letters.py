@@ -6,18 +6,27 @@ Only what may be kept is kept: the attributes and the public text, never the pri
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from saldo.domain.commands import ACCOUNT_ID
+from saldo.project.delivery import RECORDED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import asyncpg
 
+ID_CHARACTERS_MAX = 255
+ATTRIBUTE_CHARACTERS_MAX = 10_000
 REASON_CHARACTERS_MAX = 1_000
 DATA_CHARACTERS_MAX = 10_000
+
+SPACE = r"\u0020"
+# And the backslash, so that the escaped form is that of one text only.
+_UNSTORABLE = re.compile(r"[\\\0\ud800-\udfff]")
 
 PARK_DELIVERED = """
 INSERT INTO read_model.dead_letter
@@ -32,34 +41,67 @@ async def park_delivered(
     pool: asyncpg.Pool[asyncpg.Record], attributes: Mapping[str, Any], data: object
 ) -> None:
     """Park an event that KafkaSource gave up on; parking it twice keeps one."""
-    subject = str(attributes.get("subject") or "")
+    stored = _storable(attributes)
+    subject = stored.get("subject", "")
     account_id = subject if ACCOUNT_ID.fullmatch(subject) else ""
-    sequence = str(attributes.get("sequence") or "")
+    sequence = stored.get("sequence", "")
     await pool.execute(
         PARK_DELIVERED,
         account_id,
-        str(attributes.get("id") or "")[:255],
+        parked_id(stored),
         int(sequence) if sequence.isdecimal() and len(sequence) < 19 else None,  # noqa: PLR2004 - a bigint
-        _reason(attributes)[:REASON_CHARACTERS_MAX],
-        json.dumps({name: _stored(text) for name, text in attributes.items()}),
+        reason_of(stored)[:REASON_CHARACTERS_MAX],
+        json.dumps(stored),
         _public_part(data),
     )
 
 
-def _reason(attributes: Mapping[str, Any]) -> str:
-    code = attributes.get("knativeerrorcode") or "no answer"
+def parked_id(stored: Mapping[str, str]) -> str:
+    """Return the id that a letter of these attributes is stored under: no two events share one.
+
+    Saldo's own events have their id, under which the projector parks them as well. The id of any
+    other is its source's.
+    """
+    event_id = stored.get("id", "")
+    if stored.get("type") != RECORDED:
+        event_id = f"{stored.get('source', '').replace(' ', SPACE)} {event_id}"
+    return _clipped(event_id, ID_CHARACTERS_MAX)
+
+
+def reason_of(stored: Mapping[str, str]) -> str:
+    """Return why KafkaSource gave up: the status and the text of the last response."""
+    code = stored.get("knativeerrorcode") or "no answer"
     try:
-        answer = base64.b64decode(str(attributes.get("knativeerrordata") or ""))
+        answer = base64.b64decode(stored.get("knativeerrordata", ""))
     except ValueError:
         answer = b""
     return f"{code} {answer.decode('utf-8', 'replace')}".replace("\0", "").strip()
 
 
-def _stored(text: object) -> str:
-    return str(text).replace("\0", "")[:REASON_CHARACTERS_MAX]
+def _storable(attributes: Mapping[str, Any]) -> dict[str, str]:
+    r"""The attributes, with what PostgreSQL cannot hold written as in JSON: ``\u0000``."""
+    return {
+        _escaped(name): _clipped(_escaped(str(text)), ATTRIBUTE_CHARACTERS_MAX)
+        for name, text in attributes.items()
+        if text is not None
+    }
+
+
+def _escaped(text: str) -> str:
+    return _UNSTORABLE.sub(
+        lambda found: r"\\" if found[0] == "\\" else f"\\u{ord(found[0]):04x}", text
+    )
+
+
+def _clipped(text: str, characters_max: int) -> str:
+    """A text that is too long with a digest for its end: two never become one."""
+    if len(text) <= characters_max:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{text[: characters_max - len(digest) - 1]}-{digest}"
 
 
 def _public_part(data: object) -> str | None:
     """The data without its private part; nothing of data that is not one of our own events."""
     event = data.get("event") if isinstance(data, dict) else None
-    return None if event is None else json.dumps(event)[:DATA_CHARACTERS_MAX].replace("\\u0000", "")
+    return None if event is None else json.dumps(event)[:DATA_CHARACTERS_MAX]

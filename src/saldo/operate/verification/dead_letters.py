@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import TYPE_CHECKING
 
 from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, Fault
+from saldo.project.dead_letters import parked_id, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,17 +94,12 @@ def _letter_fault(
 def _delivered_fault(row: asyncpg.Record, attributes: Mapping[str, str]) -> tuple[str, str] | None:
     if row["account_id"] not in {attributes.get("subject") or "", ""}:
         return "account_id", "it is not the attributes' subject"
-    if row["event_id"] != (attributes.get("id") or "")[:255]:
+    # The bare id is how earlier versions parked an event of another source.
+    if row["event_id"] not in {parked_id(attributes), attributes.get("id", "")}:
         return "event_id", "it is not the attributes' id"
     if row["position"] is not None and str(row["position"]) != attributes.get("sequence"):
         return "position", "it is not the attributes' sequence"
-    code = attributes.get("knativeerrorcode") or "no answer"
-    try:
-        answer = base64.b64decode(attributes.get("knativeerrordata") or "")
-    except ValueError:
-        answer = b""
-    text = f"{code} {answer.decode('utf-8', 'replace')}".replace("\0", "").strip()
-    if not text.startswith(row["reason"]):
+    if not reason_of(attributes).startswith(row["reason"]):
         return "reason", "it is not what the attributes say"
     if row["data"] is not None and attributes.get("id"):
         event = json.loads(row["data"]) if row["data"].endswith("}") else None
