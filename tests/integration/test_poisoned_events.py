@@ -226,7 +226,6 @@ def poisons(test: Test) -> Test:
 
 
 @poisons
-@pytest.mark.timeout(600)
 async def test_a_round_projects_the_other_accounts_whatever_one_holds(
     fifty: Fifty, reader: Reader, wrong: Poison
 ) -> None:
@@ -237,7 +236,6 @@ async def test_a_round_projects_the_other_accounts_whatever_one_holds(
 
 
 @poisons
-@pytest.mark.timeout(600)
 async def test_the_lag_sweep_heals_the_others_whatever_one_holds(
     fifty: Fifty, projector: Projector, wrong: Poison
 ) -> None:
