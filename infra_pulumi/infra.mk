@@ -1,5 +1,4 @@
-# The deployment's own targets, included by ../Makefile. They prepare .venv-infra themselves; checkov
-# has .venv-checkov, since it pins packages that Pulumi's SDK needs newer.
+# The deployment's own targets, included by ../Makefile. They prepare .venv-infra themselves.
 
 INFRA_PYTHON = .venv-infra/bin/python
 INFRA_PYTEST = $(INFRA_PYTHON) -m pytest -c tests/infra/pytest.ini --confcutdir=tests/infra
@@ -10,19 +9,17 @@ PULUMI = $(SALDO_CACHE)/pulumi/$(PULUMI_VERSION)/bin/pulumi
 # A folder of `make manifests`, and a file of images for it: make manifests IMAGES=images.yaml
 MANIFESTS ?= build/manifests
 
-.PHONY: venv-infra test-infra test-infra-quick lint-infra lock-infra manifests pulumi-cli clean-infra
+.PHONY: test-infra test-infra-quick lint-infra lock-infra manifests pulumi-cli clean-infra
 
-venv-infra: .venv-infra/.made .venv-checkov/.made
-
-.venv-%/.made: locks/%.txt
+.venv-infra/.made: locks/infra.txt
 	@$(PYTHON) -m local.bootstrap uv
-	.venv/bin/uv venv --quiet --clear --python '>=3.11,<3.14' .venv-$*
-	.venv/bin/uv pip sync --quiet --python .venv-$*/bin/python --require-hashes $<
+	.venv/bin/uv venv --quiet --clear --python '>=3.11,<3.14' .venv-infra
+	.venv/bin/uv pip sync --quiet --python $(INFRA_PYTHON) --require-hashes $<
 	@touch $@
 
 # `make test` runs the others.
-test-infra: venv-infra pulumi-cli ## the deployment: the slow checks, with the real engine
-	PULUMI=$(PULUMI) CHECKOV=.venv-checkov/bin/checkov $(INFRA_PYTEST) -m slow tests/infra
+test-infra: .venv-infra/.made pulumi-cli ## the deployment: the slow checks, with the real engine
+	PULUMI=$(PULUMI) $(INFRA_PYTEST) -m slow tests/infra
 
 test-infra-quick: .venv-infra/.made lint-infra ## the deployment: the program under mocks, and its policies
 	$(INFRA_PYTEST) -m 'not slow' tests/infra
@@ -40,13 +37,11 @@ pulumi-cli:
 manifests: .venv-infra/.made ## the objects of the shape cluster as files: make manifests IMAGES=images.yaml
 	$(INFRA_PYTHON) -m infra_pulumi.render --out $(MANIFESTS) $(if $(IMAGES),--images $(IMAGES))
 
-lock-infra: ## make locks/infra*.txt anew from pyproject.toml's dependency groups
+lock-infra: ## make locks/infra.txt from pyproject.toml's dependency group
 	@$(PYTHON) -m local.bootstrap uv
-	for group in infra checkov; do \
-	  .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-annotate --custom-compile-command 'make lock-infra' \
-	    --group $$group --output-file locks/$$group.txt || exit 1; \
-	done
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --custom-compile-command 'make lock-infra' \
+	  --group infra --output-file locks/infra.txt
 
 clean-infra: ## delete the deployment's environments and what it rendered
-	rm -rf .venv-infra .venv-checkov build/manifests
+	rm -rf .venv-infra build/manifests

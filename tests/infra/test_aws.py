@@ -16,9 +16,8 @@ from infra_pulumi import versions
 from infra_pulumi.capture import capture_apart, stack_values
 from infra_pulumi.certificates import rds_root
 from infra_pulumi.network import subnets
-from tests.infra.conftest import by_type, tool
-from tests.infra.plan import cloudformation, terraform_plan
-from tests.infra.suppressions import SUPPRESSIONS
+from tests.infra.cloudformation import cloudformation
+from tests.infra.conftest import by_type
 
 if TYPE_CHECKING:
     from infra_pulumi.capture import Captured
@@ -161,55 +160,6 @@ def test_a_stack_without_images_makes_their_repositories_and_no_function() -> No
 
 
 # --- the checks of others -----------------------------------------------------------------------
-
-
-def checkov(plan: dict[str, Any], folder: Path) -> tuple[int, set[tuple[str, str]]]:
-    """How many checks passed, and the check and resource of each that failed."""
-    program = tool("CHECKOV", "checkov")
-    if program is None:
-        pytest.skip("checkov is not here")
-    file = folder / "plan.json"
-    file.write_text(json.dumps(plan))
-    done = subprocess.run(
-        [program, "-f", str(file), "--framework", "terraform_plan", "--skip-download"]
-        + ["--compact", "--quiet", "--soft-fail", "-o", "json"],
-        check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    report = json.loads(done.stdout)
-    found = report["results"]["failed_checks"]
-    return report["summary"]["passed"], {(c["check_id"], c["resource"]) for c in found}
-
-
-@in_aws
-@pytest.mark.slow
-def test_checkov_finds_nothing_but_what_has_its_reason(
-    captured: Captured, stack: str, tmp_path: Path, record_property: RecordProperty
-) -> None:
-    passed, found = checkov(terraform_plan(captured), tmp_path)
-    record_property("checks passed", passed)
-    expected = {(s.check, s.resource) for s in SUPPRESSIONS if stack in s.stacks}
-
-    assert passed > 300
-    assert found == expected
-    assert all(s.why for s in SUPPRESSIONS)
-
-
-@in_aws
-@pytest.mark.slow
-def test_checkov_notices_a_public_database_and_a_bucket_of_rules(
-    captured: Captured, tmp_path: Path
-) -> None:
-    plan = terraform_plan(captured)
-    for resource in plan["planned_values"]["root_module"]["resources"]:
-        if resource["type"] == "aws_db_instance":
-            resource["values"]["publicly_accessible"] = True
-        if resource["type"] == "aws_kms_key":
-            resource["values"]["enable_key_rotation"] = False
-
-    _, found = checkov(plan, tmp_path)
-
-    assert ("CKV_AWS_17", "aws_db_instance.database") in found
-    assert ("CKV_AWS_7", "aws_kms_key.database") in found
 
 
 def cfn_lint(template: dict[str, Any], folder: Path) -> list[str]:
