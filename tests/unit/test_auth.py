@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gc
 import http.server
 import json
 import threading
 import time
+import tracemalloc
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from saldo.serve import auth
+from saldo.serve import auth, jwks
 from saldo.serve.auth import Authenticator, Caller, Forbidden, IssuerUnavailable, Unauthenticated
 from saldo.serve.settings import OidcSettings
 
@@ -27,16 +29,18 @@ if TYPE_CHECKING:
 
 ISSUER, AUDIENCE = "https://issuer.test", "saldo"
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def jwk(key: PrivateKey, key_id: str, **more: str) -> dict[str, Any]:
+def jwk(key: PrivateKey, key_id: str | None, **more: str) -> dict[str, Any]:
     """The public half, as an issuer publishes it."""
     if isinstance(key, rsa.RSAPrivateKey):
         members = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
     else:
         members = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
-    return {**members, "kid": key_id, "use": "sig", **more}
+    named = {} if key_id is None else {"kid": key_id}
+    return {**members, **named, "use": "sig", **more}
 
 
 @dataclass(slots=True)
@@ -44,19 +48,24 @@ class KeyServer:
     """A server of a key set that can be changed, broken, and asked how often it was asked."""
 
     url: str = ""
-    keys: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[Any] = field(default_factory=list)
     body: bytes | None = None
     status: int = 200
     requests: int = 0
+    # Cleared, it takes requests and does not respond.
+    hangs: threading.Event = field(default_factory=threading.Event)
 
 
 @pytest.fixture
 def server() -> Iterator[KeyServer]:
     state = KeyServer(keys=[jwk(RSA_KEY, "rsa"), jwk(EC_KEY, "ec")])
 
+    state.hangs.set()
+
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.requests += 1
+            state.hangs.wait()
             self.send_response(state.status)
             self.end_headers()
             told = json.dumps({"keys": state.keys}).encode()
@@ -91,7 +100,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     moved = Clock()
-    monkeypatch.setattr(auth, "time", SimpleNamespace(time=moved.time, monotonic=moved.monotonic))
+    for module in (auth, jwks):
+        taken = SimpleNamespace(time=moved.time, monotonic=moved.monotonic)
+        monkeypatch.setattr(module, "time", taken)
     return moved
 
 
@@ -191,7 +202,7 @@ async def test_unsigned_and_confused_tokens_are_refused(authenticator: Authentic
     for text in (
         unsigned,
         ".".join(parts),
-        token(key_id=None),
+        token(rsa.generate_private_key(public_exponent=65537, key_size=2048), None),
         token(key_id="ec"),  # another key's id
         token(EC_KEY, "rsa", "ES256"),
         token(algorithm="RS512"),
@@ -278,15 +289,42 @@ async def test_key_of_a_rotation_is_fetched_when_a_token_names_it(
         await caller_of(authenticator, token(jti="another"))
 
 
-async def test_withdrawn_key_is_forgotten_within_the_hour(
+@pytest.mark.parametrize("left", [[jwk(EC_KEY, "ec")], [jwk(OTHER_KEY, "rsa")], []])
+async def test_remembered_token_dies_with_its_key(
+    authenticator: Authenticator, server: KeyServer, clock: Clock, left: list[dict[str, Any]]
+) -> None:
+    """The key left the set, another took its id, or no key is left at all."""
+    text = token()
+    first = await caller_of(authenticator, text)
+    server.keys = left
+    clock.ahead_s = jwks.JWKS_AGE_MAX_S
+    assert authenticator.remembered(f"Bearer {text}") is first
+    clock.ahead_s += 1
+    assert authenticator.remembered(f"Bearer {text}") is None
+    with pytest.raises(Unauthenticated if left else IssuerUnavailable):
+        await caller_of(authenticator, text)
+    assert authenticator.remembered(f"Bearer {text}") is None
+    assert clock.ahead_s < 600
+
+
+async def test_remembered_token_outlives_a_refetch_of_its_key(
     authenticator: Authenticator, server: KeyServer, clock: Clock
 ) -> None:
-    await caller_of(authenticator, token())
-    server.keys = [jwk(EC_KEY, "ec")]
-    clock.ahead_s = 3601
-    other = token(exp=int(time.time()) + 7200)  # short: another token than the one before
-    with pytest.raises(Unauthenticated):
-        await caller_of(authenticator, other)
+    text = token()
+    first = await caller_of(authenticator, text)
+    clock.ahead_s = jwks.JWKS_AGE_MAX_S + 1
+    assert await caller_of(authenticator, text) is first
+    assert authenticator.remembered(f"Bearer {text}") is first
+    assert server.requests == 2
+
+
+async def test_token_is_remembered_once_however_its_header_is_written(
+    authenticator: Authenticator,
+) -> None:
+    text = token()
+    first = await caller_of(authenticator, text)
+    for header in (f"bearer {text}", f"BEARER    {text} "):
+        assert authenticator.remembered(header) is first
 
 
 async def test_forged_key_ids_cost_the_issuer_one_request_in_ten_seconds(
@@ -310,13 +348,89 @@ async def test_verified_token_is_remembered(
     assert server.requests == 1
 
 
-async def test_remembered_tokens_are_bounded(
+async def test_remembered_tokens_are_bounded_by_their_bytes(
     authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "TOKENS_REMEMBERED_MAX", 3)
-    for number in range(5):
-        await caller_of(authenticator, token(jti=str(number)))
-    assert len(authenticator._remembered) == 3  # noqa: SLF001 - a bound that nothing else shows
+    """10,000 tokens of many accounts once took 900 MB."""
+    bytes_max = 2_000_000
+    monkeypatch.setattr(auth, "REMEMBERED_BYTES_MAX", bytes_max)
+    texts = [
+        token(EC_KEY, "ec", "ES256", saldo_accounts=[f"{n:x}.{i:x}" for i in range(500)])
+        for n in range(100)
+    ]
+    await caller_of(authenticator, token())  # the keys are known
+    tracemalloc.start()
+    try:
+        for text in texts:
+            await caller_of(authenticator, text)
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bytes_max / 2 < held < bytes_max * 1.5
+    kept = [authenticator.remembered(f"Bearer {text}") is not None for text in texts]
+    assert kept == sorted(kept)  # the oldest were forgotten
+    assert 5 < sum(kept) < 50
+
+
+UNUSABLE: list[object] = [
+    {"kty": "oct", "k": "c2VjcmV0", "kid": "oct"},
+    {"kty": "oct"},
+    {"kty": "RSA", "kid": "half", "n": "AQAB"},
+    {"kty": "RSA", "kid": "wrong", "n": "%", "e": "%"},
+    {"kty": "RSA", "kid": "lying", "alg": "HS256", "n": "AQAB", "e": "AQAB"},
+    {"kty": "EC", "kid": "off", "crv": "P-256", "x": "AQAB", "y": "AQAB"},
+    {"kty": "EC", "kid": "curve", "crv": "P-999", "x": "AQAB", "y": "AQAB"},
+    {"kty": ["RSA"], "kid": 5},
+    {"kid": "nothing"},
+    5,
+    None,
+    [],
+]
+
+
+async def test_keys_that_cannot_be_used_are_skipped(
+    authenticator: Authenticator, server: KeyServer
+) -> None:
+    server.keys = [*UNUSABLE, *server.keys, *UNUSABLE]
+    for text in (token(), token(EC_KEY, "ec", "ES256")):
+        assert (await caller_of(authenticator, text)).subject == "wesley"
+
+
+@pytest.mark.parametrize("in_set", ["rsa", None])
+@pytest.mark.parametrize("in_token", ["rsa", None])
+async def test_key_id_is_optional_on_both_sides(
+    authenticator: Authenticator, server: KeyServer, in_set: str | None, in_token: str | None
+) -> None:
+    """RFC 7517, section 4.5: among several keys, the one counts that has signed."""
+    server.keys = [jwk(OTHER_KEY, in_set), jwk(EC_KEY, None), jwk(RSA_KEY, in_set)]
+    assert (await caller_of(authenticator, token(key_id=in_token))).subject == "wesley"
+
+
+async def test_new_key_without_an_id_is_fetched(
+    authenticator: Authenticator, server: KeyServer, clock: Clock
+) -> None:
+    await caller_of(authenticator, token())
+    server.keys = [jwk(OTHER_KEY, None)]
+    clock.ahead_s = 11
+    assert (await caller_of(authenticator, token(OTHER_KEY, None))).subject == "wesley"
+
+
+async def test_tokens_are_taken_during_an_outage_without_waiting(
+    authenticator: Authenticator, server: KeyServer, clock: Clock
+) -> None:
+    """Once the issuer is known to be out of reach, a known token does not wait for it."""
+    text = token()
+    first = await caller_of(authenticator, text)
+    server.status = 503
+    clock.ahead_s = jwks.JWKS_AGE_MAX_S + 1
+    assert await caller_of(authenticator, text) is first
+    server.hangs.clear()
+    clock.ahead_s += jwks.JWKS_REFETCH_MIN_S + 1
+    try:
+        assert await caller_of(authenticator, text) is first
+    finally:
+        server.hangs.set()
 
 
 @pytest.mark.parametrize(

@@ -1,46 +1,31 @@
-"""Who is asking: bearer JWTs of one issuer, verified once and remembered until they end.
+"""Who is asking: bearer JWTs of one issuer, verified once and remembered while their key holds.
 
 AUTH=none is a Caller that may do everything, said outright in the settings.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import http.client
-import json
-import logging
+import sys
 import time
-import urllib.request
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jwt
 
+from saldo.serve.jwks import ALGORITHMS, Key, Keys
 from saldo.serve.tracing import caller_is_known
 
 if TYPE_CHECKING:
     from saldo.serve.settings import OidcSettings
 
-log = logging.getLogger(__name__)
-
-ALGORITHMS = ("RS256", "ES256")
 CLOCK_SKEW_S = 30
 TOKEN_BYTES_MAX = 8_192
-TOKENS_REMEMBERED_MAX = 10_000
+# The callers of remembered tokens, as Python holds them: one of many accounts takes 90 kB.
+REMEMBERED_BYTES_MAX = 32 * 1024 * 1024
+REMEMBERED_ENTRY_BYTES = 1_000
 ACCOUNTS_MAX = 1_000
-# Keys are fetched when a token names one that is not known, but not more often than this, so that
-# forged key ids cannot turn the function into a load on the issuer; and anew after an hour, so that
-# a withdrawn key is forgotten.
-JWKS_REFETCH_MIN_S = 10.0
-JWKS_AGE_MAX_S = 3_600.0
-JWKS_TIMEOUT_S = 5.0
-JWKS_BYTES_MAX = 262_144
-
-# How fetching and reading a key set fails.
-NO_KEYS = (OSError, http.client.HTTPException, ValueError, RecursionError, jwt.PyJWTError)
-
 WRITE = "transactions:write"
 READ = "balances:read"
 ADMIN = "accounts:admin"
@@ -87,72 +72,26 @@ ANYONE = Caller(
 )
 
 
-class Keys:
-    """The issuer's public keys (JWKS), fetched when needed."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched_at = -JWKS_AGE_MAX_S
-        self._tried_at = -JWKS_REFETCH_MIN_S
-        self._out_of_reach = False
-        self._fetching = asyncio.Lock()
-
-    async def get(self, key_id: str) -> jwt.PyJWK:
-        """The key of that id; raises Unauthenticated or IssuerUnavailable."""
-        if not self._is_fresh(key_id):
-            async with self._fetching:
-                if not self._is_fresh(key_id):
-                    await self._refresh()
-        key = self._keys.get(key_id)
-        if key is not None:
-            return key  # better an old key than an outage; the next try comes soon
-        if self._out_of_reach:
-            # The key may well be a new one: the client's token is not to be called bad for that.
-            raise IssuerUnavailable
-        raise Unauthenticated
-
-    def _is_fresh(self, key_id: str) -> bool:
-        return key_id in self._keys and time.monotonic() - self._fetched_at <= JWKS_AGE_MAX_S
-
-    async def _refresh(self) -> None:
-        now = time.monotonic()
-        if now - self._tried_at < JWKS_REFETCH_MIN_S:
-            return
-        self._tried_at = now
-        try:
-            # The thread's own timeout is one for each read; a slow answer is not waited for longer.
-            async with asyncio.timeout(JWKS_TIMEOUT_S):
-                self._keys = await asyncio.to_thread(_fetch, self._url)
-        except NO_KEYS as error:
-            log.warning(
-                "the issuer's keys could not be fetched: %s", str(error) or type(error).__name__
-            )
-            self._out_of_reach = True
-        else:
-            self._fetched_at, self._out_of_reach = now, False
-
-
-def _fetch(url: str) -> dict[str, jwt.PyJWK]:
-    """The issuer's signing keys by id; keys of other kinds and uses are passed over."""
-    with urllib.request.urlopen(url, timeout=JWKS_TIMEOUT_S) as answer:  # noqa: S310 - https or http, checked in the settings
-        document = json.loads(answer.read(JWKS_BYTES_MAX))
-    if not isinstance(document, dict):
-        raise ValueError("the key set is not a JSON object")  # noqa: TRY004 - it came from outside
-    return {
-        key.key_id: key
-        for key in jwt.PyJWKSet.from_dict(document).keys
-        if isinstance(key.key_id, str)
-        and key.algorithm_name in ALGORITHMS
-        and key.public_key_use in {None, "sig"}
-    }
-
-
 def authenticator_of(
     settings: OidcSettings | None, subjects: frozenset[str] = frozenset()
 ) -> Authenticator | None:
     """An Authenticator, or None where AUTH=none was said."""
     return None if settings is None else Authenticator(settings, subjects)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A verified token: whom it speaks for, until when, and by which key."""
+
+    caller: Caller
+    expires_at: int
+    thumbprint: bytes
+
+    def bytes_held(self) -> int:
+        """About how much memory it takes."""
+        names = [*self.caller.scopes, *(self.caller.accounts or ())]
+        sets = sys.getsizeof(self.caller.scopes) + sys.getsizeof(self.caller.accounts)
+        return REMEMBERED_ENTRY_BYTES + sets + sum(map(sys.getsizeof, names))
 
 
 class Authenticator:
@@ -162,66 +101,106 @@ class Authenticator:
         self._settings = settings
         self._subjects = subjects
         self._keys = Keys(settings.jwks_url)
-        # By the hash of the whole header: a token that is in use is kept nowhere.
-        self._remembered: OrderedDict[bytes, tuple[int, Caller]] = OrderedDict()
+        # By the token's hash: a token that is in use is kept nowhere.
+        self._remembered: OrderedDict[bytes, Remembered] = OrderedDict()
+        self._bytes_held = 0
 
     def remembered(self, authorization: str | None) -> Caller | None:
-        """The caller of a header that was verified before, while its token is valid."""
-        if authorization is None:
+        """The caller of a header that was verified before, while its token and key are valid."""
+        token = _token_of(authorization)
+        if token is None or not self._keys.are_young:
             return None
-        known = self._remembered.get(_digest(authorization))
-        if known is None or known[0] <= time.time():
-            return None
-        caller_is_known()
-        return known[1]
+        return self._recall(_digest(token))
 
     async def authenticate(self, authorization: str | None) -> Caller:
         """The caller of ``Authorization: Bearer TOKEN``; raises Unauthenticated."""
-        if authorization is None or not authorization[:7].lower() == "bearer ":
+        token = _token_of(authorization)
+        if token is None:
             raise Unauthenticated
-        token = authorization[7:].strip()
-        if len(token) > TOKEN_BYTES_MAX:
-            raise Unauthenticated
-        known = self.remembered(authorization)
+        await self._keys.renew_old()
+        digest = _digest(token)
+        known = self._recall(digest)
         if known is not None:
             return known
-        digest = _digest(authorization)
-        self._remembered.pop(digest, None)  # its time is over
-        expires_at, caller = await self._verify(token)
-        self._remembered[digest] = (expires_at, caller)
-        if len(self._remembered) > TOKENS_REMEMBERED_MAX:
-            self._remembered.popitem(last=False)
+        self._forget(digest)
+        verified = await self._verify(token)
+        self._forget(digest)  # another request may have verified it meanwhile
+        self._remembered[digest] = verified
+        self._bytes_held += verified.bytes_held()
+        while self._bytes_held > REMEMBERED_BYTES_MAX:
+            self._forget(next(iter(self._remembered)))
         caller_is_known()
-        return caller
+        return verified.caller
 
-    async def _verify(self, token: str) -> tuple[int, Caller]:
+    def _recall(self, digest: bytes) -> Caller | None:
+        known = self._remembered.get(digest)
+        if known is None or known.expires_at <= time.time():
+            return None
+        if not self._keys.hold(known.thumbprint):
+            return None
+        caller_is_known()
+        return known.caller
+
+    def _forget(self, digest: bytes) -> None:
+        known = self._remembered.pop(digest, None)
+        if known is not None:
+            self._bytes_held -= known.bytes_held()
+
+    async def _verify(self, token: str) -> Remembered:
         try:
             header = jwt.get_unverified_header(token)
-            key_id = header.get("kid")
-            if header.get("alg") not in ALGORITHMS or not isinstance(key_id, str):
+            algorithm, key_id = header.get("alg"), header.get("kid")
+            if algorithm not in ALGORITHMS or not isinstance(key_id, str | None):
                 raise Unauthenticated
-            key = await self._keys.get(key_id)
-            if key.algorithm_name != header["alg"]:
-                raise Unauthenticated
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=list(ALGORITHMS),
-                audience=self._settings.audience,
-                issuer=self._settings.issuer,
-                leeway=CLOCK_SKEW_S,
-                options={"require": ["exp", "iss", "aud", "sub"]},
-            )
+            verified = self._verify_by(self._keys.matching(key_id, algorithm), token)
+            if verified is None and not self._keys.name(key_id):
+                # Its key may be a new one.
+                await self._keys.renew()
+                verified = self._verify_by(self._keys.matching(key_id, algorithm), token)
         except jwt.PyJWTError as error:
             raise Unauthenticated from error
-        subject = claims["sub"]
-        if self._subjects and subject not in self._subjects:
-            raise Forbidden
-        return int(claims["exp"]) + CLOCK_SKEW_S, _caller(claims, self._settings.issuer)
+        if verified is not None:
+            return verified
+        if self._keys.out_of_reach and not self._keys.name(key_id):
+            # The client's token is not to be called bad for that.
+            raise IssuerUnavailable
+        raise Unauthenticated
+
+    def _verify_by(self, keys: list[Key], token: str) -> Remembered | None:
+        """What the token says, by the first key that has signed it; None without one."""
+        for key in keys:
+            try:
+                claims = jwt.decode(
+                    token,
+                    key.jwk,
+                    algorithms=list(ALGORITHMS),
+                    audience=self._settings.audience,
+                    issuer=self._settings.issuer,
+                    leeway=CLOCK_SKEW_S,
+                    options={"require": ["exp", "iss", "aud", "sub"]},
+                )
+            except jwt.InvalidSignatureError:
+                continue
+            if self._subjects and claims["sub"] not in self._subjects:
+                raise Forbidden
+            return Remembered(
+                _caller(claims, self._settings.issuer),
+                int(claims["exp"]) + CLOCK_SKEW_S,
+                key.thumbprint,
+            )
+        return None
 
 
-def _digest(authorization: str) -> bytes:
-    return hashlib.sha256(authorization.encode("utf-8", "replace")).digest()
+def _token_of(authorization: str | None) -> str | None:
+    """The bearer token of a header; None without one, and for one that is too long."""
+    if authorization is None or authorization[:7].lower() != "bearer ":
+        return None
+    token = authorization[7:].strip()
+    return token if len(token) <= TOKEN_BYTES_MAX else None
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
 def _caller(claims: dict[str, Any], issuer: str) -> Caller:
