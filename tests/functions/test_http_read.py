@@ -11,6 +11,8 @@ import pytest
 from tests.functions.live import fresh, problem_type
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import httpx
 
     from tests.functions.live import Live
@@ -158,6 +160,86 @@ def test_own_write_is_read_or_a_503_says_so(live: Live) -> None:
         "/balances", params=params | {"minPosition": "3"}, headers={"Prefer": "wait=1"}
     )
     assert late.status_code == 503
+
+
+def test_wait_that_was_applied_is_named(live: Live) -> None:
+    """RFC 7240: whatever its case and spaces; one that is too long is shortened."""
+    account_id = fresh()
+    live.recorded(account_id)
+    for asked, position, status, applied in (
+        ("wait=1000", 1, 200, "wait=30"),
+        ("Wait=2", 1, 200, "wait=2"),
+        ("respond-async, wait = 1", 2, 503, "wait=1"),
+        ("wait=soon", 2, 503, None),
+    ):
+        params = {"accountId": account_id, "minPosition": str(position)}
+        answer = live.balance.get("/balances", params=params, headers={"Prefer": asked})
+        assert answer.status_code == status
+        assert answer.headers.get("preference-applied") == applied
+    headers = {
+        "Prefer": "wait=7",
+        "If-None-Match": live.balance.get("/balances", params={"accountId": account_id}).headers[
+            "etag"
+        ],
+    }
+    params = {"accountId": account_id, "minPosition": "1"}
+    held = live.balance.get("/balances", params=params, headers=headers)
+    assert (held.status_code, held.headers["preference-applied"]) == (304, "wait=7")
+
+
+def values_of(content: object) -> Iterator[tuple[object, object]]:
+    """Every number named `value` in a body, as its text, with its `valueText`."""
+    if isinstance(content, dict):
+        if "value" in content:
+            yield content["value"], content.get("valueText")
+        content = list(content.values())
+    if isinstance(content, list):
+        for each in content:
+            yield from values_of(each)
+
+
+def test_every_value_has_its_exact_text(live: Live) -> None:
+    """JavaScript reads 90071992547409.93 as 90071992547409.94."""
+    account_id = fresh()
+    posted = [
+        live.record.post(
+            "/transactions", json={"accountId": account_id, "type": kind, "value": value}
+        )
+        for kind, value in (("INCOME", "90071992547409.93"), ("INCOME", "5"), ("EXPENSE", "5"))
+    ]
+    lines = [{"accountId": account_id, "type": "INCOME", "value": "0.07"}]
+    posted.append(live.record.post("/transactions", json=lines))
+    live.deliver(posted[-1].json()["transactions"][0])
+    asked = {"accountId": account_id}
+    event = {"specversion": "1.0", "id": "1", "source": "/x", "type": "saldo.balance.requested"}
+    bodies = [answer.text for answer in posted] + [
+        live.record.get(posted[0].headers["location"]).text,
+        *(
+            live.balance.get("/balances", params=asked | more).text
+            for more in (
+                {},
+                {"position": "1"},
+                {"asOf": "2200-01-01T00:00:00Z"},
+                {"asOf": "1950-01-01T00:00:00Z"},
+                {"effectiveAt": "2200-01-01T00:00:00Z"},
+            )
+        ),
+        live.balance.get("/balances", params={"accountId": [account_id, fresh()]}).text,
+        live.balance.get("/transactions", params=asked).text,
+        live.balance.get("/accounts", params={"limit": "500"}).text,
+        live.balance.post(
+            "/",
+            content=json.dumps(event | {"data": asked}),
+            headers={"content-type": "application/cloudevents+json"},
+        ).text,
+    ]
+    with live.balance.stream("GET", "/balances/stream", params=asked) as stream:
+        bodies.append(next(line for line in stream.iter_lines() if line.startswith("data:"))[5:])
+    for body in bodies:
+        found = list(values_of(json.loads(body, parse_float=str, parse_int=str)))
+        assert found
+        assert [text for value, text in found if value != text] == []
+    assert '"valueText":"90071992547409.93"' in bodies[0]
 
 
 # --- statement --------------------------------------------------------------------------------

@@ -241,6 +241,36 @@ def test_reversal_is_recorded_once_and_both_refer_to_each_other(live: Live) -> N
     assert again.json()["reversedBy"] == reversal["id"]
 
 
+def test_limit_counts_income_dated_in_the_future(live: Live) -> None:
+    """It looks at the order of recording, never at `occurredAt`."""
+    account_id = fresh()
+    live.record.put(f"/accounts/{account_id}/limit", json={"overdraftLimit": 0})
+    live.post(account_id, value=100, occurredAt="2190-01-01T00:00:00Z")
+    receipt = live.post(account_id, "EXPENSE", 100)
+    live.deliver(receipt)
+    params = {"accountId": account_id, "effectiveAt": receipt["recordedAt"]}
+    assert live.balance.get("/balances", params=params).json()["value"] == -100
+
+
+def test_reversal_takes_effect_at_its_own_time(live: Live) -> None:
+    """At that of the original, no day keeps the mistake. The default is the time of recording."""
+    account_id = fresh()
+    then = "2026-11-02T12:00:00.000000Z"
+    originals = [live.post(account_id, value=30, occurredAt=then) for _ in range(2)]
+    paths = [f"/transactions/{each['id']}/reversal" for each in originals]
+    at_once, back = (
+        live.record.post(path, json=body)
+        for path, body in zip(paths, ({}, {"occurredAt": then}), strict=True)
+    )
+    assert at_once.json()["occurredAt"] == at_once.json()["recordedAt"]
+    assert back.json()["occurredAt"] == then
+    live.deliver(back.json())
+    params = {"accountId": account_id, "effectiveAt": then}
+    assert live.balance.get("/balances", params=params).json()["value"] == 30
+    repeated = live.record.post(paths[1], json={"occurredAt": "tomorrow"})
+    assert problem_type(repeated) == "invalid-request"
+
+
 def test_repeated_reversal_with_a_key_gets_the_first_answer(live: Live) -> None:
     path = f"/transactions/{live.post(fresh())['id']}/reversal"
     first, again = (live.record.post(path, headers={"Idempotency-Key": "r"}) for _ in range(2))

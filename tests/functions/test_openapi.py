@@ -223,6 +223,29 @@ def check(function: str, schema: dict[str, Any], body: object) -> None:
 
 
 @EACH_EDGE
+def test_every_described_value_has_its_text(edge: Edge) -> None:
+    """Wherever `value` is a number; that responses are as described, the other tests show."""
+    money = {"$ref": "#/components/schemas/Money"}
+    described = [
+        each
+        for each in objects_of(document_of(edge.function)["components"]["schemas"])
+        if each.get("properties", {}).get("value") == money
+    ]
+    assert described
+    assert [each for each in described if "valueText" not in each["required"]] == []
+
+
+def objects_of(content: object) -> Iterator[dict[str, Any]]:
+    """Every object within ``content``."""
+    if isinstance(content, dict):
+        yield content
+        content = list(content.values())
+    if isinstance(content, list):
+        for each in content:
+            yield from objects_of(each)
+
+
+@EACH_EDGE
 def test_examples_of_answers_are_as_described(edge: Edge) -> None:
     count = 0
     for _, _, operation in operations(edge.function):

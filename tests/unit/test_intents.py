@@ -80,6 +80,7 @@ def test_unequal_commands_have_unequal_texts() -> None:
         replace(limit("1"), currency="BRL"),
         reversal(ORIGINAL, Kind.INCOME, 500),
         replace(reversal(ORIGINAL, Kind.INCOME, 500), description="x"),
+        replace(reversal(ORIGINAL, Kind.INCOME, 500), occurred_at=NOW),
     ]
     assert len({canonical(command) for command in commands}) == len(commands)
 

@@ -226,14 +226,23 @@ def test_a_limit_may_be_zero_or_lifted() -> None:
     assert zero.coefficient == 0
 
 
-@pytest.mark.parametrize("members", [[], None, {"description": 5}, {"reason": "x"}])
-def test_a_reversal_says_nothing_but_its_description(members: object) -> None:
+@pytest.mark.parametrize(
+    "members", [[], None, {"description": 5}, {"reason": "x"}, {"occurredAt": "yesterday"}]
+)
+def test_malformed_reversal_is_refused(members: object) -> None:
     with pytest.raises(Invalid):
         parse_reversal(members)
 
 
-@pytest.mark.parametrize(("members", "said"), [({}, None), ({"description": "x"}, "x")])
-def test_a_reversal_may_say_why(members: object, said: str | None) -> None:
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({}, (None, None)),
+        ({"description": "x"}, ("x", None)),
+        ({"occurredAt": "2026-11-24T06:00:00Z"}, (None, datetime(2026, 11, 24, 6, tzinfo=UTC))),
+    ],
+)
+def test_reversal_may_say_why_and_when(members: object, said: object) -> None:
     assert parse_reversal(members) == said
 
 

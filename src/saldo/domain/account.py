@@ -93,12 +93,13 @@ def decide(  # noqa: PLR0913 - the caller's clock, ids and settings are argument
         currency = _currency(account, None, default_currency)
         kind = command.original_kind.opposite
         amount_minor = command.original_amount_minor
-        occurred_at, reverses = recorded_at, command.original_id
+        reverses = command.original_id
     else:
         currency = _currency(account, command.currency, default_currency)
         kind = command.kind
         amount_minor = command.value.to_minor(currency)
-        occurred_at, reverses = command.occurred_at or recorded_at, None
+        reverses = None
+    occurred_at = command.occurred_at or recorded_at
     balance_minor = account.balance_minor + (amount_minor if kind is Kind.INCOME else -amount_minor)
     if not -MINOR_UNITS_MAX <= balance_minor <= MINOR_UNITS_MAX:
         raise BalanceOutOfRange(position=account.position)

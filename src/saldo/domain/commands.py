@@ -63,6 +63,7 @@ class ReverseTransaction(msgspec.Struct, frozen=True, kw_only=True):
     original_amount_minor: int
     original_reverses: UUID | None
     description: str | None = None
+    occurred_at: datetime | None = None
 
 
 class SetOverdraftLimit(msgspec.Struct, frozen=True, kw_only=True):

@@ -141,3 +141,12 @@ def format_minor(amount_minor: int, currency: str) -> str:
     text = str(amount_minor).zfill(digits + 2 if amount_minor < 0 else digits + 1)
     whole, fraction = text[:-digits], text[-digits:]
     return f"{whole}.{fraction}" if fraction.strip("0") else whole
+
+
+def value_members(amount_minor: int, currency: str | None) -> str:
+    """Return the members of a JSON object that show an amount; without a currency there is none.
+
+    ``value`` is a JSON number, which JavaScript reads as a float; ``valueText`` is the same text.
+    """
+    text = "0" if currency is None else format_minor(amount_minor, currency)
+    return f'"value":{text},"valueText":"{text}"'

@@ -10,11 +10,11 @@ from uuid import UUID, uuid5
 import msgspec
 
 from saldo.domain.events import format_time
-from saldo.domain.money import format_minor
+from saldo.domain.money import value_members
 from saldo.serve.database import Failure, translating
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     import asyncpg
@@ -72,11 +72,18 @@ class PositionNotFound(Exception):  # noqa: N818 - it is what the position is
 class ProjectionBehind(Exception):  # noqa: N818 - it is where the projection is
     """The balance has not reached the position asked for yet."""
 
-    def __init__(self, *, position: int, wanted: int | None = None) -> None:
+    def __init__(
+        self, *, position: int, wanted: int | None = None, applied: Mapping[str, str] | None = None
+    ) -> None:
         asked = "its first event" if wanted is None else f"position {wanted}"
         super().__init__(f"The balance is at position {position}: it has not reached {asked} yet.")
         self.position = position
         self.wanted = wanted
+        self._applied = applied or {}
+
+    def headers(self) -> Mapping[str, str]:
+        """Headers of the response: that it was waited for, and how long."""
+        return self._applied
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +121,6 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     def json(self) -> str:
         """The balance's object."""
         currency = self.currency or "XXX"
-        value = format_minor(self.balance_minor, currency) if self.currency else "0"
         blocked = ""
         if self.blocked_at is not None:
             # The reason is the operator's to read; the client learns that there is one.
@@ -122,7 +128,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         recorded_at = "null" if self.recorded_at is None else f'"{format_time(self.recorded_at)}"'
         return (
             f'{{"id":"{balance_id(self.account_id)}","accountId":"{self.account_id}",'
-            f'"value":{value},"currency":"{currency}","position":{self.position},'
+            f"{value_members(self.balance_minor, self.currency)},"
+            f'"currency":"{currency}","position":{self.position},'
             f'"hash":"{(self.hash or b"").hex()}","recordedAt":{recorded_at}{blocked}}}'
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING, Any
 
 from cloudevents.conversion import to_binary, to_structured
@@ -12,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from saldo.domain.commands import ACCOUNT_ID, Kind
 from saldo.domain.events import format_time
-from saldo.domain.money import format_minor
+from saldo.domain.money import value_members
 from saldo.query.balances import (
     AccountNotFound,
     Balances,
@@ -22,6 +21,7 @@ from saldo.query.balances import (
     Standing,
     balance_id,
 )
+from saldo.query.prefer import wait_asked_for
 from saldo.query.statement import (
     STATEMENT_LIMIT_DEFAULT,
     STATEMENT_LIMIT_MAX,
@@ -45,7 +45,7 @@ from saldo.serve.problems import FieldError, Invalid
 from saldo.serve.settings import read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
     from saldo.serve.http import EdgeRequest
@@ -56,12 +56,10 @@ QUEUE_ACCOUNTS_MAX = 20_000
 BATCH_ACCOUNTS_MAX = 500
 BATCHES_IN_FLIGHT_MAX = 2
 FURTHER_BATCH_ACCOUNTS_MIN = 32
-WAIT_MAX_S = 30.0
 CLOSE_POOL_S = 5.0
 TEXT_FILTER_CHARACTERS_MAX = 100
 DAYS_DEFAULT = 366
 DAYS_MAX = 1_500
-_WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,3})(?:$|[,;\s])")
 
 REQUESTED = "saldo.balance.requested"
 # A PingSource cannot name a type of its own: its event asks for the account in its data.
@@ -182,8 +180,9 @@ async def get_balances(request: EdgeRequest, _prefix: str) -> Response:
         if len(account_ids) > 1:
             return await _several(reader, account_ids)
         account_id = account_ids[0]
+    applied: Mapping[str, str] = {}
     if past == "minPosition":
-        await _await_position(reader, request, account_id)
+        applied = await _await_position(reader, request, account_id)
     standing = await reader.read(account_id)
     standing.require_projected()
     if past is not None and past != "minPosition":
@@ -197,11 +196,12 @@ async def get_balances(request: EdgeRequest, _prefix: str) -> Response:
             "ETag": etag,
             "Cache-Control": "private, no-cache",
         }
-        return Response(status_code=304, headers=headers)
+        return Response(status_code=304, headers={**headers, **applied})
     laid_down = [
         (b"saldo-behind", b"%d" % standing.behind),
         (b"etag", etag.encode()),
         (b"cache-control", b"private, no-cache"),
+        *((name.encode(), text.encode()) for name, text in applied.items()),
     ]
     return Answer(standing.json().encode(), 200, laid_down)
 
@@ -237,21 +237,27 @@ async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:
     return Response(body, 200, {"Saldo-Behind": str(behind)}, "application/json")
 
 
-async def _await_position(reader: Reader, request: EdgeRequest, account_id: str) -> None:
-    """Read your own write: wait for ``minPosition`` as long as ``Prefer: wait=`` allows."""
+async def _await_position(
+    reader: Reader, request: EdgeRequest, account_id: str
+) -> Mapping[str, str]:
+    """Read your own write: wait for ``minPosition`` as long as ``Prefer: wait=`` allows.
+
+    Return the response's headers that say so.
+    """
     wanted = whole_number(request, "minPosition", 0, 0, 2**62)
+    wait_s = wait_asked_for(request.headers_named(b"prefer"))
+    applied = {} if wait_s is None else {"preference-applied": f"wait={wait_s}"}
     standing = await reader.read(account_id)
     if standing.position >= wanted:
-        return
+        return applied
     if standing.stream_position == 0:
         raise AccountNotFound
-    match = _WAIT.search(", ".join(request.headers_named(b"prefer")))
-    wait_s = min(float(match.group(1)), WAIT_MAX_S) if match else 0.0
     reached = None
-    if wait_s > 0:
+    if wait_s:
         reached = await reader.watch.reach(account_id, wanted, wait_s)
     if reached is None:
-        raise ProjectionBehind(position=standing.position, wanted=wanted)
+        raise ProjectionBehind(position=standing.position, wanted=wanted, applied=applied)
+    return applied
 
 
 async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
@@ -269,9 +275,8 @@ async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
     moment = _moment(how, text)
     if how == "effectiveAt":
         balance_minor = await reader.balances.effective_at(account_id, moment)
-        value = format_minor(balance_minor, currency) if standing.currency else "0"
         return (
-            f'{head},"value":{value},"currency":"{currency}",'
+            f'{head},{value_members(balance_minor, standing.currency)},"currency":"{currency}",'
             f'"position":{standing.position},"effectiveAt":"{format_time(moment)}"}}'
         )
     row = await reader.balances.as_of(account_id, moment)
@@ -279,7 +284,8 @@ async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
     # the moment asked for, the answer cannot change any more.
     final = standing.recorded_at is not None and standing.recorded_at > moment
     members = (
-        f',"value":0,"currency":"{currency}","position":0,"hash":"","recordedAt":null'
+        f',{value_members(0, None)},"currency":"{currency}",'
+        '"position":0,"hash":"","recordedAt":null'
         if row is None
         else _line_members(row)
     )
@@ -290,7 +296,7 @@ async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
 
 def _line_members(row: Any) -> str:  # noqa: ANN401 - asyncpg's record
     return (
-        f',"value":{format_minor(row["balance_minor"], row["currency"])},'
+        f",{value_members(row['balance_minor'], row['currency'])},"
         f'"currency":"{row["currency"]}","position":{row["position"]},'
         f'"hash":"{row["hash"].hex()}","recordedAt":"{format_time(row["recorded_at"])}"'
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from saldo.domain.commands import ACCOUNT_ID
 from saldo.domain.events import format_time
-from saldo.domain.money import format_minor
+from saldo.domain.money import format_minor, value_members
 from saldo.serve.problems import FieldError, Invalid
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def line_json(row: asyncpg.Record) -> str:
     reversed_by = "null" if row["reversed_by"] is None else f'"{row["reversed_by"]}"'
     return (
         f'{{"id":"{row["event_id"]}","position":{row["position"]},"type":"{row["kind"]}",'
-        f'"value":{format_minor(row["amount_minor"], currency)},"currency":"{currency}",'
+        f'{value_members(row["amount_minor"], currency)},"currency":"{currency}",'
         f'"balance":{format_minor(row["balance_minor"], currency)},'
         f'"description":{json.dumps(row["description"], ensure_ascii=False)},'
         f'"metadata":{row["metadata"] or "{}"},'
@@ -158,7 +158,7 @@ async def accounts_json(
     rows = await balances.fetch(ACCOUNTS_PAGE, after, visible, limit + 1)
     shown = ",".join(
         f'{{"accountId":"{row["account_id"]}",'
-        f'"value":{format_minor(row["balance_minor"], row["currency"])},'
+        f"{value_members(row['balance_minor'], row['currency'])},"
         f'"currency":"{row["currency"]}","position":{row["position"]},'
         f'"recordedAt":"{format_time(row["recorded_at"])}"}}'
         for row in rows[:limit]

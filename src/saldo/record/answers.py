@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from saldo.domain.money import format_minor
+from saldo.domain.money import format_minor, value_members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ def transaction_members(stored: StoredEvent) -> str:
     reverses = "" if stored.reverses is None else f',"reverses":"{stored.reverses}"'
     return (
         f'{head}"type":"{public.kind}",'
-        f'"value":{format_minor(public.amountMinor, public.currency)},'
+        f"{value_members(public.amountMinor, public.currency)},"
         f'"description":{str(private.description, "utf-8")},'
         f'"metadata":{str(private.metadata, "utf-8")},'
         f'{tail},"occurredAt":"{public.occurredAt}"{reverses}'

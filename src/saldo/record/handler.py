@@ -343,7 +343,7 @@ async def post_reversal(request: EdgeRequest, prefix: str, transaction_id: str) 
     recorder = await RECORDER.get()
     caller = await recorder.caller(request)
     caller.require(WRITE)
-    description = parse_reversal(_optional_json_of(request, await read_body(request)))
+    description, occurred_at = parse_reversal(_optional_json_of(request, await read_body(request)))
     original = await _find(recorder, transaction_id, caller, WRITE)
     event = read_event(original.public_text)
     if not isinstance(event, TransactionRecorded):
@@ -355,6 +355,7 @@ async def post_reversal(request: EdgeRequest, prefix: str, transaction_id: str) 
         original_amount_minor=event.amount_minor,
         original_reverses=event.reverses,
         description=description,
+        occurred_at=occurred_at,
     )
     return _created(await _record_one(recorder, request, caller, command), prefix)
 

@@ -183,6 +183,8 @@ def canonical(command: Command) -> str:
             str(command.original_id),
             command.description,
         ]
+        if command.occurred_at is not None:  # absent in what earlier versions have recorded
+            members.append(command.occurred_at.timestamp())
     else:
         limit = command.limit and command.limit.text()
         members = ["limit", command.account_id, limit, command.currency]

@@ -295,16 +295,17 @@ def parse_limit(members: object, account_id: str) -> SetOverdraftLimit:
     return SetOverdraftLimit(account_id=account_id, limit=limit, currency=currency)
 
 
-def parse_reversal(members: object) -> str | None:
-    """The description of a reversal; raises Invalid."""
+def parse_reversal(members: object) -> tuple[str | None, datetime | None]:
+    """Return description and time of a reversal; raises Invalid."""
     if not isinstance(members, dict):
         raise Invalid([FieldError("body", "must be empty or a JSON object")])
     errors: list[FieldError] = []
     description = text_field(members, "description", DESCRIPTION_CHARACTERS_MAX, errors)
-    _unknown(members, frozenset({"description"}), errors)
+    occurred_at = _time(members, "occurredAt", errors)
+    _unknown(members, frozenset({"description", "occurredAt"}), errors)
     if errors:
         raise Invalid(errors)
-    return description
+    return description, occurred_at
 
 
 def checked_account_id(text: str) -> str:

@@ -23,8 +23,9 @@ REQUEST_HEADERS = (
     "Traceparent, Tracestate, Ce-Id, Ce-Source, Ce-Specversion, Ce-Subject, Ce-Time, Ce-Type"
 )
 RESPONSE_HEADERS = (
-    "Allow, ETag, Idempotency-Replayed, Location, Retry-After, Saldo-Behind, WWW-Authenticate, "
-    "Ce-Id, Ce-Partitionkey, Ce-Sequence, Ce-Source, Ce-Specversion, Ce-Subject, Ce-Time, Ce-Type"
+    "Allow, ETag, Idempotency-Replayed, Location, Preference-Applied, Retry-After, Saldo-Behind, "
+    "WWW-Authenticate, Ce-Id, Ce-Partitionkey, Ce-Sequence, Ce-Source, Ce-Specversion, Ce-Subject, "
+    "Ce-Time, Ce-Type"
 )
 
 

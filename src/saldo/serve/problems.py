@@ -86,7 +86,11 @@ def problem_response(error: Exception, rules: Mapping[type[Exception], Rule]) ->
             break
     else:
         return None
-    return _respond(rule, detail_of(error), members_of(error, rules))
+    response = _respond(rule, detail_of(error), members_of(error, rules))
+    own = getattr(error, "headers", None)
+    if own is not None:
+        response.headers.update(own())
+    return response
 
 
 def detail_of(error: Exception) -> str:
@@ -121,6 +125,8 @@ def members_of(error: Exception, rules: Mapping[type[Exception], Rule]) -> dict[
         members["errors"] = [{"field": field_name, "message": detail_of(error)}]
     currency = getattr(error, "currency", None)
     for name, fact in vars(error).items():
+        if name.startswith("_"):
+            continue
         if name.endswith("_minor") and currency is not None:
             members[_camel(name.removesuffix("_minor"))] = msgspec.Raw(
                 format_minor(fact, currency).encode()
