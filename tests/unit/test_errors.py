@@ -15,6 +15,7 @@ from saldo.bank_import.lines import CurrencyUnknown, StatementUnreadable
 from saldo.domain import errors
 from saldo.operate.migrate import ChangedMigration
 from saldo.operate.verification.findings import Wrong
+from saldo.project.read_model import ReadModelRefused
 from saldo.query.balances import ProjectionBehind
 from saldo.record.batch import OutcomeUnknown
 from saldo.record.event_store import Contradicted
@@ -48,6 +49,7 @@ SAMPLES: list[tuple[Exception, tuple[str, ...]]] = [
     (Problem(INTERNAL, "The error was logged."), ("The error was logged.",)),
     (ProjectionBehind(position=7, wanted=41), ("7", "41")),
     (ProjectionBehind(position=0), ()),
+    (ReadModelRefused("statement_pkey"), ("statement_pkey",)),
     (StatementUnreadable("it is empty", number=41), ("it is empty", "41")),
     (Wrong("event", "hash", "it is another"), ("event", "hash", "it is another")),
 ]

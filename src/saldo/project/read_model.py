@@ -30,8 +30,8 @@ class ReadModelRefused(Exception):  # noqa: N818 - it is what was done
     """
 
     def __init__(self, named: str | None) -> None:
-        super().__init__(named)
-        self.reason = f"the read model does not hold it: {named}"
+        self.reason = f"the read model does not hold it: {named or 'a value'}"
+        super().__init__(self.reason)
 
 
 FAILURES: dict[Failure, Callable[..., Exception]] = {
