@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import asyncpg
+from msgspec.structs import replace
 
+from saldo.domain.account import evolve
+from saldo.domain.events import TransactionRecorded, chain_hash, format_time, public_text
 from saldo.operate.settings import OperatorSettings
 from saldo.operate.verification.run import Report, verify
 from saldo.project.catch_up import Surroundings as ProjectSurroundings
@@ -18,13 +21,14 @@ from saldo.project.catch_up import catch_up
 from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
 from saldo.record.batch import Surroundings, record_batch
 from saldo.record.event_store import PostgresEventStore
-from tests.controls import BRL, events_of, intent
+from saldo.record.intent import StoredEvent
+from tests.controls import BRL, events_of, income, intent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from saldo.domain.commands import Command
-    from saldo.record.intent import StoredEvent
+    from saldo.domain.events import Event
     from tests.servers import Database
 
 
@@ -46,6 +50,10 @@ class Ledger:
         )
         [outcome] = await record_batch([intent(*commands, key=key)], around, lambda _: None)
         return events_of(outcome)
+
+    async def erase(self, account_id: str, position: int) -> None:
+        """Erase the private part of one event."""
+        await PostgresEventStore(self.pool).erase_private(account_id, position)
 
     async def project(self, *account_ids: str) -> None:
         """Catch the accounts up to the end of their streams."""
@@ -76,10 +84,37 @@ async def opened(database: Database) -> AsyncIterator[Ledger]:
         yield Ledger(pool=pool, settings=operator_settings(database))
 
 
+async def append_forged(ledger: Ledger, fact: Event) -> StoredEvent:
+    """Append an event that chains rightly, whatever the rules say of it."""
+    store = PostgresEventStore(ledger.pool)
+    account = await store.find_account(fact.account_id)
+    assert account is not None
+    line = intent(income("1", fact.account_id)).lines[0]
+    fact = replace(fact, position=account.position + 1, private_hash=line.private_hash)
+    occurred_at = fact.occurred_at if isinstance(fact, TransactionRecorded) else fact.recorded_at
+    text = public_text(
+        fact, occurred_at=format_time(occurred_at), recorded_at=format_time(fact.recorded_at)
+    )
+    account = evolve(account, fact, chain_hash(account.hash, text))
+    stored = StoredEvent(
+        account_id=fact.account_id,
+        position=fact.position,
+        event_id=fact.event_id,
+        public_text=text,
+        private_text=line.private_text,
+        hash=account.hash,
+        balance_minor=account.balance_minor,
+        key_hash=None,
+        key_line=None,
+        fingerprint=None,
+        reverses=fact.reverses if isinstance(fact, TransactionRecorded) else None,
+    )
+    await store.append([stored], [account], [None])
+    return stored
+
+
 async def append_unreadable(ledger: Ledger, account_id: str, text: str) -> None:
     """Append an event that chains rightly, and that this version cannot read."""
-    from saldo.domain.events import chain_hash  # noqa: PLC0415 - kept beside its only use
-
     stream = await ledger.pool.fetchrow(
         "SELECT * FROM event_store.stream WHERE account_id = $1", account_id
     )

@@ -183,10 +183,7 @@ async def test_dead_letters_are_listed_shown_and_put_through(
         assert "ana" in saldo("dead-letters", "list").stdout
         assert json.loads(saldo("dead-letters", "show", identity).stdout)["position"] == 2
         assert saldo.json("dead-letters", "redrive", identity, code=1)[0]["blocked"]
-        await ledger.pool.execute(
-            "UPDATE event_store.event SET private_text = NULL, erased_at = clock_timestamp() "
-            "WHERE position = 2"
-        )
+        await ledger.erase("ana", 2)
         assert saldo.json("dead-letters", "redrive", "--all")[0]["projected"] == 1
         assert "nothing waits" in saldo("dead-letters", "redrive", "--all").stdout
         saldo("dead-letters", "drop", identity)

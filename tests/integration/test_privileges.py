@@ -12,11 +12,16 @@ from tests.sides import connected
 if TYPE_CHECKING:
     from tests.servers import Database
 
+TRACE_ERASURE = """
+INSERT INTO event_store.erasure (account_id, position) VALUES ('a', 1)
+ON CONFLICT (account_id, position) DO NOTHING
+"""
 ALLOWED = [
     ("saldo_record", "INSERT INTO event_store.stream (account_id) VALUES ('a')"),
     ("saldo_record", "SELECT FROM event_store.event"),
     ("saldo_record", "DELETE FROM event_store.outbox"),
     ("saldo_record", "UPDATE event_store.event SET private_text = NULL, erased_at = now()"),
+    ("saldo_record", TRACE_ERASURE),
     ("saldo_project", "SELECT FROM event_store.event"),
     ("saldo_project", "DELETE FROM read_model.statement"),
     ("saldo_project", "UPDATE read_model.balance SET position = 1"),
@@ -36,6 +41,11 @@ FORBIDDEN = [
     ("saldo_record", "UPDATE event_store.event SET public_text = ''"),
     ("saldo_record", "UPDATE event_store.event SET hash = ''"),
     ("saldo_record", "DELETE FROM event_store.event"),
+    ("saldo_record", "INSERT INTO event_store.erasure VALUES ('a', 1, now())"),
+    ("saldo_record", "UPDATE event_store.erasure SET erased_at = now()"),
+    ("saldo_record", "DELETE FROM event_store.erasure"),
+    ("saldo_project", "SELECT FROM event_store.erasure"),
+    ("saldo_query", "SELECT FROM event_store.erasure"),
     ("saldo_record", "TRUNCATE event_store.event"),
     ("saldo_record", "DELETE FROM event_store.stream"),
     ("saldo_record", "SELECT * FROM read_model.system"),

@@ -12,7 +12,7 @@ import json
 import pkgutil
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -91,7 +91,7 @@ INDEXES: dict[str, set[str]] = {
     "record.event_store.FIND_REVERSAL": {"event_reversed_once"},
     "record.event_store.EVENTS_AFTER": {"event_position"},
     "record.event_store.HASH_AT": {"event_position"},
-    "record.event_store.ERASE_PRIVATE": {"event_position"},
+    "record.event_store.ERASE_PRIVATE": {"event_position", "erasure_position"},
     "record.outbox.CLAIM": {"event_position", "outbox_by_time", "outbox_position"},
     "record.outbox.ACKNOWLEDGE": {"outbox_position"},
     "record.outbox.NOTE_SWEEP": {"sweep_pkey"},
@@ -178,6 +178,8 @@ WALKS = {
     "operate.status.STREAMS": "sums over every stream",
     "operate.streams.TOTAL": "the number of events, for the progress shown",
     "operate.verification.walk.BALANCES": "all are verified",
+    "operate.verification.walk.ERASURES": "all are verified",
+    "operate.verification.walk.REVERSED": "all are verified",
     "operate.verification.run.BOUNDS": "cuts all streams into ranges",
     "operate.verification.walk.EVENTS": "all are verified",
     "operate.verification.walk.LINES": "all are verified",
@@ -295,6 +297,7 @@ SAMPLES: dict[str, list[Any]] = {
     "uuid": [UUID(int=number) for number in range(1, 1_000)],
     "bytea": [number.to_bytes(16, "big") for number in range(1, 1_000)],
     "timestamptz": [datetime.now(UTC)] * 1_000,
+    "interval": [timedelta(minutes=5)] * 1_000,
     "date": [date(2026, 11, 24)] * 1_000,
     "float8": [3.0] * 1_000,
     "bool": [True] * 1_000,

@@ -196,10 +196,7 @@ async def test_an_erasure_during_the_rebuild_is_not_undone_by_the_switch(
         erasing: list[asyncio.Future[None]] = []
 
         async def erase_one() -> None:
-            await ledger.pool.execute(
-                "UPDATE event_store.event SET private_text = NULL, erased_at = clock_timestamp() "
-                "WHERE account_id = 'account-1' AND position = 1"
-            )
+            await ledger.erase("account-1", 1)
             await ledger.pool.execute(
                 "UPDATE read_model.statement SET description = NULL, metadata = NULL "
                 "WHERE account_id = 'account-1' AND position = 1"

@@ -42,10 +42,7 @@ async def block(ledger: Ledger) -> None:
 
 
 async def repair(ledger: Ledger) -> None:
-    await ledger.pool.execute(
-        "UPDATE event_store.event SET private_text = NULL, erased_at = clock_timestamp() "
-        "WHERE position = 3"
-    )
+    await ledger.erase("ana", 3)
 
 
 async def standing(ledger: Ledger) -> tuple[int, int, str | None]:

@@ -39,10 +39,7 @@ async def fill(ledger: Ledger) -> None:
         await ledger.record(limit("100", account_id))
         await ledger.record(income("10", account_id, description='"Ação" 💸'), key="key")
         await ledger.record(expense("1", account_id))
-    await ledger.pool.execute(
-        "UPDATE event_store.event SET private_text = NULL, erased_at = clock_timestamp() "
-        "WHERE account_id = 'ana' AND position = 2"
-    )
+    await ledger.erase("ana", 2)
 
 
 async def test_a_restored_store_exports_the_same_and_verifies(

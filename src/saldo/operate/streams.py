@@ -44,13 +44,21 @@ JOIN event_store.stream AS s ON s.account_id = l.account_id
 LEFT JOIN event_store.event AS e
     ON e.account_id = s.account_id AND e.position = least(s.position, l.position)
 """
-# appended_at is stamped anew, so that the lag sweep sees what was restored.
+# appended_at is stamped again, so that the lag sweep sees what was restored. restored_at says that
+# it was, and an erasure keeps its trace.
 WRITE_EVENTS = """
-INSERT INTO event_store.event (account_id, position, event_id, public_text, private_text, hash,
-                               balance_minor, key_hash, key_line, fingerprint, reverses, erased_at)
-SELECT * FROM unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::bytea[],
-                     $7::bigint[], $8::bytea[], $9::int[], $10::bytea[], $11::uuid[],
-                     $12::timestamptz[])
+WITH restored AS (
+    INSERT INTO event_store.event (account_id, position, event_id, public_text, private_text, hash,
+                                   balance_minor, key_hash, key_line, fingerprint, reverses,
+                                   erased_at, appended_at, restored_at)
+    SELECT *, statement_timestamp(), statement_timestamp()
+    FROM unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::bytea[],
+                $7::bigint[], $8::bytea[], $9::int[], $10::bytea[], $11::uuid[],
+                $12::timestamptz[])
+    RETURNING account_id, position, erased_at
+)
+INSERT INTO event_store.erasure (account_id, position, erased_at)
+SELECT * FROM restored WHERE erased_at IS NOT NULL
 """
 WRITE_OUTBOX = """
 INSERT INTO event_store.outbox (account_id, position)

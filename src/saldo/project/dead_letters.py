@@ -44,12 +44,11 @@ async def park_delivered(
     stored = _storable(attributes)
     subject = stored.get("subject", "")
     account_id = subject if ACCOUNT_ID.fullmatch(subject) else ""
-    sequence = stored.get("sequence", "")
     await pool.execute(
         PARK_DELIVERED,
         account_id,
         parked_id(stored),
-        int(sequence) if sequence.isdecimal() and len(sequence) < 19 else None,  # noqa: PLR2004 - a bigint
+        sequence_of(stored),
         reason_of(stored)[:REASON_CHARACTERS_MAX],
         json.dumps(stored),
         _public_part(data),
@@ -66,6 +65,12 @@ def parked_id(stored: Mapping[str, str]) -> str:
     if stored.get("type") != RECORDED:
         event_id = f"{stored.get('source', '').replace(' ', SPACE)} {event_id}"
     return _clipped(event_id, ID_CHARACTERS_MAX)
+
+
+def sequence_of(stored: Mapping[str, str]) -> int | None:
+    """Return the position that the attributes state; None where it is not one."""
+    sequence = stored.get("sequence", "")
+    return int(sequence) if sequence.isdecimal() and len(sequence) < 19 else None  # noqa: PLR2004 - a bigint
 
 
 def reason_of(stored: Mapping[str, str]) -> str:

@@ -246,14 +246,20 @@ FIND_BY_ID = _STORED + "WHERE event_id = $1"
 FIND_REVERSAL = _STORED + "WHERE account_id = $1 AND reverses = $2"
 EVENTS_AFTER = _STORED + "WHERE account_id = $1 AND position > $2 ORDER BY position LIMIT $3"
 HASH_AT = "SELECT hash FROM event_store.event WHERE account_id = $1 AND position = $2"
-# The outbox row sends the record once more, now without its private part: the sign by which the
-# projector erases its copy. Where the row is still there, its record may be in flight with the
-# private part: `erased` keeps the row until the other one was acknowledged.
+# The row in `erasure` is the trace by which `saldo verify` tells an erasure from a loss. Its time
+# is the statement's as well: the table's default. The outbox row sends the record once more, now
+# without its private part: the sign by which the projector erases its copy. Where the row is still
+# there, its record may be in flight with the private part: `erased` keeps the row until the other
+# one was acknowledged.
 ERASE_PRIVATE = """
 WITH erased AS (
     UPDATE event_store.event
-    SET private_text = NULL, erased_at = coalesce(erased_at, clock_timestamp())
+    SET private_text = NULL, erased_at = coalesce(erased_at, statement_timestamp())
     WHERE account_id = $1 AND position = $2
+    RETURNING account_id, position
+), traced AS (
+    INSERT INTO event_store.erasure (account_id, position)
+    SELECT account_id, position FROM erased ON CONFLICT (account_id, position) DO NOTHING
 )
 INSERT INTO event_store.outbox (account_id, position, erased) VALUES ($1, $2, true)
 ON CONFLICT (account_id, position) DO UPDATE SET erased = true, claimed_until = NULL

@@ -8,49 +8,66 @@ from typing import TYPE_CHECKING
 from saldo.operate.verification.chain import Chain
 from saldo.operate.verification.findings import Counts, Wrong
 from saldo.operate.verification.projection import Projection
+from saldo.operate.verification.rules import Rules
 from saldo.operate.verification.stamps import check_stamps
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
     from datetime import datetime
+    from uuid import UUID
 
     from saldo.operate.verification.findings import Fault, Row
+
+# Of rules that were broken and of stamps, so many an account are kept: one may bring many with it.
+BREACHES_MAX = 5
 
 
 @dataclass(slots=True)
 class AccountCheck:
-    """Walks one account's events in order, beside the statement lines of the same positions.
+    """Walks one account's events in order, beside the rows of the same positions.
 
-    The first fault of each side is kept: what follows a wrong row is wrong because of it.
+    Of the chain and of the read model the first fault is kept: what follows a wrong row is wrong
+    because of it. A broken rule or a wrong stamp leaves the rest to be judged.
     """
 
     account_id: str
     balance: Row | None
     now: datetime
+    reversed_ids: Container[UUID] = ()
     faults: list[Fault] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     chain: Chain = field(init=False)
+    rules: Rules = field(init=False)
     projection: Projection = field(init=False)
+    breaches: int = 0
     store_wrong: bool = False
     model_wrong: bool = False
 
     def __post_init__(self) -> None:
         self.chain = Chain(self.account_id)
+        self.rules = Rules(self.reversed_ids)
         self.projection = Projection(self.chain, self.balance, self.counts, self.now)
 
-    def event(self, row: Row, line: Row | None) -> None:
-        """Check the next event row, and the statement line of the same position if there is one."""
+    def event(self, row: Row, line: Row | None, erasure: Row | None) -> None:
+        """Check the next event row, with its statement line and its erasure if there are any."""
         self.counts.events += 1
         if self.store_wrong:
             return
         try:
             fact, private = self.chain.check(row)
-            check_stamps(row, fact, self.now)
         except Wrong as wrong:
             self.store_wrong = True
             self._found(wrong, row["position"])
             return
         self.counts.erased += private is None
+        try:
+            self.rules.check(self.chain, fact)
+        except Wrong as wrong:
+            self._breach(wrong, fact.position)
+        try:
+            check_stamps(row, fact, erasure, previous=self.chain.recorded_at, now=self.now)
+        except Wrong as wrong:
+            self._breach(wrong, fact.position)
         self.chain.evolve(fact, row["hash"])
         if self.model_wrong:
             return
@@ -82,6 +99,11 @@ class AccountCheck:
             except Wrong as wrong:
                 self.model_wrong = True
                 self._found(wrong, None)
+
+    def _breach(self, wrong: Wrong, position: int) -> None:
+        self.breaches += 1
+        if self.breaches <= BREACHES_MAX:
+            self._found(wrong, position)
 
     def _found(self, wrong: Wrong, position: int | None) -> None:
         self.faults.append(wrong.fault(self.account_id, position))

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, Fault
-from saldo.project.dead_letters import parked_id, reason_of
+from saldo.project.dead_letters import DATA_CHARACTERS_MAX, parked_id, reason_of, sequence_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,12 +97,21 @@ def _delivered_fault(row: asyncpg.Record, attributes: Mapping[str, str]) -> tupl
     # The bare id is how earlier versions parked an event of another source.
     if row["event_id"] not in {parked_id(attributes), attributes.get("id", "")}:
         return "event_id", "it is not the attributes' id"
-    if row["position"] is not None and str(row["position"]) != attributes.get("sequence"):
+    if row["position"] != sequence_of(attributes):
         return "position", "it is not the attributes' sequence"
     if not reason_of(attributes).startswith(row["reason"]):
         return "reason", "it is not what the attributes say"
-    if row["data"] is not None and attributes.get("id"):
-        event = json.loads(row["data"]) if row["data"].endswith("}") else None
-        if event is not None and event.get("id") != attributes["id"]:
-            return "data", "it is of another event than the attributes"
+    return _data_fault(row["data"], attributes)
+
+
+def _data_fault(data: str | None, attributes: Mapping[str, str]) -> tuple[str, str] | None:
+    if data is None or len(data) == DATA_CHARACTERS_MAX:  # nothing, or cut off
+        return None
+    try:
+        event = json.loads(data)
+    except ValueError:
+        return "data", "it is not JSON"
+    # What is parked of a record that is not Saldo's may be of any form.
+    if isinstance(event, dict) and event.get("id") != attributes.get("id"):
+        return "data", "it is of another event than the attributes"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any, Protocol
 
 # The databases' clocks may differ by so much; nothing is stamped later than this.
@@ -78,6 +79,8 @@ def shown(value: object) -> str:
     """Return a value as the report shows it."""
     if isinstance(value, bytes):
         return value.hex()[:16] + "..."
+    if isinstance(value, Enum):
+        return value.name
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     return str(value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -36,6 +37,7 @@ LINE_COLUMNS = (
     "reverses",
     "hash",
 )
+_line_values = itemgetter(*LINE_COLUMNS)
 
 
 @dataclass(slots=True)
@@ -118,7 +120,7 @@ class Projection:
             reverses,
             self.chain.hash,
         )
-        found = tuple(line[column] for column in LINE_COLUMNS)
+        found = _line_values(line)
         if found != expected:
             for column, is_, must in zip(LINE_COLUMNS, found, expected, strict=True):
                 if is_ != must:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import asyncpg
 
 STORE_SWEEPS = "SELECT name, swept_at, found FROM event_store.sweep"
-MODEL_SWEEPS = "SELECT name, swept_at, found, watermark FROM read_model.sweep"
+MODEL_SWEEPS = """
+SELECT name, swept_at, found, watermark, lag_positions, lag_s FROM read_model.sweep
+"""
 NEWEST = "SELECT max(appended_at) FROM event_store.event"
 STANDS_ON_EVENT = "SELECT EXISTS (SELECT FROM event_store.event WHERE appended_at = $1)"
 
@@ -52,6 +54,8 @@ def _sweep_faults(table: str, row: asyncpg.Record, names: set[str], now: datetim
         return [Fault(table=table, column="name", reason=reason)]
     if row["swept_at"] > now + CLOCK_AHEAD_MAX:
         return [Fault(table=table, column="swept_at", reason="it is in the future")]
-    if row["found"] < 0:
-        return [Fault(table=table, column="found", reason="it is negative")]
-    return []
+    return [
+        Fault(table=table, column=column, reason="it is negative")
+        for column, value in row.items()
+        if column in {"found", "lag_positions", "lag_s"} and value < 0
+    ]

@@ -11,8 +11,9 @@ from saldo.operate.verification.account import AccountCheck
 from saldo.operate.verification.findings import Counts, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from datetime import datetime
+    from uuid import UUID
 
     import asyncpg
 
@@ -29,8 +30,19 @@ ORDER BY account_id
 """
 EVENTS = """
 SELECT account_id, position, event_id, public_text, private_text, hash, balance_minor, key_hash,
-       key_line, fingerprint, reverses, appended_at, erased_at
+       key_line, fingerprint, reverses, appended_at, erased_at,
+       restored_at
 FROM event_store.event
+WHERE ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
+ORDER BY account_id, position
+"""
+REVERSED = """
+SELECT reverses FROM event_store.event
+WHERE reverses IS NOT NULL
+  AND ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
+"""
+ERASURES = """
+SELECT account_id, position, erased_at FROM event_store.erasure
 WHERE ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
 ORDER BY account_id, position
 """
@@ -94,8 +106,46 @@ async def _joined(side: Side) -> AsyncIterator[asyncpg.Connection[asyncpg.Record
         await connection.close()
 
 
+class _Beside:
+    """Rows of another table, walked in the order of the events: account and position come first."""
+
+    __slots__ = ("_next", "_rows", "_stray")
+
+    def __init__(
+        self, rows: AsyncIterator[asyncpg.Record], stray: Callable[[asyncpg.Record], None]
+    ) -> None:
+        self._rows = rows
+        self._stray = stray
+        self._next: asyncpg.Record | None = None
+
+    async def start(self) -> None:
+        """Read the first row."""
+        self._next = await anext(self._rows, None)
+
+    def reaches(self, key: tuple[str, int]) -> bool:
+        """Return whether a row is at ``key`` or before it: for tables that have few rows."""
+        return self._next is not None and (self._next[0], self._next[1]) <= key
+
+    async def at(self, key: tuple[str, int]) -> asyncpg.Record | None:
+        """Return the row of the event ``key``, if there is one; those before it are stray."""
+        row = self._next
+        while row is not None and (row[0], row[1]) < key:
+            self._stray(row)
+            row = self._next = await anext(self._rows, None)
+        if row is None or (row[0], row[1]) != key:
+            return None
+        self._next = await anext(self._rows, None)
+        return row
+
+    async def end(self) -> None:
+        """Take the rows behind the last event: all are stray."""
+        while self._next is not None:
+            self._stray(self._next)
+            self._next = await anext(self._rows, None)
+
+
 class _RangeCheck:
-    """Walks events and statement lines side by side; the rest of a range is small and held."""
+    """Walks events with their statement lines and erasures; the rest of a range is held."""
 
     def __init__(
         self,
@@ -108,6 +158,8 @@ class _RangeCheck:
         self._read_model = read_model
         self._counts = Counts()
         self._faults: list[Fault] = []
+        self._check: AccountCheck | None = None
+        self._reversed_ids: set[UUID] = set()
         self._streams: dict[str, asyncpg.Record] = {}
         self._balances: dict[str, asyncpg.Record] = {}
         self._totals: dict[str, list[asyncpg.Record]] = {}
@@ -116,6 +168,7 @@ class _RangeCheck:
         bounds = (self._work.first, self._work.end)
         for row in await self._event_store.fetch(STREAMS, *bounds):
             self._streams[row["account_id"]] = row
+        self._reversed_ids = {row[0] for row in await self._event_store.fetch(REVERSED, *bounds)}
         for row in await self._read_model.fetch(BALANCES, *bounds):
             self._balances[row["account_id"]] = row
         for row in await self._read_model.fetch(TOTALS, *bounds):
@@ -128,35 +181,37 @@ class _RangeCheck:
         return self._counts, self._faults
 
     async def _walk(self, bounds: tuple[str | None, str | None]) -> None:
-        lines = aiter(self._read_model.cursor(LINES, *bounds, prefetch=PREFETCH_ROWS))
-        line = await anext(lines, None)
-        check: AccountCheck | None = None
+        lines = _Beside(
+            aiter(self._read_model.cursor(LINES, *bounds, prefetch=PREFETCH_ROWS)),
+            self._stray_line,
+        )
+        erasures = _Beside(
+            aiter(self._event_store.cursor(ERASURES, *bounds, prefetch=PREFETCH_ROWS)),
+            self._stray_erasure,
+        )
+        await lines.start()
+        await erasures.start()
         async for row in self._event_store.cursor(EVENTS, *bounds, prefetch=PREFETCH_ROWS):
-            account_id, position = row[0], row[1]
-            if check is None or check.account_id != account_id:
+            key = (row[0], row[1])
+            check = self._check
+            if check is None or check.account_id != key[0]:
                 if check is not None:
                     self._finish(check)
-                check = self._check_of(account_id)
-            key = (account_id, position)
-            while line is not None and (line[0], line[1]) < key:
-                self._stray(check, line)
-                line = await anext(lines, None)
-            if line is not None and line[0] == account_id and line[1] == position:
-                check.event(row, line)
-                line = await anext(lines, None)
-            else:
-                check.event(row, None)
-        while line is not None:
-            self._stray(check, line)
-            line = await anext(lines, None)
-        if check is not None:
-            self._finish(check)
+                check = self._check = self._check_of(key[0])
+            line = await lines.at(key)
+            erasure = await erasures.at(key) if erasures.reaches(key) else None
+            check.event(row, line, erasure)
+        await lines.end()
+        await erasures.end()
+        if self._check is not None:
+            self._finish(self._check)
 
     def _check_of(self, account_id: str) -> AccountCheck:
         return AccountCheck(
             account_id=account_id,
             balance=self._balances.pop(account_id, None),
             now=self._work.now,
+            reversed_ids=self._reversed_ids,
         )
 
     def _finish(self, check: AccountCheck) -> None:
@@ -165,19 +220,25 @@ class _RangeCheck:
         self._counts.add(check.counts)
         self._faults += check.faults
 
-    def _stray(self, check: AccountCheck | None, line: asyncpg.Record) -> None:
-        """A line beside which there is no event."""
-        account_id = line["account_id"]
-        if check is not None and check.account_id == account_id:
+    def _stray_line(self, line: asyncpg.Record) -> None:
+        check = self._check
+        if check is not None and check.account_id == line["account_id"]:
             check.line_without_event(line)
-            return
-        if not self._faults or self._faults[-1].account_id != account_id:
-            self._faults.append(
-                Fault(
-                    account_id=account_id,
-                    position=line["position"],
-                    table="statement",
-                    column="account_id",
-                    reason="the store has no such event",
-                )
-            )
+        else:
+            self._stray("statement", line)
+
+    def _stray_erasure(self, erasure: asyncpg.Record) -> None:
+        self._stray("erasure", erasure)
+
+    def _stray(self, table: str, row: asyncpg.Record) -> None:
+        """Report a row of no event, once for neighbours of one account."""
+        fault = Fault(
+            account_id=row["account_id"],
+            position=row["position"],
+            table=table,
+            column="position",
+            reason="the store has no such event",
+        )
+        last = self._faults[-1] if self._faults else None
+        if last is None or (last.account_id, last.table) != (fault.account_id, table):
+            self._faults.append(fault)

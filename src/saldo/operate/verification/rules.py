@@ -1,0 +1,120 @@
+"""The rules by which an event was decided: each is decided again, by the domain's own ``decide``.
+
+A chain only shows that an event is as it was written. Here the event is turned back into the
+command that it must have come from, and that command is decided on the account as it stood then:
+its balance, currency and limit after the events before it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from saldo.domain.account import Account, decide
+from saldo.domain.commands import RecordTransaction, ReverseTransaction, SetOverdraftLimit
+from saldo.domain.errors import AlreadyReversed, Refused
+from saldo.domain.events import OverdraftLimitSet, TransactionRecorded
+from saldo.domain.money import CURRENCY_DIGITS, Value
+from saldo.operate.verification.findings import Wrong, shown
+from saldo.serve.problems import detail_of
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from uuid import UUID
+
+    from saldo.domain.commands import Command
+    from saldo.domain.events import Event
+    from saldo.operate.verification.chain import Chain
+
+
+class Rules:
+    """Decides one account's events again, in their order.
+
+    ``reversed_ids`` are the ids that reversals name, so that only those events are kept.
+    """
+
+    __slots__ = ("_originals", "_reversed_by", "_reversed_ids")
+
+    def __init__(self, reversed_ids: Container[UUID]) -> None:
+        self._reversed_ids = reversed_ids
+        self._originals: dict[UUID, TransactionRecorded] = {}
+        self._reversed_by: dict[UUID, UUID] = {}
+
+    def check(self, chain: Chain, fact: Event) -> None:
+        """Decide ``fact`` again on the account before it; raises Wrong."""
+        if isinstance(fact, TransactionRecorded) and fact.event_id in self._reversed_ids:
+            self._originals[fact.event_id] = fact
+        try:
+            decided = decide(
+                _account(chain),
+                self._command(fact),
+                now=fact.recorded_at,
+                event_id=fact.event_id,
+                default_currency=fact.currency,
+                private_hash=fact.private_hash,
+                request_hash=fact.request_hash,
+            )
+        except Refused as refused:
+            reason = f"it must have been refused: {detail_of(refused)}"
+            raise Wrong("event", "public_text", reason) from refused
+        if decided != fact:
+            _compare(decided, fact)
+
+    def _command(self, fact: Event) -> Command:
+        if isinstance(fact, OverdraftLimitSet):
+            limit = None if fact.limit_minor is None else _value(fact.limit_minor, fact.currency)
+            return SetOverdraftLimit(
+                account_id=fact.account_id, limit=limit, currency=fact.currency
+            )
+        if fact.reverses is not None:
+            return self._reversal(fact, fact.reverses)
+        return RecordTransaction(
+            account_id=fact.account_id,
+            kind=fact.kind,
+            value=_value(fact.amount_minor, fact.currency),
+            currency=fact.currency,
+            occurred_at=fact.occurred_at,
+        )
+
+    def _reversal(self, fact: TransactionRecorded, original_id: UUID) -> ReverseTransaction:
+        original = self._originals.get(original_id)
+        if original is None or original is fact:
+            reason = "it reverses no earlier transaction of the account"
+            raise Wrong("event", "reverses", reason)
+        if original_id in self._reversed_by:
+            raise AlreadyReversed(reversed_by=self._reversed_by[original_id])
+        self._reversed_by[original_id] = fact.event_id
+        return ReverseTransaction(
+            account_id=fact.account_id,
+            original_id=original_id,
+            original_kind=original.kind,
+            original_amount_minor=original.amount_minor,
+            original_reverses=original.reverses,
+        )
+
+
+def _account(chain: Chain) -> Account:
+    return Account(
+        account_id=chain.account_id,
+        currency=chain.currency,
+        position=chain.position,
+        balance_minor=chain.balance_minor,
+        overdraft_limit_minor=chain.limit_minor,
+        hash=chain.hash,
+        recorded_at=chain.recorded_at,
+    )
+
+
+def _value(amount_minor: int, currency: str) -> Value:
+    return Value(coefficient=amount_minor, scale=CURRENCY_DIGITS[currency])
+
+
+def _compare(decided: Event, fact: Event) -> None:
+    """Raise Wrong for the first member that differs.
+
+    When something occurred is the client's to say, within bounds that the event does not keep.
+    """
+    for name in fact.__struct_fields__:
+        must, is_ = getattr(decided, name), getattr(fact, name)
+        if is_ != must and name != "occurred_at":
+            reason = f"{name} is {shown(is_)}, the rules come to {shown(must)}"
+            raise Wrong("event", "public_text", reason)
