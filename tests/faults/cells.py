@@ -17,7 +17,7 @@ from saldo.operate.redrive import DeadLetters
 from saldo.operate.settings import open_operator_pool
 from saldo.operate.verification.run import verify
 from saldo.project.rebuild import Rebuild, RebuildRefused
-from tests.faults import overload, poison
+from tests.faults import doubt, overload, poison
 from tests.faults.proxy import APPENDS, Proxy, Rule, until
 from tests.faults.rig import until_true
 from tests.faults.scene import DEADLINE_S, Cell
@@ -715,12 +715,11 @@ def _is_read_of_the_lost(read: Read, target_s: float, converged_s: float) -> boo
 
 
 def _is_receipt_of_the_lost(attempt: Attempt, restored_s: float, known: set[str]) -> bool:
-    return (
-        attempt.receipt is not None
-        and attempt.receipt.event_id not in known
-        and attempt.completed_s is not None
-        and attempt.completed_s <= restored_s
-    )
+    if attempt.completed_s is None or attempt.completed_s > restored_s:
+        return False
+    named = attempt.named if attempt.receipt is None else attempt.receipt.event_id
+    # Of a stated position it is not known which event it was of.
+    return attempt.stated is not None or (named is not None and named not in known)
 
 
 CELLS = (
@@ -861,6 +860,12 @@ CELLS = (
         fault="connection cut, and what it carried carried out later",
         window="COMMITs and appends that came late",
         run=commit_late,
+    ),
+    Cell(
+        name="commit-in-doubt",
+        fault="requests of one batch that depend on each other, their commit in doubt until 503",
+        window="requests told outcome-unknown or store-busy",
+        run=doubt.commit_in_doubt,
     ),
     Cell(
         name="projection-unanswered",

@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from tests.history.history import Attempt, History, Line, Read, Receipt
+from tests.faults.intents import (
+    FINAL,
+    Intent,
+    Known,
+    Response,
+    dependent,
+    minor,
+    request_of,
+    response_of,
+)
+from tests.history.history import Attempt, History, Line, Read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from tests.history.history import Kind, Outcome
+    from tests.history.history import Kind
 
 CLIENTS = 12
 # Attempts at one intent; a client gives some up earlier, so that unknown outcomes stay unknown.
@@ -35,23 +45,9 @@ BINARY_ACCOUNTS = 3
 BITS_MAX = 45
 LIMITED_ACCOUNTS = 2
 LIMIT_MINOR = 20_000
-# Problems that say "nothing was recorded". Any other 5xx, and no answer at all, says nothing.
-REFUSALS = frozenset({"too-busy", "store-busy", "store-unavailable", "insufficient-funds"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
-    """What a client wants recorded, once.
-
-    One that is not keyed bears its key in the description alone: the client cannot attempt it
-    again, and nothing but the recorder's own care keeps it from being recorded twice.
-    """
-
-    account_id: str
-    kind: Kind
-    amount_minor: int
-    key: str
-    keyed: bool = True
+NOT_FOUND = 404
+# Transactions that a client may still reverse.
+KNOWN_MAX = 20
 
 
 @dataclass(slots=True, eq=False)
@@ -88,10 +84,7 @@ class Load:
         self._stopping = False
         self.going_on.set()
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            self._tasks = [
-                asyncio.create_task(_Client(self, session, next(self._numbers)).run())
-                for _ in range(clients)
-            ]
+            self._tasks = [asyncio.create_task(self.client(session).run()) for _ in range(clients)]
             try:
                 yield
             finally:
@@ -99,6 +92,10 @@ class Load:
                 self.going_on.set()
                 async with asyncio.timeout(STOP_TIMEOUT_S):
                     await asyncio.gather(*self._tasks)
+
+    def client(self, session: aiohttp.ClientSession, record_url: str | None = None) -> Client:
+        """One more client, of all recorders or of that at ``record_url``."""
+        return Client(self, session, next(self._numbers), record_url or self.record_url)
 
     def has_recorded(self, operations: int) -> bool:
         """Whether so many were recorded; raises what a client met that it cannot go on from."""
@@ -140,16 +137,20 @@ def p99_ms(latencies_s: list[float]) -> float:
     return statistics.quantiles(latencies_s, n=100, method="inclusive")[98] * 1_000
 
 
-class _Client:
+class Client:
     """One client: it does one thing at a time."""
 
-    def __init__(self, load: Load, session: aiohttp.ClientSession, number: int) -> None:
+    def __init__(
+        self, load: Load, session: aiohttp.ClientSession, number: int, record_url: str
+    ) -> None:
         self._load = load
+        self._record_url = record_url
         self._session = session
         self._number = number
         # The order of a client's deeds is the seed's; when they meet others' is the machine's.
         self._chance = random.Random(f"{load.seed}-{number}")  # noqa: S311 - deeds, no secrets
         self._intents: list[Intent] = []
+        self._known: list[Known] = []
         self._seen: dict[str, int] = {}
         self._keys = itertools.count()
 
@@ -162,8 +163,10 @@ class _Client:
             deed = self._chance.random()
             if deed < 0.6:
                 await self._record()
-            elif deed < 0.68 and self._intents:
-                await self._attempt(self._chance.choice(self._intents))
+            elif deed < 0.66 and self._intents:
+                await self.attempt(self._chance.choice(self._intents))
+            elif deed < 0.7 and self._known:
+                await self._depend()
             elif deed < 0.9:
                 await self._read_balance()
             else:
@@ -172,7 +175,7 @@ class _Client:
     async def _set_limits(self) -> None:
         for account_id in self._load.accounts[-LIMITED_ACCOUNTS:]:
             key = f"{self._number}-limit-{account_id}"
-            await self._insist(
+            await self.insist(
                 Intent(account_id=account_id, kind="LIMIT", amount_minor=LIMIT_MINOR, key=key)
             )
 
@@ -194,68 +197,74 @@ class _Client:
                 key=f"{self._number}-{next(self._keys)}",
                 keyed=self._chance.random() > UNKEYED,
             )
-            await (self._insist(intent) if intent.keyed else self._attempt(intent))
+            await (self.insist(intent) if intent.keyed else self.attempt(intent))
 
-    async def _insist(self, intent: Intent) -> None:
+    async def _depend(self) -> None:
+        """Send requests at the same moment, each of which may decide another."""
+        known = self._known.pop()
+        other = self._chance.choice(self._load.accounts[:ZIPF_ACCOUNTS])
+        requests = dependent(known, other, f"{self._number}-{next(self._keys)}")
+        await asyncio.gather(*(self.insist(*request) for request in requests))
+
+    async def insist(self, *intents: Intent, gives_up: float = GIVES_UP) -> None:
         """Attempt it until its outcome is certain, or until this client gives it up."""
         for _ in range(ATTEMPTS_MAX):
-            outcome, final = await self._attempt(intent)
-            if outcome == "recorded":
-                self._intents.append(intent)
-            if final or self._chance.random() < GIVES_UP:
+            response, final = await self.attempt(*intents)
+            if response.outcome == "recorded" and len(intents) == 1:
+                self._intents += intents
+            if final or self._chance.random() < gives_up:
                 return
             await asyncio.sleep(RETRY_PAUSE_S)
 
-    async def _attempt(self, intent: Intent) -> tuple[Outcome, bool]:
-        """One request; its outcome, and whether another would come to the same."""
-        path, body = _request_of(intent)
-        headers = {"Content-Type": "application/json"}
-        if intent.keyed:
-            headers["Idempotency-Key"] = intent.key
-        method = "PUT" if intent.kind == "LIMIT" else "POST"
+    async def attempt(self, *intents: Intent) -> tuple[Response, bool]:
+        """One request, of several lines if need be; whether another would come to the same."""
+        method, path, body, headers = request_of(intents)
         invoked_s = time.monotonic()
-        outcome: Outcome = "unknown"
-        receipt, said, completed_s = None, "", None
+        completed_s, status = None, 0
         try:
             async with self._session.request(
-                method,
-                f"{self._load.record_url}{path}",
-                data=body,
-                headers=headers,
+                method, f"{self._record_url}{path}", data=body, headers=headers
             ) as answer:
                 status, text = answer.status, await answer.text()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            status, said = 0, type(error).__name__
+            response = Response(outcome="unknown", said=type(error).__name__)
         else:
             completed_s = time.monotonic()
-            content = json.loads(text, parse_float=str)
-            if status in {200, 201}:
-                outcome, receipt = "recorded", _receipt_of(content)
-            else:
-                problem = content["type"].rpartition(":")[2]
-                said = f"{status} {problem}"
-                outcome = "refused" if problem in REFUSALS else "unknown"
-                # Anything else, an internal error above all, is a finding.
-                assert problem in REFUSALS | {"outcome-unknown"}, text
-        self._load.history.operations.append(
-            Attempt(
-                client=self._number,
-                account_id=intent.account_id,
-                key=intent.key,
-                kind=intent.kind,
-                amount_minor=intent.amount_minor,
-                invoked_s=invoked_s,
-                completed_s=completed_s,
-                outcome=outcome,
-                receipt=receipt,
-                said=said,
+            response = response_of(status, text)
+        for number, intent in enumerate(intents):
+            receipt = response.receipts[number] if response.receipts else None
+            self._load.history.operations.append(
+                Attempt(
+                    client=self._number,
+                    account_id=intent.account_id,
+                    key=intent.key,
+                    kind=intent.kind,
+                    amount_minor=intent.amount_minor,
+                    invoked_s=invoked_s,
+                    completed_s=completed_s,
+                    outcome=response.outcome,
+                    receipt=receipt,
+                    said=response.said,
+                    reverses=intent.reverses,
+                    not_found=status == NOT_FOUND,
+                    named=response.named,
+                    stated=response.stated,
+                )
             )
-        )
-        self._load.recorded += outcome == "recorded"
-        if receipt is not None:
-            seen = self._seen.get(intent.account_id, 0)
-            self._seen[intent.account_id] = max(seen, receipt.position)
-        return outcome, status in {200, 201, 422}
+            if receipt is not None:
+                self._load.recorded += 1
+                seen = self._seen.get(intent.account_id, 0)
+                self._seen[intent.account_id] = max(seen, receipt.position)
+                if intent.kind == "INCOME" and not self._load.is_binary(intent.account_id):
+                    self._known = self._known[-KNOWN_MAX:]
+                    self._known.append(
+                        Known(
+                            account_id=intent.account_id,
+                            receipt=receipt,
+                            amount_minor=intent.amount_minor,
+                        )
+                    )
+        return response, status in FINAL
 
     async def _read_balance(self) -> None:
         account_id = self._chance.choice(sorted(self._seen) or self._load.accounts)
@@ -304,25 +313,6 @@ class _Client:
             )
 
 
-def _request_of(intent: Intent) -> tuple[str, str]:
-    value = f"{intent.amount_minor // 100}.{intent.amount_minor % 100:02d}"
-    if intent.kind == "LIMIT":
-        return f"/accounts/{intent.account_id}/limit", f'{{"overdraftLimit":{value}}}'
-    body = {"accountId": intent.account_id, "type": intent.kind, "value": value}
-    if not intent.keyed:
-        body["description"] = intent.key
-    return "/transactions", json.dumps(body)
-
-
-def _receipt_of(content: Any) -> Receipt:  # noqa: ANN401 - JSON
-    return Receipt(
-        event_id=content["id"],
-        position=content["position"],
-        balance_minor=minor(content.get("balance", 0)),
-        hash=content["hash"],
-    )
-
-
 def _read_of(content: Any) -> tuple[int, int, tuple[Line, ...]] | None:  # noqa: ANN401 - JSON
     """Position, balance and lines of an answer; None for a statement without a line."""
     if "transactions" not in content:
@@ -332,10 +322,3 @@ def _read_of(content: Any) -> tuple[int, int, tuple[Line, ...]] | None:  # noqa:
         for t in content["transactions"]
     )
     return (lines[0].position, lines[0].balance_minor, lines) if lines else None
-
-
-def minor(value: int | str) -> int:
-    """The minor units of a JSON number of two digits or none."""
-    whole, _, digits = str(value).partition(".")
-    sign = -1 if whole.startswith("-") else 1
-    return int(whole) * 100 + sign * int(digits or "0")

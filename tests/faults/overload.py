@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.faults.driver import minor, p99_ms
+from tests.faults.driver import p99_ms
+from tests.faults.intents import minor
 from tests.faults.proxy import APPENDS, Rule
 from tests.history.history import Attempt, Receipt
 

@@ -33,13 +33,15 @@ class Rule:
     itself. hold: it waits for ``release``, and whatever follows on its connection. cut-before: the
     connection is cut instead. cut-after: it is carried out, and the connection cut instead of the
     answer; only what the server did carry out counts as a hit. cut-late: the connection is cut, and
-    the statement carried out after ``release`` all the same; ``carried_out`` says when.
+    the statement carried out after ``release`` all the same; ``carried_out`` says when. With
+    ``outage`` the proxy then refuses connections and cuts all others, before the client can know.
     """
 
     begins: str
     action: Literal["hold", "cut-before", "cut-after", "cut-late"]
     hits_max: int
     alone: str | None = None
+    outage: bool = False
     hits: int = 0
     hit: asyncio.Event = field(default_factory=asyncio.Event)
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -183,7 +185,7 @@ class Proxy:
                     rule, link.cutting = link.cutting, None
                     # The tag of a command that was carried out; a COMMIT that was none is ROLLBACK.
                     if rule.begins.encode() in data or (rule.alone and ALONE_TAG in data):
-                        rule.note()
+                        self._note(rule)
                         link.cut()
                         return
                 link.awaits_answer = False
@@ -226,18 +228,27 @@ class Proxy:
                 return rule
         return None
 
+    def _note(self, rule: Rule) -> None:
+        rule.note()
+        if rule.outage:
+            self.refusing = True
+            for link in tuple(self.links):
+                if link.late is None:
+                    link.cut()
+
     async def _apply(self, rule: Rule, link: Link) -> bool:
         """Whether the statement goes on to the server."""
         if rule.action == "cut-after":
             link.cutting = rule
             return True
-        rule.note()
+        if rule.action == "cut-late":
+            link.late = rule
+        self._note(rule)
         if rule.action == "hold":
             link.awaits_answer = True
             await rule.release.wait()
             return True
         if rule.action == "cut-late":
-            link.late = rule
             link.client.transport.abort()
             await rule.release.wait()
             return True  # what the client has sent with it goes on, too

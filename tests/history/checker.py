@@ -234,6 +234,9 @@ def _check_refusals(history: History, streams: dict[str, _Stream]) -> Iterator[V
             elif json.loads(event.public_text).get("reverses") != attempt.reverses:
                 detail = f"{who} names {attempt.named}, which does not reverse {attempt.reverses}"
                 yield Violation(name="refused-for-another", account_id=account_id, detail=detail)
+        if attempt.not_found and attempt.reverses in by_id:
+            detail = f"{who}: {attempt.reverses} is stored"
+            yield Violation(name="refused-unfounded", account_id=account_id, detail=detail)
         if attempt.stated is None or attempt.stated[0] == 0:
             continue
         position, balance_minor = attempt.stated

@@ -44,6 +44,7 @@ class Attempt:
     receipt: Receipt | None = None
     said: str = ""  # status and problem, for a person
     reverses: str | None = None  # the transaction that a reversal undoes
+    not_found: bool = False  # refused because there is no such transaction to reverse
     named: str | None = None  # the event because of which it was refused
     stated: tuple[int, int | None] | None = None  # position and balance that refused it
 

@@ -121,6 +121,7 @@ class Story:
         key: str,
         *,
         reverses: str | None = None,
+        not_found: bool = False,
         named: str | None = None,
         stated: tuple[int, int | None] | None = None,
     ) -> None:
@@ -136,6 +137,7 @@ class Story:
                 completed_s=self.now_s + 0.5,
                 outcome="refused",
                 reverses=reverses,
+                not_found=not_found,
                 named=named,
                 stated=stated,
             )
@@ -192,6 +194,7 @@ def good() -> Story:
     paid = story.record(DORA, "INCOME", 8, "d0")
     undone = story.record(DORA, "EXPENSE", 8, "d1", reverses=paid.event_id)
     story.refuse("undone already", reverses=paid.event_id, named=undone.event_id)
+    story.refuse("never recorded", reverses="dora-9", not_found=True)
     story.refuse("beyond the limit", stated=(2, 0))
     story.refuse("another position", stated=(1, None))
     story.refuse("no position", stated=(0, None))
@@ -367,6 +370,12 @@ def test_a_wrong_balance_names_the_transactions_that_it_lacks() -> None:
     [violation] = check(story.history(), story.final())
     assert violation.account_id == ANA
     assert violation.detail.endswith("it lacks the transactions at 1, 3")
+
+
+def test_a_stored_transaction_is_always_found() -> None:
+    story = good()
+    story.refuse("not found", reverses="dora-1", not_found=True)
+    assert story.names() == {"refused-unfounded"}
 
 
 def test_a_refusal_states_no_position_beyond_the_stream() -> None:
