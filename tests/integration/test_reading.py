@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 import random
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
+from saldo.query import statement
+from saldo.query.balances import Standing
 from saldo.query.statement import Filters, accounts_json, make_cursor, statement_json
 from saldo.query.watch import TooManyWaiters, Watch
 from saldo.serve.problems import Invalid
@@ -28,8 +32,10 @@ ALL = Filters()
 async def page(
     reader: Reader, cursor: str | None = None, *, limit_: int = 2, filters: Filters = ALL
 ) -> dict[str, Any]:
+    position, _ = await reader.balance(ACCOUNT)
+    standing = Standing(account_id=ACCOUNT, stream_position=position, position=position)
     found: dict[str, Any] = json.loads(
-        await statement_json(reader.balances, ACCOUNT, filters, limit_, cursor)
+        await statement_json(reader.balances, standing, filters, limit_, cursor)
     )
     return found
 
@@ -88,9 +94,54 @@ async def test_filters_are_kept_over_pages_and_bind_the_cursor(
     first = await page(reader, filters=filters, limit_=4)
     second = await page(reader, first["next"], filters=filters, limit_=4)
     assert positions(first) + positions(second) == [13, 11, 9, 7, 5, 3, 1]
-    for other in (ALL, Filters(kind="EXPENSE")):
+    for name in dataclasses.asdict(filters):
+        other = dataclasses.replace(filters, **{name: None})
         with pytest.raises(Invalid):
             await page(reader, first["next"], filters=other)
+
+
+SEEKING = {
+    "text": Filters(text="rent"),
+    "kind": Filters(kind="EXPENSE"),
+    "from": Filters(occurred_from=NOW),
+    "before": Filters(occurred_before=NOW - timedelta(days=1)),
+}
+
+
+@pytest.mark.parametrize("filters", SEEKING.values(), ids=SEEKING)
+async def test_a_page_looks_at_a_bounded_part_of_a_long_statement(
+    writer: Writer, reader: Reader, monkeypatch: pytest.MonkeyPatch, filters: Filters
+) -> None:
+    """A text that hardly any line has would hold a connection while all of them are read."""
+    monkeypatch.setattr(statement, "POSITIONS_A_PAGE_MAX", 10)
+    at = NOW - timedelta(hours=1)
+    other = [income("1", description="x", occurred_at=at) for _ in range(12)]
+    sought = [
+        replace(expense("1", occurred_at=moment), description="Rent")
+        for moment in (NOW, NOW - timedelta(days=2))
+    ]
+    await writer.record(income("99"), *sought, *other, limit("5"), *other, *sought, *other)
+    await reader.catch_up(ACCOUNT)
+    pages, cursor = [], None
+    for _ in range(10):
+        found = await page(reader, cursor, limit_=50, filters=filters)
+        pages.append(positions(found))
+        cursor = found["next"]
+        if cursor is None:
+            break
+    assert max(len(each) for each in pages) <= 4
+    assert len(pages) == 5
+    wanted = {"text": [30, 29, 3, 2], "kind": [30, 29, 3, 2], "from": [29, 2], "before": [30, 3]}
+    [name] = [name for name, each in SEEKING.items() if each == filters]
+    assert [each for lines in pages for each in lines if each != 1] == wanted[name]
+
+
+async def test_a_forged_cursor_begins_at_the_newest_line(writer: Writer, reader: Reader) -> None:
+    await writer.record(income("1"), income("2"))
+    await reader.catch_up(ACCOUNT)
+    forged = make_cursor("statement", ALL.digest(ACCOUNT), 2**62)
+    found = await page(reader, forged)
+    assert (positions(found), found["next"]) == ([2, 1], None)
 
 
 CURSORS = [

@@ -314,7 +314,7 @@ async def get_statement(request: EdgeRequest, _prefix: str) -> Response:
     filters = _filters(query)
     standing = await reader.read(account_id)
     standing.require_projected()
-    body = await statement_json(reader.balances, account_id, filters, limit, query.get("cursor"))
+    body = await statement_json(reader.balances, standing, filters, limit, query.get("cursor"))
     return Response(body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json")
 
 

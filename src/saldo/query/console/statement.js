@@ -7,6 +7,7 @@ import { day, locale, moment, number, t } from "./text.js";
 
 const PAGE = 50;
 const LINES_MAX = 2000;
+const PARTS_MAX = 200;
 const TYPING_MS = 250;
 
 /** `held` gets the hash of every line that is shown, by position. */
@@ -70,7 +71,13 @@ export function statementPanel(accountId, held, app) {
     const { signal } = asking;
     element.setAttribute("aria-busy", "true");
     try {
-      return (await get("transactions", { accountId, limit, cursor, ...filters }, signal)).body;
+      let body = { transactions: [], next: cursor };
+      // The server looks at a part of a long statement at a time: what is sought may be further down.
+      for (let part = 0; part < PARTS_MAX && body.transactions.length === 0; part += 1) {
+        if (part > 0 && body.next === null) break;
+        body = (await get("transactions", { accountId, limit, cursor: body.next, ...filters }, signal)).body;
+      }
+      return body;
     } catch (error) {
       if (!signal.aborted) app.failed(error, "accounts");
       return null;
