@@ -13,6 +13,7 @@ from cloudevents.http import CloudEvent
 
 from saldo.domain.commands import Kind
 from saldo.domain.events import SCHEMA_NEWEST, chain_hash, genesis_hash
+from saldo.project import sweep
 from saldo.project.catch_up import CATCH_UP_EVENTS_MAX
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
 from saldo.project.read_model import ReadModelUnavailable
@@ -465,14 +466,27 @@ async def test_events_of_one_microsecond_do_not_look_like_a_lag(
     assert await projector.sweep() == 0
 
 
+async def test_more_events_of_one_moment_than_a_page_holds_end_no_sweep(
+    writer: Writer, projector: Projector, superuser: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a restored or imported store may have them: the walk would stay at the first page."""
+    monkeypatch.setattr(sweep, "PAGE_EVENTS", 4)
+    monkeypatch.setattr(sweep, "PAGES_MAX", 20)
+    await writer.record(*[income("1", f"a{n}") for n in range(30)])
+    await superuser.execute("UPDATE event_store.event SET appended_at = $1", datetime.now(UTC))
+    await projector.sweep()
+    await check_read_model(superuser)
+    assert await superuser.fetchval("SELECT count(*) FROM read_model.balance") == 30
+
+
 async def test_a_write_held_open_across_two_sweeps_is_projected(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     """It is stamped before its commit, and the sweeps' watermark has passed that stamp."""
     await writer.record(income("1", "late"))
     held = await writer.append_uncommitted(income("2", "late"))
-    for sweep in range(2):
-        await writer.record(income("1", f"soon{sweep}"))
+    for number in range(2):
+        await writer.record(income("1", f"soon{number}"))
         assert await projector.sweep() > 0
     watermark = await superuser.fetchval("SELECT watermark FROM read_model.sweep")
     await held.commit()

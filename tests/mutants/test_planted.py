@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEFECTS = planted_defects()
-DEFECTS_MIN = 16
+DEFECTS_MIN = 28
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
