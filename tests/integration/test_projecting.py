@@ -432,9 +432,10 @@ async def test_a_record_that_claims_an_erasure_erases_nothing(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     stored = await writer.record(income("1", description="rent"))
-    await projector.take(
-        CloudEvent(attributes_of(stored[0], None), {"event": {"a": 1}, "private": None})
-    )
+    for _ in range(2):  # before the copy is there, and after
+        await projector.take(
+            CloudEvent(attributes_of(stored[0], None), {"event": {"a": 1}, "private": None})
+        )
     assert [row["description"] for row in await superuser.fetch(WORDS)] == ["rent"]
 
 
