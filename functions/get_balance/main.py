@@ -41,7 +41,7 @@ RULES = {
         title="Balances cannot be read",
         retry_after_s=2,
     ),
-    handler.TooBusy: Rule(
+    problems.TooBusy: Rule(
         status=503,
         name="too-busy",
         title="Too many requests wait here",

@@ -65,7 +65,7 @@ RULES = {
         name="lines-refused",
         title="Nothing was recorded: lines were refused",
     ),
-    handler.TooBusy: Rule(
+    problems.TooBusy: Rule(
         status=503,
         name="too-busy",
         title="Too many requests wait here",

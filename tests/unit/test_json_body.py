@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import time
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saldo.serve.json_body import Malformed, Number, read_json
+from saldo.record.parse import BULK_LINES_MAX, parse_bulk, parse_transaction, read_ndjson
+from saldo.serve.json_body import MEMBERS_MAX, VALUES_MAX, Malformed, Number, read_json
+from saldo.serve.problems import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
@@ -69,3 +77,108 @@ def test_all_else_is_read_as_json_says(value: object) -> None:
 def test_no_body_does_more_than_be_refused(body: bytes) -> None:
     with contextlib.suppress(Malformed):
         read_json(body)
+
+
+# --- what a body may cost ---------------------------------------------------------------------
+
+
+def members(count: int, *, same: bool = False) -> bytes:
+    """An object of so many members, each of its own name or all of one."""
+    texts = (f'"{0 if same else number:07}":1' for number in range(count))
+    return ("{" + ",".join(texts) + "}").encode()
+
+
+def repeated_at_the_end(count: int) -> bytes:
+    """An object whose last member alone is there twice."""
+    return members(count)[:-1] + b',"%07d":2}' % (count - 1)
+
+
+BODIES: dict[str, Callable[[int], bytes]] = {
+    "unknown members": members,
+    "one member again and again": lambda count: members(count, same=True),
+    "a member repeated at the end": repeated_at_the_end,
+    "members of the metadata": lambda count: b'{"metadata":' + members(count) + b"}",
+    "a list of one object": lambda count: b"[" + members(count) + b"]",
+    "a list of numbers": lambda count: b"[" + b"0," * count + b"0]",
+    "a list of objects": lambda count: b"[" + b"{}," * count + b"{}]",
+    "an open string of quotes": lambda count: b'["' + b'\\"' * count,
+    "a string of commas": lambda count: b'{"description":"' + b"," * (4 * count) + b'"}',
+    "lines of objects": lambda count: b"{}\n" * (count // 20),
+    "long names": lambda count: b'{"' + b"n" * (4 * count) + b'":1}',
+}
+READERS: dict[str, Callable[[bytes], object]] = {
+    "json": lambda body: _parse(read_json(body)),
+    "ndjson": lambda body: parse_bulk(read_ndjson(body)),
+}
+
+
+def _parse(content: object) -> object:
+    return parse_bulk(content) if isinstance(content, list) else parse_transaction(content)
+
+
+def cpu_s(read: Callable[[bytes], object], body: bytes) -> float:
+    """The CPU that refusing ``body`` takes."""
+    began = time.process_time()
+    with pytest.raises((Malformed, Invalid)):
+        read(body)
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("reader", READERS)
+def test_twice_the_body_costs_twice_the_cpu_at_most(name: str, reader: str) -> None:
+    """At sizes where a quadratic step would take minutes; 2.5 leaves room for caches."""
+    read = READERS[reader]
+    bodies = [BODIES[name](count) for count in (140_000, 280_000)]
+    # When the collector runs, and how long, depends on what other tests have left behind.
+    gc.disable()
+    try:
+        tries = [[cpu_s(read, body) for body in bodies] for _ in range(5)]
+    finally:
+        gc.enable()
+    once, twice = (min(each) for each in zip(*tries, strict=True))
+    # Less than 20 ms is within what a clock and a cold cache bring about.
+    assert twice <= max(2.5 * once, 0.02)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b"0," * VALUES_MAX + b"0]",
+        b"[" + b"{}," * VALUES_MAX + b"{}]",
+        b"[" + b"[[]]," * VALUES_MAX + b"0]",
+        members(700_000),
+    ],
+    ids=["numbers", "objects", "arrays", "members"],
+)
+def test_more_values_than_any_request_has_are_refused_unread(body: bytes) -> None:
+    with pytest.raises(Malformed, match="more than 300000 values"):
+        read_json(body)
+    with pytest.raises(Malformed, match="more than 300000 values"):
+        read_ndjson(body)
+
+
+def test_an_object_of_many_members_is_refused_before_they_are_compared() -> None:
+    assert len(read_json(members(MEMBERS_MAX))) == MEMBERS_MAX
+    with pytest.raises(Malformed, match="more than 100 members"):
+        read_json(members(MEMBERS_MAX + 1))
+
+
+def test_commas_in_texts_are_no_values() -> None:
+    text = ',[{\\"' * VALUES_MAX
+    assert len(read_json(b'{"a":"' + text.encode() + b'"}')["a"]) == 4 * VALUES_MAX
+
+
+def test_the_largest_bulk_request_has_fewer_values_than_are_refused() -> None:
+    line = {
+        "accountId": "a",
+        "type": "INCOME",
+        "value": "1",
+        "currency": "BRL",
+        "description": "d",
+        "occurredAt": "2026-11-24T06:00:00Z",
+        "idempotencyKey": "k",
+        "metadata": {str(number): "x" for number in range(20)},
+    }
+    body = json.dumps([line] * BULK_LINES_MAX).encode()
+    assert len(parse_bulk(read_json(body))) == BULK_LINES_MAX

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from saldo.project.projection import says_erased
-from saldo.serve.http import BODY_BYTES_MAX, Answer, take_body, write_answer
+from saldo.serve.http import BODY_BYTES_MAX, STATUS_KEY, Answer, take_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -99,5 +99,5 @@ class Deliveries:
             answer = Answer(refused.detail.encode(), refused.status_code, None, TEXT)
         else:
             answer = Answer(b"OK", 200, None, TEXT)
-        if not write_answer(answer, scope, send):
-            await answer(scope, receive, send)
+        scope[STATUS_KEY] = answer.status_code
+        await answer(scope, receive, send)

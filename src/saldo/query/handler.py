@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloudevents.conversion import to_binary, to_structured
 from cloudevents.http import CloudEvent
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from saldo.domain.commands import ACCOUNT_ID, Kind
 from saldo.domain.events import format_time
@@ -30,7 +30,7 @@ from saldo.query.statement import (
     daily_json,
     statement_json,
 )
-from saldo.query.stream import STREAMS_MAX, balance_events
+from saldo.query.stream import EventStream, OpenStreams, balance_events
 from saldo.query.system import System
 from saldo.query.watch import TooManyWaiters, Watch
 from saldo.serve import metrics
@@ -41,7 +41,7 @@ from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.http import TIME_FAULT, Answer, is_held, parse_time, whole_number
 from saldo.serve.json_body import Number
-from saldo.serve.problems import FieldError, Invalid
+from saldo.serve.problems import FieldError, Invalid, TooBusy
 from saldo.serve.settings import read_settings
 
 if TYPE_CHECKING:
@@ -66,10 +66,6 @@ REQUESTED = "saldo.balance.requested"
 PING = "dev.knative.sources.ping"
 ANSWERED = "saldo.balance"
 SOURCE = "/saldo/balances"
-
-
-class TooBusy(Exception):  # noqa: N818 - it is what the process is
-    """The process holds as many requests as it can: try again in a moment."""
 
 
 class Reader:
@@ -98,9 +94,9 @@ class Reader:
         self.watch = Watch(self.balances.positions)
         self.system = System(self.read_model, self.streams_pool)
         self.authenticator = authenticator_of(settings.callers)
-        self.streams = 0
+        self.streams = OpenStreams()
         self.stopping = False
-        metrics.STREAMS_OPEN.observe_one(lambda: self.streams)
+        metrics.STREAMS_OPEN.observe_one(lambda: self.streams.count)
         metrics.READERS_WAITING.observe_one(lambda: self.watch.waiting)
 
     async def _read_batch(self, account_ids: Sequence[str]) -> Sequence[Standing]:
@@ -362,11 +358,9 @@ async def get_stream(request: EdgeRequest, _prefix: str) -> Response:
     last_position = int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else 0  # noqa: PLR2004 - a bigint
     if (await reader.read(account_id)).stream_position == 0:
         raise AccountNotFound
-    if reader.streams >= STREAMS_MAX:
-        raise TooManyWaiters
+    reader.streams.require_room(caller)
 
-    async def counted() -> AsyncIterator[bytes]:
-        reader.streams += 1
+    async def events() -> AsyncIterator[bytes]:
         try:
             async for text in balance_events(
                 account_id,
@@ -378,12 +372,8 @@ async def get_stream(request: EdgeRequest, _prefix: str) -> Response:
                 yield text
         except (ReadModelUnavailable, TooBusy, TooManyWaiters):
             return  # the stream ends, and the client comes back by itself
-        finally:
-            reader.streams -= 1
 
-    return StreamingResponse(
-        counted(), headers={"Cache-Control": "no-store"}, media_type="text/event-stream"
-    )
+    return EventStream(events(), reader.streams, caller)
 
 
 async def post_cloud_event(request: EdgeRequest, _prefix: str) -> Response:
@@ -424,15 +414,16 @@ def _asked_account_id(data: object) -> str:
     """The account that a CloudEvent's data name; raises Invalid."""
     if not isinstance(data, dict):
         raise Invalid([FieldError("data", 'must be a JSON object such as {"accountId": "wesley"}')])
-    unknown = [
-        FieldError(name.encode("utf-8", "replace").decode()[:80], "is not known; give accountId")
-        for name in sorted(data.keys() - {"accountId"})
-    ]
+    errors: list[FieldError] = []
+    unknown = next((name for name in data if name != "accountId"), None)
+    if unknown is not None:
+        shown = unknown[:80].encode("utf-8", "replace").decode()
+        errors.append(FieldError(shown, "is not known; give accountId"))
     account_id = data.get("accountId")
     if not isinstance(account_id, str) or isinstance(account_id, Number):
-        unknown.append(FieldError("accountId", "must be a string"))
-    if unknown:
-        raise Invalid(unknown)
+        errors.append(FieldError("accountId", "must be a string"))
+    if errors:
+        raise Invalid(errors)
     return str(account_id)
 
 

@@ -7,18 +7,70 @@ revision's end. The client resumes with Last-Event-ID and misses nothing.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
+
+from starlette.responses import StreamingResponse
+
+from saldo.query.watch import TooManyWaiters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from starlette.types import Receive, Scope, Send
+
     from saldo.query.balances import Standing
     from saldo.query.watch import Watch
+    from saldo.serve.auth import Caller
 
 STREAM_S = 50.0
 HEARTBEAT_S = 10.0
 RECONNECT_MS = 500
 STREAMS_MAX = 500
+STREAMS_A_CALLER_MAX = 50
+
+
+class OpenStreams:
+    """The event streams that are open in this process, by caller."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._by_caller: Counter[tuple[str, str]] = Counter()
+
+    def require_room(self, caller: Caller) -> None:
+        """Raise TooManyWaiters unless ``caller`` may open one more."""
+        if self._by_caller[caller.issuer, caller.subject] >= STREAMS_A_CALLER_MAX:
+            raise TooManyWaiters(
+                f"A caller may have {STREAMS_A_CALLER_MAX} event streams open: close one first."
+            )
+        if self.count >= STREAMS_MAX:
+            raise TooManyWaiters
+
+    def add(self, caller: Caller, streams: int) -> None:
+        """Count streams of ``caller`` that open, or by a negative number close."""
+        self.count += streams
+        self._by_caller[caller.issuer, caller.subject] += streams
+        self._by_caller += Counter()  # drop those at zero
+
+
+class EventStream(StreamingResponse):
+    """A response of server-sent events, counted from before its first byte until it ends.
+
+    require_room has been called without an await in between, so that it holds for this one.
+    """
+
+    def __init__(self, events: AsyncIterator[bytes], streams: OpenStreams, caller: Caller) -> None:
+        super().__init__(events, 200, {"Cache-Control": "no-store"}, "text/event-stream")
+        self._streams = streams
+        self._caller = caller
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        self._streams.add(self._caller, 1)
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams.add(self._caller, -1)
 
 
 async def balance_events(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from uuid import UUID
 from zlib import crc32
 
@@ -46,8 +47,6 @@ from saldo.record.parse import (
     parse_reversal,
     parse_transaction,
     read_ndjson,
-    read_plain,
-    read_plain_bulk,
 )
 from saldo.record.relay import Relay
 from saldo.serve import metrics
@@ -67,6 +66,7 @@ from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.http import (
     BODY_BYTES_MAX,
     Answer,
+    Arrivals,
     body_too_large,
     idempotency_key_of,
     if_match_of,
@@ -75,7 +75,6 @@ from saldo.serve.http import (
     read_body,
     refuse_if_match,
     traceparent_of,
-    whole_body,
     whole_number,
 )
 from saldo.serve.json_body import read_json
@@ -84,13 +83,14 @@ from saldo.serve.problems import (
     FieldError,
     Invalid,
     Problem,
+    TooBusy,
     detail_of,
 )
 from saldo.serve.settings import read_settings
 from saldo.serve.sweeps import Sweeper
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Iterator, Sequence
 
     from saldo.serve.http import EdgeRequest
     from saldo.serve.settings import Settings
@@ -101,6 +101,8 @@ log = logging.getLogger(__name__)
 BULK_REQUESTS_MAX = 2
 SINGLES_WAITING_MAX = 2_000
 QUEUE_LINES_MAX = BULK_REQUESTS_MAX * BULK_LINES_MAX + SINGLES_WAITING_MAX
+# Bodies that are on their way: eight of the largest.
+ARRIVING_BYTES_MAX = 8 * BULK_BYTES_MAX
 BATCH_LINES_MAX = 1_000
 BATCHES_IN_FLIGHT_MAX = 2
 # Lines that must wait before a second batch runs beside the first.
@@ -112,13 +114,10 @@ NOT_FOR_BULK = "is for single transactions: leave it out"
 # How many of the database's shards there are: more than one only behind a distributed engine.
 SHARDS = 1
 
+_ARRAY = re.compile(rb"[ \t\r\n]*\[")
 _TRANSACTION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 PING = "dev.knative.sources.ping"
 REQUESTED = "saldo.transaction.requested"
-
-
-class TooBusy(Exception):  # noqa: N818 - it is what the process is
-    """The process holds as many requests as it can: try again in a moment."""
 
 
 class TransactionNotFound(Exception):  # noqa: N818 - it is what the transaction is
@@ -173,6 +172,7 @@ class Recorder:
         ]
         self.singles = 0
         self.bulks = 0
+        self.arrivals = Arrivals(ARRIVING_BYTES_MAX)
         self._tell()
 
     def _tell(self) -> None:
@@ -238,6 +238,17 @@ class Recorder:
         except QueueFull as full:
             raise TooBusy from full
 
+    @contextlib.contextmanager
+    def bulk_place(self) -> Iterator[None]:
+        """Hold one of the few places for bulk requests; raise TooBusy when all are taken."""
+        if self.bulks >= BULK_REQUESTS_MAX:
+            raise TooBusy
+        self.bulks += 1
+        try:
+            yield
+        finally:
+            self.bulks -= 1
+
     def known_caller(self, request: EdgeRequest) -> Caller | None:
         """Who sends ``request``, where that is known already: the same as caller, at once."""
         if self.authenticator is None:
@@ -258,30 +269,6 @@ class Recorder:
         await self.relay.drain()
         await self.sender.close()
         await close_pool(self.pool, CLOSE_POOL_S)
-
-
-class BulkPlace:
-    """One of the few places for requests that hold a large body or many lines."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self._taken = False
-
-    def take(self) -> None:
-        """Take the place, unless it is taken already; raises TooBusy."""
-        if self._taken:
-            return
-        if self._recorder.bulks >= BULK_REQUESTS_MAX:
-            raise TooBusy
-        self._taken = True
-        self._recorder.bulks += 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._taken:
-            self._recorder.bulks -= 1
 
 
 async def open_recorder() -> Recorder:
@@ -311,28 +298,15 @@ async def post_transactions(request: EdgeRequest, prefix: str) -> Response:
             UNSUPPORTED_MEDIA_TYPE,
             "Content-Type must be application/json, application/x-ndjson or a CloudEvent's.",
         )
-    with BulkPlace(recorder) as place:
-        body = whole_body(request)
-        if body is None:
-            body = await read_body(request, BULK_BYTES_MAX, on_large=place.take)
-        ndjson = kind == "application/x-ndjson"
-        if ndjson:
-            place.take()
-        command = None if ndjson else read_plain(body)
-        if command is None:
-            parsed = read_plain_bulk(body, ndjson=ndjson)
-            if parsed is None:
-                content = read_ndjson(body) if ndjson else read_json(body)
-                if isinstance(content, list):
-                    place.take()
-                    refuse_if_match(request, NOT_FOR_BULK)
-                    parsed = parse_bulk(content)
-            if parsed is not None:
-                place.take()
-                return await _post_bulk(recorder, request, caller, parsed)
-            if len(body) > BODY_BYTES_MAX:
-                raise body_too_large(BODY_BYTES_MAX)
-            command = parse_transaction(content)
+    body = await read_body(request, BULK_BYTES_MAX, recorder.arrivals)
+    if kind == "application/x-ndjson" or _ARRAY.match(body):
+        with recorder.bulk_place():
+            refuse_if_match(request, NOT_FOR_BULK)
+            lines = read_ndjson(body) if kind == "application/x-ndjson" else read_json(body)
+            return await _post_bulk(recorder, request, caller, parse_bulk(lines))
+    if len(body) > BODY_BYTES_MAX:
+        raise body_too_large(BODY_BYTES_MAX)
+    command = parse_transaction(read_json(body))
     caller.require(WRITE, command.account_id)
     recorded = await _record_one(recorder, request, caller, command)
     return _created(recorded, prefix)
@@ -461,7 +435,6 @@ async def _post_bulk(
     parsed: list[tuple[RecordTransaction, str | None]],
 ) -> Response:
     """All of ``parsed`` or none, safe to repeat by the request's key or by each line's own."""
-    refuse_if_match(request, NOT_FOR_BULK)
     for account_id in {command.account_id for command, _ in parsed}:
         caller.require(WRITE, account_id)
     key = idempotency_key_of(request)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from saldo.domain.commands import (
     ACCOUNT_ID,
     DESCRIPTION_CHARACTERS_MAX,
@@ -18,7 +16,7 @@ from saldo.domain.commands import (
 )
 from saldo.domain.money import CURRENCY_DIGITS, BadValue, Value, parse_value
 from saldo.serve.http import TIME_FAULT, parse_time, read_idempotency_key
-from saldo.serve.json_body import Malformed, Number, read_json
+from saldo.serve.json_body import Malformed, Number, bound_values, read_json
 from saldo.serve.problems import FieldError, Invalid
 
 if TYPE_CHECKING:
@@ -33,155 +31,6 @@ _TRANSACTION_FIELDS = frozenset(
 _BULK_LINE_FIELDS = _TRANSACTION_FIELDS | {"idempotencyKey"}
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _KINDS = {kind.value: kind for kind in Kind}
-
-
-# A transaction that the typed decoder takes; a larger one has something that it does not.
-PLAIN_BYTES_MAX = 4_096
-_NUMBER = re.compile(rb"(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,9})?")
-
-
-class _Plain(msgspec.Struct, forbid_unknown_fields=True):
-    """A transaction as nearly all are sent. ``value`` is kept as its bytes: money is no float."""
-
-    accountId: str  # noqa: N815 - the wire's names
-    type: Kind
-    value: msgspec.Raw
-    description: str | None = None
-    currency: str | None = None
-
-
-class _PlainLine(_Plain):
-    """A line of a bulk request: as an import sends it, too."""
-
-    occurredAt: str | None = None  # noqa: N815 - as above
-    metadata: dict[str, str] | None = None
-    idempotencyKey: str | None = None  # noqa: N815 - as above
-
-
-class _Unusual(ValueError):  # noqa: N818 - it is what the body is
-    """The body is for the general reader."""
-
-
-_NOT_PLAIN = (ValueError, Invalid, msgspec.DecodeError, RecursionError)
-
-
-_read_plain = msgspec.json.Decoder(_Plain).decode
-_read_plain_line = msgspec.json.Decoder(_PlainLine).decode
-_read_plain_lines = msgspec.json.Decoder(list[_PlainLine]).decode
-
-
-def read_plain(body: bytes) -> RecordTransaction | None:
-    """The command of ``body`` where it is a plain and valid transaction, in a quarter of the time.
-
-    None says nothing about ``body``: the general reader must look at it. This one only takes what
-    that one would take, and makes the same of it.
-    """
-    if len(body) > PLAIN_BYTES_MAX or _may_hide_colons(body):
-        return None
-    try:
-        command, colons = _plain_command(_read_plain(body))
-    except _NOT_PLAIN:
-        return None
-    return command if colons == body.count(b":") else None
-
-
-def read_plain_bulk(
-    body: bytes, *, ndjson: bool = False
-) -> list[tuple[RecordTransaction, str | None]] | None:
-    """The commands of a bulk ``body`` and each line's own key, where all lines are plain and valid.
-
-    As read_plain: what is not taken here, as a whole, is for the general reader, with its errors.
-    """
-    if _may_hide_colons(body):
-        return None
-    try:
-        if ndjson:
-            texts = _lines_of(body)
-            lines = [_read_plain_line(text) for text in texts[: BULK_LINES_MAX + 1]]
-        else:
-            lines = _read_plain_lines(body)
-        if not 1 <= len(lines) <= BULK_LINES_MAX:
-            return None
-        parsed: list[tuple[RecordTransaction, str | None]] = []
-        colons_expected = 0
-        for line in lines:
-            command, colons = _plain_command(line)
-            key, metadata, occurred_at = line.idempotencyKey, line.metadata, line.occurredAt
-            if key is not None:
-                colons += 1 + key.count(":")
-                key = read_idempotency_key(key, "idempotencyKey")
-            if metadata is not None or occurred_at is not None:
-                command, more = _with_import_members(command, metadata, occurred_at)
-                colons += more
-            parsed.append((command, key))
-            colons_expected += colons
-    except _NOT_PLAIN:
-        return None
-    # No line has fewer colons than are expected of it, so that none can make up for another's.
-    return parsed if colons_expected == body.count(b":") else None
-
-
-def _may_hide_colons(body: bytes) -> bool:
-    """Whether a text in ``body`` may have a colon that is written as an escape."""
-    return b"\\u003" in body
-
-
-def _plain_command(plain: _Plain) -> tuple[RecordTransaction, int]:
-    """The command of the members that both kinds have, and the colons that they take.
-
-    A member that stands twice is refused, and the decoder does not tell of it. So the colons are
-    counted: one for each member, and those in texts, where none is hidden behind an escape. A null
-    has one that is not expected here: it is for the general reader, too.
-    """
-    account_id, currency, description = plain.accountId, plain.currency, plain.description
-    colons = 3 + account_id.count(":")
-    if description is not None:
-        colons += 1 + description.count(":")
-        if len(description) > DESCRIPTION_CHARACTERS_MAX or not description.isprintable():
-            raise _Unusual
-    if currency is not None:
-        colons += 1
-        if currency not in CURRENCY_DIGITS:
-            raise _Unusual
-    number = bytes(plain.value).strip(b'"')
-    if not _NUMBER.fullmatch(number) or not ACCOUNT_ID.fullmatch(account_id):
-        raise _Unusual
-    command = RecordTransaction(
-        account_id=account_id,
-        kind=plain.type,
-        value=parse_value(number.decode()),
-        currency=currency,
-        description=description,
-    )
-    return command, colons
-
-
-def _with_import_members(
-    command: RecordTransaction, metadata: dict[str, str] | None, occurred_at: str | None
-) -> tuple[RecordTransaction, int]:
-    """``command`` with what an import says beside, and the colons that this takes."""
-    colons = 0
-    moment = None
-    if occurred_at is not None:
-        colons += 1 + occurred_at.count(":")
-        moment = parse_time(occurred_at)
-        if moment is None:
-            raise _Unusual
-    if metadata is not None:
-        colons += 1 + len(metadata)
-        if len(metadata) > METADATA_KEYS_MAX:
-            raise _Unusual
-        for name, text in metadata.items():
-            colons += name.count(":") + text.count(":")
-            if (
-                not name
-                or max(len(name), len(text)) > METADATA_CHARACTERS_MAX
-                or not name.isprintable()
-                or not text.isprintable()
-            ):
-                raise _Unusual
-    extended = msgspec.structs.replace(command, metadata=metadata or {}, occurred_at=moment)
-    return extended, colons
 
 
 def parse_transaction(
@@ -259,10 +108,11 @@ def read_ndjson(body: bytes) -> list[Any]:
     """
     items: list[Any] = []
     errors: list[FieldError] = []
-    lines = _lines_of(body)
+    lines = [line for line in body.split(b"\n") if line.strip()]
     if len(lines) > BULK_LINES_MAX:
         # Before they are read: each malformed one would become an error that is kept.
         raise Invalid([FieldError("body", f"must hold 1 to {BULK_LINES_MAX} transactions")])
+    bound_values(body)  # of all lines, which are kept until the last is read
     for number, line in enumerate(lines, start=1):
         try:
             items.append(read_json(line))
@@ -272,10 +122,6 @@ def read_ndjson(body: bytes) -> list[Any]:
     if errors:
         raise Invalid(errors)
     return items
-
-
-def _lines_of(body: bytes) -> list[bytes]:
-    return [line for line in body.split(b"\n") if line.strip()]
 
 
 def parse_limit(members: object, account_id: str) -> SetOverdraftLimit:
@@ -416,7 +262,9 @@ def _time(members: dict[str, Any], field: str, errors: list[FieldError]) -> date
 
 
 def _unknown(members: dict[str, Any], fields: frozenset[str], errors: list[FieldError]) -> None:
-    for name in members.keys() - fields:
-        shown = name.encode("utf-8", "replace").decode()[:80]
+    """Name the first member that is not known: a body may hold hundreds of thousands."""
+    unknown = next((name for name in members if name not in fields), None)
+    if unknown is not None:
+        shown = unknown[:80].encode("utf-8", "replace").decode()
         known = ", ".join(sorted(fields))
         errors.append(FieldError(shown, f"is not known; the fields are {known}"))

@@ -13,6 +13,7 @@ import uvicorn
 
 from saldo.serve import telemetry
 from saldo.serve.app import begin_drain, build_app
+from saldo.serve.connection import BoundedProtocol
 from saldo.serve.logs import log_config
 from saldo.serve.settings import BadSetting, read_settings
 
@@ -72,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         host=options.host,
         port=options.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
+        ws="none",
         lifespan="on",
         access_log=False,
         # Nothing here asks for the client's address or scheme: no look at X-Forwarded-*.

@@ -179,7 +179,6 @@ class Gate:
         return self._unguarded(scope) if self._guard is None else self._guarded
 
     def _unguarded(self, scope: Scope) -> ASGIApp:
-        # What answers directly writes in one piece where ``send`` is the server's own.
         direct = None if self._answerer is None else self._answerer(scope)
         return direct or self._by_framework
 

@@ -23,10 +23,10 @@ from saldo.serve.problems import (
     Invalid,
     Problem,
     Rule,
+    TooBusy,
     problem_response,
 )
 from saldo.serve.tracing import SCOPE_KEY, read_traceparent
-from saldo.serve.whole import take_whole, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BODY_BYTES_MAX = 1024 * 1024
+# The server holds about so much of any body before a function asks for it.
+BODY_BYTES_UNCOUNTED = 64 * 1024
 # Under these names the scope of a request has the template of the route that it took, and the
 # status that it was answered with.
 ROUTE_KEY = "saldo.route"
@@ -185,8 +187,8 @@ class Edge:
         request) costs more than the whole of a balance's reading; it would call ``answer`` as well.
         """
         response = await self._answer(EdgeRequest(scope, receive))
-        if not write_answer(response, scope, send):
-            await response(scope, receive, send)
+        scope[STATUS_KEY] = response.status_code
+        await response(scope, receive, send)
 
     def answerer(self, scope: Scope) -> ASGIApp | None:
         """What answers a request without the framework; None where it is the framework's."""
@@ -323,17 +325,6 @@ def _without_body(response: Response) -> Response:
     return Response(None, response.status_code, response.headers)
 
 
-def write_answer(response: Response, scope: Scope, send: Send) -> bool:
-    """Note the status of ``response``, and write an Answer in one piece where that can be.
-
-    Whether it is written; where not, it is to be sent as ASGI has it.
-    """
-    scope[STATUS_KEY] = response.status_code
-    return isinstance(response, Answer) and write_whole(
-        send, response.status_code, response.raw_headers, response.body
-    )
-
-
 def body_too_large(bytes_max: int) -> Problem:
     """The problem of a body over ``bytes_max``."""
     return Problem(
@@ -343,24 +334,24 @@ def body_too_large(bytes_max: int) -> Problem:
     )
 
 
-def whole_body(request: EdgeRequest, bytes_max: int = BODY_BYTES_MAX) -> bytes | None:
-    """The body that read_body would return, where the server has all of it and it is small.
+class Arrivals:
+    """The bytes of all bodies that are still on their way to this process."""
 
-    None says nothing about the request: read_body must look at it.
-    """
-    if b"content-encoding" in request.first:
-        return None
-    return take_whole(request.receive, bytes_max)
+    __slots__ = ("bytes", "bytes_max")
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes = 0
+        self.bytes_max = bytes_max
 
 
 async def read_body(
     request: EdgeRequest,
     bytes_max: int = BODY_BYTES_MAX,
-    on_large: Callable[[], None] | None = None,
+    arrivals: Arrivals | None = None,
 ) -> bytes:
-    """The request's body; raises a Problem when it is larger than ``bytes_max`` or encoded.
+    """Return the request's body; raise a Problem when it is larger than ``bytes_max`` or encoded.
 
-    ``on_large`` is called before more than BODY_BYTES_MAX is taken, and may raise.
+    Raise TooBusy when more bytes are on their way than ``arrivals`` allows.
     """
     encoding = request.header(b"content-encoding")
     if encoding is not None and encoding.strip().lower() != "identity":
@@ -371,30 +362,34 @@ async def read_body(
     length = request.header(b"content-length")
     if length is not None and length.isdecimal() and int(length) > bytes_max:
         raise body_too_large(bytes_max)
-    return await take_body(request.receive, bytes_max, on_large)
+    return await take_body(request.receive, bytes_max, arrivals)
 
 
-async def take_body(
-    receive: Receive, bytes_max: int, on_large: Callable[[], None] | None = None
-) -> bytes:
-    """The body that ``receive`` brings, as read_body; ClientDisconnect when it never ends."""
+async def take_body(receive: Receive, bytes_max: int, arrivals: Arrivals | None = None) -> bytes:
+    """Return the body that ``receive`` brings, as read_body; or raise ClientDisconnect."""
     chunks: list[bytes] = []
-    received = 0
+    received = counted = 0
     more = True
-    while more:
-        # Not by Starlette's stream, an asynchronous generator: most bodies are one message.
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        more = message.get("more_body", False)
-        chunk = message.get("body", b"")
-        received += len(chunk)
-        if received > bytes_max:
-            raise body_too_large(bytes_max)
-        if received > BODY_BYTES_MAX and on_large is not None:
-            on_large()
-            on_large = None
-        chunks.append(chunk)
+    try:
+        while more:
+            # Not by Starlette's stream, an asynchronous generator: most bodies are one message.
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            more = message.get("more_body", False)
+            chunk = message.get("body", b"")
+            received += len(chunk)
+            if received > bytes_max:
+                raise body_too_large(bytes_max)
+            if arrivals is not None and received > BODY_BYTES_UNCOUNTED:
+                if arrivals.bytes + len(chunk) > arrivals.bytes_max:
+                    raise TooBusy
+                arrivals.bytes += len(chunk)
+                counted += len(chunk)
+            chunks.append(chunk)
+    finally:
+        if arrivals is not None:
+            arrivals.bytes -= counted
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -43,6 +43,10 @@ class Invalid(Exception):  # noqa: N818 - it is what the request is
         self.errors = errors
 
 
+class TooBusy(Exception):  # noqa: N818 - it is what the process is
+    """The process holds as many requests as it can: try again in a moment."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """What an error becomes on the wire."""
@@ -71,9 +75,23 @@ UNSUPPORTED_MEDIA_TYPE = Rule(
     title="The content type or encoding is not supported",
 )
 BODY_TOO_LARGE = Rule(status=413, name="body-too-large", title="The body is too large")
+BAD_HTTP = Rule(status=400, name="bad-http", title="The request is not well-formed HTTP")
+TOO_SLOW = Rule(status=408, name="request-too-slow", title="The request arrived too slowly")
+HEAD_TOO_LARGE = Rule(
+    status=431, name="headers-too-large", title="The request line or the headers are too large"
+)
 INTERNAL = Rule(status=500, name="internal", title="Something went wrong on our side")
 # What any function may answer beside the rules of its own table.
-HTTP_RULES = (NOT_FOUND, METHOD_NOT_ALLOWED, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INTERNAL)
+HTTP_RULES = (
+    BAD_HTTP,
+    NOT_FOUND,
+    METHOD_NOT_ALLOWED,
+    TOO_SLOW,
+    BODY_TOO_LARGE,
+    UNSUPPORTED_MEDIA_TYPE,
+    HEAD_TOO_LARGE,
+    INTERNAL,
+)
 
 
 def problem_response(error: Exception, rules: Mapping[type[Exception], Rule]) -> Response | None:
