@@ -116,6 +116,11 @@ def _parse(content: object) -> object:
     return parse_bulk(content) if isinstance(content, list) else parse_transaction(content)
 
 
+TRIES_MAX = 20
+# What a clock and a cold cache bring about.
+CLOCK_S = 0.02
+
+
 def cpu_s(read: Callable[[bytes], object], body: bytes) -> float:
     """The CPU that refusing ``body`` takes."""
     began = time.process_time()
@@ -127,18 +132,24 @@ def cpu_s(read: Callable[[bytes], object], body: bytes) -> float:
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("reader", READERS)
 def test_twice_the_body_costs_twice_the_cpu_at_most(name: str, reader: str) -> None:
-    """At sizes where a quadratic step would take minutes; 2.5 leaves room for caches."""
+    """The least of some tries: a quadratic step costs four times as much in each of them.
+
+    A neighbour that takes the cache may make one try look worse, but never all.
+    """
     read = READERS[reader]
-    bodies = [BODIES[name](count) for count in (140_000, 280_000)]
+    once_body, twice_body = (BODIES[name](count) for count in (140_000, 280_000))
+    once = twice = float("inf")
     # When the collector runs, and how long, depends on what other tests have left behind.
     gc.disable()
     try:
-        tries = [[cpu_s(read, body) for body in bodies] for _ in range(5)]
+        for _ in range(TRIES_MAX):
+            once = min(once, cpu_s(read, once_body))
+            twice = min(twice, cpu_s(read, twice_body))
+            if twice <= max(2.5 * once, CLOCK_S):
+                break
     finally:
         gc.enable()
-    once, twice = (min(each) for each in zip(*tries, strict=True))
-    # Less than 20 ms is within what a clock and a cold cache bring about.
-    assert twice <= max(2.5 * once, 0.02)
+    assert twice <= max(2.5 * once, CLOCK_S)
 
 
 @pytest.mark.parametrize(
