@@ -67,6 +67,8 @@ def topic_config(stack: Stack) -> dict[str, str]:
     return {
         "cleanup.policy": "delete",
         "retention.ms": str(stack.kafka.retention_hours * HOUR_MS),
+        # Retention goes by the broker's clock, and a recorder whose own is off is not refused.
+        "message.timestamp.type": "LogAppendTime",
         "min.insync.replicas": str(stack.kafka.min_in_sync),
     }
 

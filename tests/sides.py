@@ -26,6 +26,7 @@ from tests.faults.proxy import APPENDS, Proxy, Rule
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from datetime import datetime
     from uuid import UUID
 
     from saldo.domain.commands import Command, RecordTransaction
@@ -79,18 +80,24 @@ class Writer:
 
     async def record(self, *commands: Command) -> list[StoredEvent]:
         """Record the commands, each a request of its own, in one batch."""
-        outcomes = await self.outcomes(*map(intent, commands))
+        outcomes = await self.outcomes(*map(intent, commands)) if commands else []
         return [event for outcome in outcomes for event in events_of(outcome)]
 
-    async def append_uncommitted(self, command: RecordTransaction) -> Transaction:
-        """Write the command's event on an account that exists; the caller ends the transaction."""
+    async def record_at(self, moment: datetime, *commands: RecordTransaction) -> None:
+        """Record the commands as if the clock by which they are dated stood at ``moment``."""
+        for command in commands:
+            transaction = await self.append_uncommitted(command, moment)
+            await transaction.commit()
+
+    async def append_uncommitted(
+        self, command: RecordTransaction, moment: datetime | None = None
+    ) -> Transaction:
+        """Write the command's event; the caller ends the transaction."""
         account_id = command.account_id
         transaction = await self.store.begin()
         await transaction.lock([account_id])
-        accounts = await transaction.read_accounts([account_id])
-        drafted = decide_batch(
-            [intent(command)], ledger(accounts[account_id]), self.clock.now(), BRL
-        )
+        accounts, now = await transaction.read_accounts()
+        drafted = decide_batch([intent(command)], ledger(accounts[account_id]), moment or now, BRL)
         await transaction.append(drafted.events, list(drafted.accounts.values()), [None])
         return transaction
 
@@ -103,7 +110,6 @@ async def writer_on(url: str) -> AsyncIterator[Writer]:
         store = PostgresEventStore(pool)
         around = Surroundings(
             store=store,
-            now=clock.now,
             monotonic=clock.monotonic,
             sleep=clock.sleep,
             default_currency=BRL,
@@ -235,11 +241,8 @@ async def is_outbox_empty(connection: Connection) -> bool:
     return not await connection.fetchval("SELECT EXISTS (SELECT FROM event_store.outbox)")
 
 
-# The lag sweep's watermark is far ahead: it finds nothing, and deliveries alone project.
-ALL_IS_SWEPT = """
-INSERT INTO read_model.sweep (name, watermark, swept_at, found)
-VALUES ('lagging', now() + interval '1 day', now(), 0)
-"""
+# The lag sweep fails, and deliveries alone project.
+NOTHING_IS_SWEPT = "REVOKE SELECT ON read_model.sweep FROM saldo_project"
 
 AGE = timedelta(minutes=1)
 
@@ -267,7 +270,7 @@ class Unreachable(Clock):
 
 def on_clock(writer: Writer, clock: Clock) -> Writer:
     """The writer, with its waits on another clock."""
-    around = replace(writer.around, now=clock.now, monotonic=clock.monotonic, sleep=clock.sleep)
+    around = replace(writer.around, monotonic=clock.monotonic, sleep=clock.sleep)
     return Writer(writer.pool, writer.store, writer.outbox, clock, around, writer.committed)
 
 

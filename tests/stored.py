@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -43,7 +42,6 @@ class Ledger:
         """Record one request; the events it became."""
         around = Surroundings(
             store=PostgresEventStore(self.pool),
-            now=lambda: datetime.now(UTC),
             monotonic=time.monotonic,
             sleep=asyncio.sleep,
             default_currency=BRL,

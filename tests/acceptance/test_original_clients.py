@@ -11,7 +11,7 @@ import httpx
 
 from local import postgres
 from local.services import BALANCE, PROJECT, RECORD, ROOT
-from tests.sides import ALL_IS_SWEPT
+from tests.sides import NOTHING_IS_SWEPT
 
 if TYPE_CHECKING:
     from tests.acceptance.conftest import Stack
@@ -24,7 +24,7 @@ DEADLINE_S = 120.0
 
 def test_the_originals_requests_are_answered_as_it_answered_them(light_stack: Stack) -> None:
     # Every balance that is read was projected by its delivery, then: no sweep finds anything.
-    postgres.run_sql(light_stack.database.dsn(), ALL_IS_SWEPT)
+    postgres.run_sql(light_stack.database.dsn(), NOTHING_IS_SWEPT)
     record, balance, project = (light_stack.serve(f) for f in (RECORD, BALANCE, PROJECT))
     light_stack.deliver(project)
     urls = {"record": record.url, "balance": balance.url}

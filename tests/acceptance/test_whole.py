@@ -17,7 +17,7 @@ from confluent_kafka import Consumer
 
 from local.services import BALANCE, PROJECT, RECORD
 from tests.sides import (
-    ALL_IS_SWEPT,
+    NOTHING_IS_SWEPT,
     Connection,
     check_event_store,
     check_read_model,
@@ -182,7 +182,7 @@ async def test_whatever_kafka_does_every_balance_equals_its_sum(
 
 async def note_all_swept(superuser: Connection) -> None:
     """Set the sweep's watermark to a time far ahead: it finds nothing."""
-    await superuser.execute(ALL_IS_SWEPT)
+    await superuser.execute(NOTHING_IS_SWEPT)
 
 
 Delivery = tuple[dict[str, str], bytes]

@@ -17,11 +17,11 @@ from saldo.operate.redrive import DeadLetters
 from saldo.operate.settings import open_operator_pool
 from saldo.operate.verification.run import verify
 from saldo.project.rebuild import Rebuild, RebuildRefused
-from tests.faults import doubt, overload, poison
+from tests.faults import clocks, doubt, overload, poison
 from tests.faults.proxy import APPENDS, Proxy, Rule, until
 from tests.faults.rig import until_true
 from tests.faults.scene import DEADLINE_S, Cell
-from tests.history.history import History, Read
+from tests.history.history import History, PastRead, Read
 
 if TYPE_CHECKING:
     from tests.faults.rig import Replica, Server
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 # Taken, or to be delivered again: the source decides by no other answers.
 ANSWERED_TO_A_RECORD = {200, 429, 503}
 OUTBOX_DELETE = "DELETE FROM event_store.outbox"
-CLOCK_JUMP = timedelta(minutes=10)
 REBUILDS_MAX = 10
 FORGED_AMOUNT = 99_999_999
 
@@ -476,43 +475,6 @@ async def _note_waiters(scene: Scene) -> int:
 # --- the clock --------------------------------------------------------------------------------
 
 
-async def clock_back(scene: Scene) -> None:
-    """The recorders' wall clock jumps back by ten minutes, twice."""
-    clock = scene.rig.folder / "clock"
-    clock.write_text("0")
-    await _start_recorders_again(scene, CLOCK_FILE=str(clock))
-    await scene.warm()
-    scene.begin()
-    for jumps in (1, 2):
-        clock.write_text(str(-jumps * CLOCK_JUMP.total_seconds()))
-        # Accounts that are new now have no later time of their own to keep to.
-        scene.load.accounts.insert(0, f"{scene.prefix}-young-{jumps}")
-        await scene.warm()
-        await scene.under_fault()
-    [[young]] = await scene.rig.find_store(
-        "SELECT count(*) FROM event_store.event WHERE starts_with(account_id, $1)"
-        " AND appended_at - (public_text::json ->> 'recordedAt')::timestamptz > $2::interval / 2",
-        f"{scene.prefix}-young",
-        CLOCK_JUMP,
-    )
-    [[back]] = await scene.rig.find_store(
-        "SELECT count(*) FROM (SELECT (public_text::json ->> 'recordedAt')::timestamptz"
-        " < lag((public_text::json ->> 'recordedAt')::timestamptz)"
-        " OVER (PARTITION BY account_id ORDER BY position) AS is_back"
-        " FROM event_store.event WHERE starts_with(account_id, $1)) AS e WHERE is_back",
-        scene.prefix,
-    )
-    assert back == 0, "an account's recorded time went back"
-    scene.hits = young
-    await _start_recorders_again(scene)
-    scene.heal()
-
-
-async def _start_recorders_again(scene: Scene, **settings: str) -> None:
-    await asyncio.gather(*(replica.terminate() for replica in scene.rig.record))
-    await asyncio.gather(*(replica.start(**settings) for replica in scene.rig.record))
-
-
 # --- what is stored ---------------------------------------------------------------------------
 
 
@@ -675,7 +637,7 @@ async def store_restored(scene: Scene) -> None:
                 for each in history.operations
                 if not (
                     _is_read_of_the_lost(each, target_s, converged_s)
-                    if isinstance(each, Read)
+                    if isinstance(each, Read | PastRead)
                     else _is_receipt_of_the_lost(each, restored_s, known)
                 )
             ]
@@ -710,7 +672,7 @@ async def _accounts_ahead(scene: Scene) -> int:
     return sum(row["position"] > streams.get(row["account_id"], 0) for row in shown)
 
 
-def _is_read_of_the_lost(read: Read, target_s: float, converged_s: float) -> bool:
+def _is_read_of_the_lost(read: Read | PastRead, target_s: float, converged_s: float) -> bool:
     return read.completed_s >= target_s and read.invoked_s <= converged_s
 
 
@@ -894,8 +856,26 @@ CELLS = (
     Cell(
         name="clock-back",
         fault="the recorders' clock jumps back by ten minutes, twice",
-        window="events stamped in the past",
-        run=clock_back,
+        window="events recorded by them",
+        run=clocks.clock_back,
+    ),
+    Cell(
+        name="clock-ahead",
+        fault="one recorder's clock ahead: ten minutes, three hours, 400 days",
+        window="events recorded by it",
+        run=clocks.clock_ahead,
+    ),
+    Cell(
+        name="readers-clock",
+        fault="projectors' and readers' clocks off: up to 400 days ahead, three hours behind",
+        window="events beyond the store judged by their age",
+        run=clocks.readers_clock,
+    ),
+    Cell(
+        name="store-clock",
+        fault="event store's clock jumps: three hours ahead, back, ten minutes behind, right",
+        window="events stamped in the future",
+        run=clocks.store_clock,
     ),
     Cell(
         name="schema-unknown",

@@ -9,7 +9,9 @@ import json
 import random
 import statistics
 import time
+from collections import deque
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -24,7 +26,7 @@ from tests.faults.intents import (
     request_of,
     response_of,
 )
-from tests.history.history import Attempt, History, Line, Read
+from tests.history.history import Attempt, History, Line, PastRead, Read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -40,6 +42,7 @@ REQUEST_TIMEOUT_S = 6.0  # short: clients that give up are part of the load
 THINK_S = 0.02
 RETRY_PAUSE_S = 0.1
 STOP_TIMEOUT_S = 120.0
+MOMENTS_KEPT = 200
 ZIPF_ACCOUNTS = 20
 BINARY_ACCOUNTS = 3
 BITS_MAX = 45
@@ -153,6 +156,8 @@ class Client:
         self._known: list[Known] = []
         self._seen: dict[str, int] = {}
         self._keys = itertools.count()
+        # Accounts and times of the last events.
+        self._moments: deque[tuple[str, str]] = deque(maxlen=MOMENTS_KEPT)
 
     async def run(self) -> None:
         await self._set_limits()
@@ -167,8 +172,10 @@ class Client:
                 await self.attempt(self._chance.choice(self._intents))
             elif deed < 0.7 and self._known:
                 await self._depend()
-            elif deed < 0.9:
+            elif deed < 0.85:
                 await self._read_balance()
+            elif deed < 0.92:
+                await self._read_past()
             else:
                 await self._read_statement()
 
@@ -231,6 +238,9 @@ class Client:
         else:
             completed_s = time.monotonic()
             response = response_of(status, text)
+            if len(intents) == 1 and response.receipts:
+                recorded_at = json.loads(text)["recordedAt"]
+                self._moments.append((intents[0].account_id, recorded_at))
         for number, intent in enumerate(intents):
             receipt = response.receipts[number] if response.receipts else None
             self._load.history.operations.append(
@@ -275,6 +285,30 @@ class Client:
             query["minPosition"], headers["Prefer"] = str(minimum), "wait=2"
         await self._read("/balances", query, headers, minimum)
 
+    async def _read_past(self) -> None:
+        """A balance as of the very moment of an event, or of a few seconds ago."""
+        if not self._moments:
+            return
+        account_id, moment = self._chance.choice(self._moments)
+        if self._chance.random() < 0.5:
+            ago = timedelta(seconds=self._chance.random() * 5)
+            moment = (datetime.now(UTC) - ago).isoformat()
+        invoked_s = time.monotonic()
+        content = await self._get("/balances", {"accountId": account_id, "asOf": moment}, {})
+        if content is not None:
+            self._load.history.operations.append(
+                PastRead(
+                    client=self._number,
+                    account_id=account_id,
+                    invoked_s=invoked_s,
+                    completed_s=time.monotonic(),
+                    moment=moment,
+                    final=content["final"],
+                    position=content["position"],
+                    balance_minor=minor(content["value"]),
+                )
+            )
+
     async def _read_statement(self) -> None:
         account_id = self._chance.choice(sorted(self._seen) or self._load.accounts)
         await self._read("/transactions", {"accountId": account_id, "limit": "20"}, {}, 0)
@@ -283,20 +317,8 @@ class Client:
         self, path: str, query: Mapping[str, str], headers: Mapping[str, str], minimum: int
     ) -> None:
         invoked_s = time.monotonic()
-        try:
-            async with self._session.get(
-                f"{self._load.balance_url}{path}", params=query, headers=headers
-            ) as answer:
-                status, text = answer.status, await answer.text()
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            self._load.refused_reads += 1
-            return
-        if status != 200:
-            # Behind, unavailable, or an account that has no event yet: no balance was shown.
-            assert status in {404, 503}, text
-            self._load.refused_reads += 1
-            return
-        read = _read_of(json.loads(text, parse_float=str))
+        content = await self._get(path, query, headers)
+        read = None if content is None else _read_of(content)
         if read is not None:
             position, balance_minor, lines = read
             self._load.history.operations.append(
@@ -311,6 +333,26 @@ class Client:
                     lines=lines,
                 )
             )
+
+    async def _get(
+        self, path: str, query: Mapping[str, str], headers: Mapping[str, str]
+    ) -> dict[str, Any] | None:
+        """What is answered; None where nothing is shown."""
+        try:
+            async with self._session.get(
+                f"{self._load.balance_url}{path}", params=query, headers=headers
+            ) as answer:
+                status, text = answer.status, await answer.text()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            self._load.refused_reads += 1
+            return None
+        if status != 200:
+            # Behind, unavailable, or an account that has no event yet: no balance was shown.
+            assert status in {404, 503}, text
+            self._load.refused_reads += 1
+            return None
+        content: dict[str, Any] = json.loads(text, parse_float=str)
+        return content
 
 
 def _read_of(content: Any) -> tuple[int, int, tuple[Line, ...]] | None:  # noqa: ANN401 - JSON

@@ -381,6 +381,20 @@ class Rig:
         """Rows of the read model, seen by a superuser."""
         return await _find(self.model.dsn(), query, *arguments)
 
+    async def run_store(self, script: str) -> None:
+        """Run statements without arguments in the event store, as a superuser."""
+        connection = await asyncpg.connect(self.store.dsn())
+        try:
+            await connection.execute(script)
+        finally:
+            await connection.close()
+
+    async def store_ahead_s(self) -> float:
+        """How far the event store's clock is ahead of this process's monotonic one."""
+        before_s = time.monotonic()
+        [[store_s]] = await self.find_store("SELECT extract(epoch FROM clock_timestamp())::float8")
+        return float(store_s) - (before_s + time.monotonic()) / 2
+
     async def is_at_rest(self, prefix: str) -> bool:
         """Whether the outbox is empty, and every stream of ``prefix`` is projected to its end."""
         [[waiting]] = await self.find_store(OUTBOX)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from tests.faults.driver import Load, p99_ms
 from tests.faults.proxy import until
 from tests.history.checker import Violation, check, count
+from tests.history.history import Span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -76,6 +77,10 @@ class Scene:
     # Ids of records on the topic that are no committed events, and known not to be.
     known_on_topic: set[str] = field(default_factory=set)
     violations: list[Violation] = field(default_factory=list)
+    # What the event store's clock was set to: from when, until when, how many seconds ahead.
+    store_clock: list[tuple[float, float, float]] = field(
+        default_factory=lambda: [(0.0, float("inf"), 0.0)]
+    )
     fault_from_s: float = 0.0
     healed_s: float = 0.0
     # The history without what a restore of the event store took away.
@@ -152,7 +157,12 @@ async def play(cell: Cell, rig: Rig, *, seed: int, form: Form) -> Result:
         for event_id, text in (final.topic or {}).items()
         if event_id not in scene.known_on_topic
     }
-    final = replace(final, topic=topic)
+    ahead_s = await rig.store_ahead_s()
+    clock = tuple(
+        Span(from_s=from_s, to_s=to_s, ahead_s=ahead_s + set_s)
+        for from_s, to_s, set_s in scene.store_clock
+    )
+    final = replace(final, topic=topic, clock=clock)
     said = Counter(each.said for each in load.history.attempts() if each.outcome != "recorded")
     scene.notes["not_recorded"] = ", ".join(f"{n} x {what}" for what, n in said.most_common(6))
     history = load.history if scene.forgotten is None else scene.forgotten(load.history, final)

@@ -130,6 +130,17 @@ def test_balance_of_the_past_by_position_and_recorded_time(live: Live) -> None:
     assert problem_type(beyond) == "position-not-found"
 
 
+def test_balance_as_of_the_last_events_own_moment_is_not_final(live: Live) -> None:
+    """Another event can be recorded at the same moment."""
+    account_id = fresh()
+    moment = live.recorded(account_id, 1, 2)[-1]["recordedAt"]
+    told = balance(live, account_id, asOf=moment).json()
+    assert (told["value"], told["final"]) == (3, False)
+    live.recorded(account_id, 4)
+    told = balance(live, account_id, asOf=moment).json()
+    assert (told["value"], told["final"]) == (3, True)
+
+
 def test_balance_by_occurred_time(live: Live) -> None:
     account_id = fresh()
     live.post(account_id, value=1, occurredAt="2026-01-01T12:00:00Z")

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from local.services import FUNCTIONS, Function
+from saldo.serve.clock import CLOCK_OFF_MAX_S
 from saldo.serve.metrics import INSTRUMENTS
 from tests.functions.live import DEADLINE_S, fresh
 from tests.promql import asked, expressions
@@ -17,6 +18,7 @@ from tests.promql import asked, expressions
 if TYPE_CHECKING:
     from tests.functions.live import Live
 
+CLOCK_AHEAD = "saldo_clock_ahead_seconds"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -39,6 +41,22 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return sum(
         number for (each, having), number in samples.items() if each == name and wanted <= having
     )
+
+
+def test_every_function_tells_how_far_its_clock_is_off(live: Live) -> None:
+    """The recorder and the projector by their sweeps, the reader by what it reads."""
+    account_id = fresh()
+    live.recorded(account_id)
+    live.balance.get("/balances", params={"accountId": account_id})
+    deadline = time.monotonic() + DEADLINE_S
+    waiting = {function.name for function in FUNCTIONS}
+    while waiting and time.monotonic() < deadline:
+        for function in set(waiting):
+            own = [v for (n, _), v in scraped(live, function).items() if n == CLOCK_AHEAD]
+            if own:
+                assert abs(own[0]) < CLOCK_OFF_MAX_S
+                waiting.remove(function)
+    assert not waiting
 
 
 def test_a_recorded_transaction_is_counted_all_along_its_way(live: Live) -> None:

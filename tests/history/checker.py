@@ -11,13 +11,23 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.history.history import Attempt, Balance, Event, Final, History, Read, Receipt
+    from tests.history.history import (
+        Attempt,
+        Balance,
+        Event,
+        Final,
+        History,
+        Read,
+        Receipt,
+        Span,
+    )
 
 Category = Literal["lost", "doubled", "stale", "wrong"]
 # Every name under which the checker reports, and the column of the matrix that counts it.
@@ -31,6 +41,10 @@ CATEGORIES: dict[str, Category] = {
     "stale-read": "stale",
     "went-back": "stale",
     "order-reversed": "stale",
+    "final-changed": "stale",
+    "recorded-back": "wrong",
+    "recorded-off": "wrong",
+    "occurred-off": "wrong",
     "refused-but-recorded": "wrong",
     "refused-for-another": "wrong",
     "refused-unfounded": "wrong",
@@ -45,6 +59,8 @@ CATEGORIES: dict[str, Category] = {
     "uncommitted-on-topic": "wrong",
     "outbox-not-empty": "wrong",
 }
+# A machine's clocks are not read at one moment, and are kept in time by a little.
+TOLERANCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +85,9 @@ def check(history: History, final: Final) -> list[Violation]:
         *_check_refusals(history, streams),
         *(each for account in streams.values() for each in account.check_stream()),
         *_check_order(history),
+        *_check_times(history, final, streams),
         *_check_reads(history, streams),
+        *_check_past_reads(history, streams),
         *_check_balances(final.balances, streams),
         *_check_topic(final),
     ]
@@ -97,6 +115,11 @@ class _Stream:
             balance += _signed(event)
             self.balances[event.position] = balance
         self.end = self.events[-1].position if self.events else 0
+        texts = {event.position: json.loads(event.public_text) for event in self.events}
+        self.recorded_at = {at: _epoch_s(text["recordedAt"]) for at, text in texts.items()}
+        self.occurred_at = {
+            at: _epoch_s(text["occurredAt"]) for at, text in texts.items() if "occurredAt" in text
+        }
 
     def event_at(self, position: int) -> Event | None:
         """The event at ``position``, or None."""
@@ -109,11 +132,11 @@ class _Stream:
         limit: int | None = None
         for expected, event in enumerate(self.events, start=1):
             if event.position != expected:
-                yield self._wrong("gap", f"position {expected} is missing")
+                yield self.wrong("gap", f"position {expected} is missing")
                 return
             text = bytes.fromhex(previous) + event.public_text.encode()
             if hashlib.sha256(text).hexdigest() != event.hash:
-                yield self._wrong("chain-broken", f"at position {event.position}")
+                yield self.wrong("chain-broken", f"at position {event.position}")
             previous = event.hash
             if event.kind == "LIMIT":
                 limit = event.amount_minor
@@ -121,17 +144,17 @@ class _Stream:
                 balance = self.balances[event.position]
                 if balance < -limit:
                     detail = f"{balance} at position {event.position}, the limit was {limit}"
-                    yield self._wrong("limit-broken", detail)
+                    yield self.wrong("limit-broken", detail)
 
     def check_balance(self, position: int, balance_minor: int, who: str) -> Iterator[Violation]:
         """That the balance at ``position`` is the fold of the events up to it."""
         expected = self.balances.get(position)
         if expected is None:
             detail = f"{who} shows position {position}, the stream ends at {self.end}"
-            yield self._wrong("beyond-the-stream", detail)
+            yield self.wrong("beyond-the-stream", detail)
         elif expected != balance_minor:
             detail = f"{who} shows {balance_minor} at position {position}, it is {expected}"
-            yield self._wrong("wrong-balance", detail + self._explain(position, balance_minor))
+            yield self.wrong("wrong-balance", detail + self._explain(position, balance_minor))
 
     def _explain(self, position: int, balance_minor: int) -> str:
         """Which transactions a wrong balance lacks, where each has a bit of its own."""
@@ -146,7 +169,8 @@ class _Stream:
             f" and holds {unknown} that nobody recorded" if unknown else ""
         )
 
-    def _wrong(self, name: str, detail: str) -> Violation:
+    def wrong(self, name: str, detail: str) -> Violation:
+        """Something wrong with this account."""
         return Violation(name=name, account_id=self.account_id, detail=detail)
 
 
@@ -281,6 +305,59 @@ def _check_order(history: History) -> Iterator[Violation]:
                 first_answer_s, of_position = answered_s, position
 
 
+def _check_times(
+    history: History, final: Final, streams: dict[str, _Stream]
+) -> Iterator[Violation]:
+    """Every time is the store's of when the event was recorded; only recordedAt may be held up.
+
+    No client of the histories says when its transaction occurred.
+    """
+    asked: defaultdict[tuple[str, str | None], float] = defaultdict(lambda: float("inf"))
+    answered: defaultdict[str, float] = defaultdict(lambda: float("inf"))
+    for attempt in history.attempts():
+        intent = attempt.account_id, attempt.key
+        asked[intent] = min(asked[intent], attempt.invoked_s)
+        if attempt.receipt is not None and attempt.completed_s is not None:
+            event_id = attempt.receipt.event_id
+            answered[event_id] = min(answered[event_id], attempt.completed_s)
+    for stream in streams.values():
+        previous_s = float("-inf")
+        for event in stream.events:
+            key = event.account_id, event.key
+            recorded_s = stream.recorded_at[event.position]
+            if recorded_s < previous_s:
+                yield stream.wrong("recorded-back", f"at position {event.position}")
+            if final.clock and key in asked:
+                spans = _shown(final.clock, asked[key], answered[event.event_id])
+                # Held up at the time of the event before, while the clock is behind that.
+                held = recorded_s == previous_s and any(since < recorded_s for since, _ in spans)
+                if not held and not _within(recorded_s, spans):
+                    yield stream.wrong("recorded-off", f"{recorded_s} at {event.position}, {spans}")
+                occurred_s = stream.occurred_at.get(event.position)
+                if occurred_s is not None and not _within(occurred_s, spans):
+                    yield stream.wrong("occurred-off", f"{occurred_s} at {event.position}, {spans}")
+            previous_s = recorded_s
+
+
+def _shown(clock: Sequence[Span], from_s: float, to_s: float) -> list[tuple[float, float]]:
+    """What the store's clock showed in that time of the history's."""
+    return [
+        (max(span.from_s, from_s) + span.ahead_s, min(span.to_s, to_s) + span.ahead_s)
+        for span in clock
+        if span.from_s <= to_s and from_s <= span.to_s
+    ]
+
+
+def _within(time_s: float, spans: Sequence[tuple[float, float]]) -> bool:
+    return any(
+        since_s - TOLERANCE_S <= time_s <= until_s + TOLERANCE_S for since_s, until_s in spans
+    )
+
+
+def _epoch_s(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
 # --- what was read ----------------------------------------------------------------------------
 
 
@@ -305,6 +382,23 @@ def _check_reads(history: History, streams: dict[str, _Stream]) -> Iterator[Viol
             if _reach(after, stream) < before.position:
                 detail = f"client {client} saw {before.position}, then {after.position}"
                 yield Violation(name="went-back", account_id=account_id, detail=detail)
+
+
+def _check_past_reads(history: History, streams: dict[str, _Stream]) -> Iterator[Violation]:
+    """A past balance shows nothing later than its moment, and a final one all up to it."""
+    for read in history.past_reads():
+        stream = streams.get(read.account_id)
+        if stream is None:
+            continue
+        moment_s = _epoch_s(read.moment)
+        by_then = [at for at, recorded_s in stream.recorded_at.items() if recorded_s <= moment_s]
+        last = max(by_then, default=0)
+        who = f"client {read.client}, as of {read.moment},"
+        if read.position > last or (read.final and read.position < last):
+            detail = f"{who} was shown {read.position}, it is {last}"
+            yield stream.wrong("final-changed" if read.final else "beyond-the-stream", detail)
+        else:
+            yield from stream.check_balance(read.position, read.balance_minor, who)
 
 
 def _reach(read: Read, stream: _Stream | None) -> int:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 Kind = Literal["INCOME", "EXPENSE", "LIMIT"]
@@ -72,7 +72,33 @@ class Read:
     lines: tuple[Line, ...] = ()
 
 
-Operation: TypeAlias = Attempt | Read
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRead:
+    """A balance as of a moment (RFC 3339) that was answered; ``final``: it will never change."""
+
+    client: int
+    account_id: str
+    invoked_s: float
+    completed_s: float
+    moment: str
+    final: bool
+    position: int
+    balance_minor: int
+
+
+Operation: TypeAlias = Attempt | Read | PastRead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A time during which the store's clock showed the history's own and ``ahead_s`` (Unix time).
+
+    Where the clock was set, two spans overlap for as long as it took.
+    """
+
+    from_s: float
+    to_s: float
+    ahead_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +131,7 @@ class Final:
     """What is stored after everything has come to rest.
 
     ``topic`` maps the ids of the topic's records to their public texts; None where it was not read.
+    ``clock`` is the event store's over all of the history, whatever the processes' clocks showed.
     """
 
     events: tuple[Event, ...]
@@ -112,6 +139,7 @@ class Final:
     topic: Mapping[str, str] | None = None
     outbox_rows: int = 0
     retention_s: float = 3_600.0
+    clock: tuple[Span, ...] = ()
 
 
 @dataclass(slots=True)
@@ -125,6 +153,9 @@ class History:
 
     def reads(self) -> Iterable[Read]:
         return (each for each in self.operations if isinstance(each, Read))
+
+    def past_reads(self) -> Iterable[PastRead]:
+        return (each for each in self.operations if isinstance(each, PastRead))
 
 
 def write_log(file: Path, history: History, final: Final) -> None:
@@ -140,10 +171,11 @@ def read_log(file: Path) -> tuple[History, Final]:
     *lines, last = file.read_text().splitlines()
     for line in lines:
         [(name, members)] = json.loads(line).items()
-        history.operations.append(_attempt(members) if name == "Attempt" else _read(members))
+        history.operations.append(READERS[name](members))
     end = json.loads(last)["Final"]
     end["events"] = tuple(Event(**event) for event in end["events"])
     end["balances"] = tuple(Balance(**balance) for balance in end["balances"])
+    end["clock"] = tuple(Span(**span) for span in end["clock"])
     return history, Final(**end)
 
 
@@ -159,3 +191,10 @@ def _attempt(members: dict[str, Any]) -> Attempt:
 def _read(members: dict[str, Any]) -> Read:
     lines = tuple(Line(**line) for line in members.pop("lines"))
     return Read(lines=lines, **members)
+
+
+READERS: dict[str, Callable[[dict[str, Any]], Operation]] = {
+    "Attempt": _attempt,
+    "Read": _read,
+    "PastRead": lambda members: PastRead(**members),
+}

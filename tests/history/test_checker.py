@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.controls import NOW
 from tests.history.checker import CATEGORIES, check, count
 from tests.history.history import (
     Attempt,
@@ -17,8 +19,10 @@ from tests.history.history import (
     Final,
     History,
     Line,
+    PastRead,
     Read,
     Receipt,
+    Span,
     read_log,
     write_log,
 )
@@ -30,6 +34,19 @@ if TYPE_CHECKING:
     from tests.history.history import Kind, Outcome
 
 ANA, BRUNO, DORA = "ana", "bruno", "dora"
+# When the histories begin, in Unix time.
+EPOCH_S = NOW.timestamp()
+
+
+def utc(time_s: float) -> str:
+    """A time of the history, as an event bears it."""
+    return (NOW + timedelta(seconds=time_s)).isoformat()
+
+
+def at(event: Event) -> float:
+    """When an event was recorded, as a time of the history."""
+    recorded_at = datetime.fromisoformat(json.loads(event.public_text)["recordedAt"])
+    return (recorded_at - NOW).total_seconds()
 
 
 @dataclass(slots=True)
@@ -43,6 +60,7 @@ class Story:
     topic: dict[str, str] = field(default_factory=dict)
     outbox_rows: int = 0
     now_s: float = 0.0
+    past: list[PastRead] = field(default_factory=list)
 
     def record(
         self,
@@ -69,7 +87,9 @@ class Story:
         position = len(own) + 1
         previous = own[-1].hash if own else hashlib.sha256(account_id.encode()).hexdigest()
         event_id = f"{account_id}-{position}"
-        text = json.dumps({"id": event_id, "amount": amount_minor, "reverses": reverses})
+        time = utc(self.now_s)
+        members = {"id": event_id, "amount": amount_minor, "reverses": reverses}
+        text = json.dumps(members | {"occurredAt": time, "recordedAt": time})
         event = Event(
             account_id=account_id,
             position=position,
@@ -164,8 +184,41 @@ class Story:
         self.reads.append(read)
         self.now_s += 1
 
+    def read_past(self, account_id: str, moment_s: float, *, final: bool) -> None:
+        by_then = [e for e in self.events if e.account_id == account_id and at(e) <= moment_s]
+        self.past.append(
+            PastRead(
+                client=1,
+                account_id=account_id,
+                invoked_s=self.now_s,
+                completed_s=self.now_s + 0.5,
+                moment=utc(moment_s),
+                final=final,
+                position=len(by_then),
+                balance_minor=sum(e.amount_minor or 0 for e in by_then if e.kind == "INCOME"),
+            )
+        )
+
+    def date(self, index: int, time_s: float, member: str = "recordedAt") -> None:
+        """Give an event another time, and all after it another hash."""
+        event = self.events[index]
+        text = json.dumps(json.loads(event.public_text) | {member: utc(time_s)})
+        self.events[index] = replace(event, public_text=text)
+        self.topic[event.event_id] = text
+        previous = hashlib.sha256(event.account_id.encode()).hexdigest()
+        for number, each in enumerate(self.events):
+            if each.account_id == event.account_id:
+                chained = bytes.fromhex(previous) + each.public_text.encode()
+                previous = hashlib.sha256(chained).hexdigest()
+                self.events[number] = replace(each, hash=previous)
+        hashes = {each.event_id: each.hash for each in self.events}
+        for number, attempt in enumerate(self.attempts):
+            if attempt.receipt is not None:
+                receipt = replace(attempt.receipt, hash=hashes[attempt.receipt.event_id])
+                self.attempts[number] = replace(attempt, receipt=receipt)
+
     def history(self) -> History:
-        return History([*self.attempts, *self.reads])
+        return History([*self.attempts, *self.reads, *self.past])
 
     def final(self) -> Final:
         return Final(
@@ -173,6 +226,7 @@ class Story:
             balances=tuple(self.balances.values()),
             topic=self.topic,
             outbox_rows=self.outbox_rows,
+            clock=(Span(from_s=0, to_s=1_000, ahead_s=EPOCH_S),),
         )
 
     def names(self) -> set[str]:
@@ -185,6 +239,8 @@ def good() -> Story:
     for bit in range(4):
         story.record(ANA, "INCOME", 1 << bit, f"a{bit}")
         story.read(ANA, min_position=bit + 1)
+    story.read_past(ANA, at(story.events[1]), final=True)
+    story.read_past(ANA, story.now_s, final=False)
     repeated = story.store(ANA, "INCOME", 16, "a4")
     story.attempt(repeated, "unknown")
     story.attempt(repeated, "recorded")
@@ -241,7 +297,7 @@ def leave_a_gap(story: Story) -> None:
 
 
 def break_the_chain(story: Story) -> None:
-    story.events[1] = replace(story.events[1], public_text='{"id": "ana-2", "amount": 3}')
+    story.events[1] = replace(story.events[1], public_text=story.events[1].public_text + " ")
 
 
 def show_a_balance_without_an_income(story: Story) -> None:
@@ -306,6 +362,22 @@ def refuse_for_a_balance_that_never_was(story: Story) -> None:
     story.refuse("beyond the limit, too", stated=(2, -8))
 
 
+def let_a_recorded_time_go_back(story: Story) -> None:
+    story.date(2, at(story.events[1]) - 0.5)
+
+
+def record_by_a_clock_that_is_ahead(story: Story) -> None:
+    story.date(4, at(story.events[4]) + 600)
+
+
+def let_it_occur_when_it_is_recorded_at_last(story: Story) -> None:
+    story.date(4, at(story.events[4]) + 600, "occurredAt")
+
+
+def call_final_what_changes(story: Story) -> None:
+    story.past[1] = replace(story.past[1], final=True)
+
+
 BAD: dict[str, Callable[[Story], None]] = {
     "acknowledged-lost": lose_an_answered_event,
     "recorded-twice": record_a_retry_again,
@@ -329,6 +401,10 @@ BAD: dict[str, Callable[[Story], None]] = {
     "refused-for-lost": refuse_for_an_event_that_is_not_stored,
     "refused-for-another": refuse_for_an_event_that_reverses_nothing,
     "refused-unfounded": refuse_for_a_balance_that_never_was,
+    "recorded-back": let_a_recorded_time_go_back,
+    "recorded-off": record_by_a_clock_that_is_ahead,
+    "occurred-off": let_it_occur_when_it_is_recorded_at_last,
+    "final-changed": call_final_what_changes,
 }
 
 
@@ -354,6 +430,8 @@ FOLLOWS = {
     "gap": {"altered", "not-projected", "beyond-the-stream", "wrong-balance"},
     "chain-broken": {"uncommitted-on-topic"},
     "not-projected": {"sum-differs"},
+    "order-reversed": {"recorded-off", "occurred-off"},
+    "recorded-back": {"recorded-off", "final-changed"},
 }
 
 
@@ -420,6 +498,32 @@ def test_a_statement_may_pass_over_limits_and_nothing_else() -> None:
     assert story.names() == set()
     story.reads[-1] = replace(statement, lines=(replace(top, position=5), *before, *before))
     assert story.names() == {"altered", "gap"}
+
+
+def test_an_event_is_held_up_at_the_time_of_the_one_before() -> None:
+    """It occurred when it was asked for all the same."""
+    story = good()
+    ahead_s = at(story.events[4]) + 600
+    story.date(4, ahead_s)
+    clock = (Span(from_s=0, to_s=1_000, ahead_s=EPOCH_S),)
+    for member, found in (("recordedAt", set()), ("occurredAt", {"occurred-off"})):
+        story.record(ANA, "INCOME", 32, f"held-{member}")
+        story.date(len(story.events) - 1, ahead_s)
+        if member == "occurredAt":
+            story.date(len(story.events) - 1, ahead_s, member)
+        violations = check(story.history(), replace(story.final(), clock=clock))
+        assert {each.name for each in violations} == {"recorded-off"} | found
+
+
+def test_a_clock_that_was_set_shows_both_times_meanwhile() -> None:
+    story = good()
+    story.date(4, at(story.events[4]) + 600)
+    story.date(4, at(story.events[4]), "occurredAt")
+    spans = (
+        Span(from_s=0, to_s=1_000, ahead_s=EPOCH_S),
+        Span(from_s=7, to_s=20, ahead_s=EPOCH_S + 600),
+    )
+    assert check(story.history(), replace(story.final(), clock=spans)) == []
 
 
 def test_an_event_older_than_the_retention_may_have_left_the_topic() -> None:

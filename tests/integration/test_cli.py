@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -238,6 +240,30 @@ def test_status_shows_every_part_and_what_waits(served: Saldo) -> None:
     shown = without_balance(served)("status", code=1).stdout
     assert "get_balance" in shown
     assert "down" in shown
+
+
+class Ahead(BaseHTTPRequestHandler):
+    """A function that is not ready, on a clock that is three hours ahead."""
+
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((timestamp or time.time()) + 3 * 3600)
+
+
+def test_status_names_a_function_whose_clock_is_off(served: Saldo) -> None:
+    """Whether it is ready or not."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ahead) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(server.serve_forever)
+        served.env["BALANCE_URL"] = f"http://127.0.0.1:{server.server_port}"
+        status = served.json("status", code=1)
+        shown = served("status", code=1).stdout
+        server.shutdown()
+    assert abs(status["clocks_ahead_s"].pop("get_balance") - 3 * 3600) < 60
+    assert status["clocks_ahead_s"] == {"record_transaction": 0.0, "project_balance": 0.0}
+    assert status["parts"]["get_balance"] == "answers 503"
+    assert "get_balance: its clock is 1" in shown
 
 
 async def test_verify_walks_the_topic(

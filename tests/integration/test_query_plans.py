@@ -70,6 +70,7 @@ ROLES = {
     "project": "saldo_project",
     "query": "saldo_query",
     "operate": "saldo_operate",
+    "serve": "saldo_query",
 }
 # Dead letters are rare, and the sweeps' notes a row each: those tables are read as a whole.
 BIG = frozenset({"stream", "event", "outbox", "balance", "statement", "daily_total"})
@@ -115,7 +116,6 @@ INDEXES: dict[str, set[str]] = {
     "project.rebuild.GRANTS": set(),
     "project.rebuild.INDEXES": set(),
     "project.rebuild.OPTIONS": set(),
-    "project.rebuild.STORE_NOW": set(),
     "project.rebuild.STREAMS_PAGE": {"stream_pkey"},
     "project.rebuild.VIEWS": set(),
     "project.sweep.READ_WATERMARK": set(),
@@ -127,6 +127,7 @@ INDEXES: dict[str, set[str]] = {
     "project.sweep.NOTE_ERASED": {"sweep_pkey"},
     "project.sweep.ERASE_COPIES": {"statement_position"},
     "project.sweep.CONFIRM_ERASED": {"event_position"},
+    "serve.clock.STORE_NOW": set(),
     "query.balances.READ_BALANCES": {"balance_pkey"},
     "query.balances.READ_STREAMS": {"stream_pkey"},
     "query.balances.READ_POSITIONS": {"balance_pkey"},
@@ -162,7 +163,6 @@ INDEXES: dict[str, set[str]] = {
     "operate.streams.WRITE_EVENTS": set(),
     "operate.streams.WRITE_OUTBOX": set(),
     "operate.streams.WRITE_STREAMS": {"stream_pkey"},
-    "operate.verification.run.NOW": set(),
     "operate.verification.dead_letters.DEAD_LETTERS": {"dead_letter_event"},
     "operate.verification.sweeps.MODEL_SWEEPS": set(),
     "operate.verification.sweeps.NEWEST": {"event_by_time"},

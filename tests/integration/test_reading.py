@@ -203,7 +203,7 @@ async def test_balances_of_the_past_are_what_the_events_say(writer: Writer, read
         make = chance.choice([income, expense])
         writer.clock.seconds += chance.choice([0, 0, 0.000001, 3600])
         moment = writer.clock.now()
-        await writer.record(make(f"{minor}e-2", occurred_at=occurred))
+        await writer.record_at(moment, make(f"{minor}e-2", occurred_at=occurred))
         recorded.append((number, moment, occurred, minor if make is income else -minor))
         if number % 7 == 0:
             await writer.record(limit("100000", "other"))
@@ -213,14 +213,16 @@ async def test_balances_of_the_past_are_what_the_events_say(writer: Writer, read
         assert row is not None
         assert row["balance_minor"] == sum(r[3] for r in recorded if r[0] <= position)
         for step in (timedelta(0), timedelta(microseconds=-1), timedelta(microseconds=1)):
-            row = await reader.balances.as_of(ACCOUNT, moment + step)
+            row = await reader.balances.as_of(ACCOUNT, moment + step, writer.clock.now())
             known = [r for r in recorded if r[1] <= moment + step]
-            assert (row["balance_minor"] if row else 0) == sum(r[3] for r in known)
-            assert (row["position"] if row else 0) == len(known)
+            assert (row["balance_minor"] or 0) == sum(r[3] for r in known)
+            assert (row["position"] or 0) == len(known)
+            assert row["is_final"] == (moment + step < recorded[-1][1])
             effective = await reader.balances.effective_at(ACCOUNT, occurred + step)
             assert effective == sum(r[3] for r in recorded if r[2] <= occurred + step)
     assert await reader.balances.at_position(ACCOUNT, 41) is None
-    assert await reader.balances.as_of(ACCOUNT, NOW - timedelta(days=1)) is None
+    before = await reader.balances.as_of(ACCOUNT, NOW - timedelta(days=1), writer.clock.now())
+    assert (before["position"], before["is_final"]) == (None, True)
 
 
 async def test_a_balance_says_how_far_its_stream_is_ahead(writer: Writer, reader: Reader) -> None:

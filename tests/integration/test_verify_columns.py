@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from saldo.operate.streams import restore_streams
 from saldo.project.catch_up import CaughtUp
 from saldo.project.dead_letters import PARK_DELIVERED
 from saldo.project.sweep import LagSweep, PostgresLagTables
+from saldo.serve.clock import StoreClock
 from tests import servers
 from tests.controls import expense, income, limit, reversal
 from tests.stored import append_unreadable, opened
@@ -101,7 +102,7 @@ async def _fill(database: Database) -> None:
             )
 
         tables = PostgresLagTables(ledger.pool, ledger.pool)
-        await LagSweep(tables, nothing, lambda: datetime.now(UTC)).sweep()
+        await LagSweep(tables, nothing, StoreClock()).sweep()
         await ledger.pool.execute(
             PARK_DELIVERED,
             "ana",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
@@ -14,11 +15,12 @@ from saldo.domain.errors import AlreadyReversed, InsufficientFunds, PositionConf
 from saldo.record.batch import OutcomeUnknown
 from saldo.record.intent import RANDOM_BYTES, Intent, prepare_line, prepare_lines
 from tests.controls import SECRET, expense, income, limit
-from tests.history.history import Attempt, Line, Read, Receipt
+from tests.history.history import Attempt, Line, PastRead, Read, Receipt
 from tests.simulation.world import NoAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from saldo.domain.commands import Command
     from saldo.record.intent import Recorded
@@ -315,6 +317,7 @@ class Client:
             return
         self.world.note("read", f"{account_id} {balance.position}")
         written: dict[int, Any] = self.model.lines.get(account_id, {})
+        self._read_past(account_id, [line.recorded_at for line in written.values()])
         newest = sorted(written, reverse=True)[:5]
         now_s = self.world.loop.time()
         self.history.operations.append(
@@ -334,5 +337,27 @@ class Client:
                     for position in newest
                     if written[position].kind != "LIMIT"
                 ),
+            )
+        )
+
+    def _read_past(self, account_id: str, times: list[datetime]) -> None:
+        """A balance as of the very time of one of the lines, or of any moment about now."""
+        chance = self.world.chance
+        moment = self.world.database_now() - timedelta(seconds=chance.random() * 20)
+        if chance.random() < 1 / 2:
+            moment = chance.choice(times)
+        position, balance_minor, final = self.model.as_of(account_id, moment)
+        self.world.note("final" if final else "not-final", f"{account_id} {position}")
+        now_s = self.world.loop.time()
+        self.history.operations.append(
+            PastRead(
+                client=self.number,
+                account_id=account_id,
+                invoked_s=now_s,
+                completed_s=now_s,
+                moment=moment.isoformat(),
+                final=final,
+                position=position,
+                balance_minor=balance_minor,
             )
         )

@@ -44,6 +44,15 @@ class ReadModel:
         for key in [key for key in self.totals if key[0] == account_id]:
             del self.totals[key]
 
+    def as_of(self, account_id: str, moment: datetime) -> tuple[int, int, bool]:
+        """Position and balance as of ``moment``, and whether they are final: query's AS_OF."""
+        lines = self.lines.get(account_id, {})
+        by_then = [line for line in lines.values() if line.recorded_at <= moment]
+        now = self.world.database_now()
+        final = any(moment < line.recorded_at <= now for line in lines.values())
+        last = max(by_then, key=lambda line: line.position, default=None)
+        return (0, 0, final) if last is None else (last.position, last.balance_minor, final)
+
     def mark_reversed(self, account_id: str, reversed_id: UUID, reversal_id: UUID) -> None:
         """Say on a line by what it was reversed."""
         written = self.lines.get(account_id, {})
@@ -132,11 +141,15 @@ class LagTables:
             return self._store.appended[0][0]
         return self._model.watermark
 
-    async def walk(self, since: datetime, limit: int) -> list[Appended]:
+    async def store_now(self) -> datetime:
+        await self._before("clock")
+        return self._world.database_now()
+
+    async def walk(self, since: datetime, until: datetime, limit: int) -> list[Appended]:
         await self._before("walk")
-        rows = self._store.walked(since, limit)
+        rows = self._store.walked(since, until, limit)
         return [
-            Appended(account_id, position, chained, at, at <= self._world.database_now())
+            Appended(account_id, position, chained, at)
             for at, account_id, position, chained in rows
         ]
 
@@ -148,12 +161,12 @@ class LagTables:
     async def note(self, watermark: datetime, found: int, lag: Lag) -> None:
         await self._before("note")
         assert lag.positions >= 0
-        self._model.watermark = max(watermark, self._model.watermark or watermark)
+        self._model.watermark = watermark
         if found:
             self._world.note("lag-found", found)
 
-    async def erase_copies(self) -> None:
-        await self._before("erase copies")  # no seed erases anything
+    async def erase_copies(self, now: datetime) -> None:
+        await self._before(f"erase copies up to {now}")  # no seed erases anything
 
     async def erase_copy(self, account_id: str, position: int) -> None:
         raise AssertionError(f"{account_id} {position} was never erased")

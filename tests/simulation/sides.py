@@ -16,6 +16,7 @@ from saldo.project.read_model import ReadModelBusy, ReadModelUnavailable
 from saldo.record.batch import Decided, Outcome, OutcomeUnknown, Surroundings, record_batch
 from saldo.record.event_store import StoreBusy, StoreUnavailable
 from saldo.record.relay import Relay
+from saldo.serve.clock import StoreClock
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.sweeps import Sweeper
 from tests.controls import BRL
@@ -61,7 +62,6 @@ class Recorder:
         self.process = process
         self._around = Surroundings(
             store=servers.store,
-            now=process.now,
             monotonic=process.world.loop.time,
             sleep=asyncio.sleep,
             default_currency=BRL,
@@ -126,7 +126,7 @@ class Projector:
                 sleep=asyncio.sleep,
             ),
             LagTables(servers.store, servers.model),
-            now=process.now,
+            clock=StoreClock(process.wall, process.world.loop.time),
             monotonic=process.world.loop.time,
         )
         self._sweeper = Sweeper("lag", self._projection.lag_sweep.sweep, SWEEP_INTERVAL_S)

@@ -224,14 +224,15 @@ class EventStore:
         account_ids: Sequence[str],
         keys: Sequence[tuple[str, bytes]],
         reversals: Sequence[tuple[str, UUID]],
-    ) -> tuple[dict[str, Account], list[StoredEvent]]:
+    ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
         await self.world.step("store look")
         if self.world.database_is_down or self.world.happens(self.world.faults.cut):
             raise StoreUnavailable
         found = {each: self.accounts[each] for each in account_ids if each in self.accounts}
         repeated = self.repeated(keys, reversals)
+        now = self.world.database_now()
         await self.world.step("store looked")  # the answer is on its way, others go on
-        return found, repeated
+        return (found, repeated, now) if len(found) == len(account_ids) else None
 
     async def append(
         self,
@@ -286,10 +287,12 @@ class EventStore:
         if event.reverses is not None:
             self.by_reversed[event.account_id, event.reverses] = event
 
-    def walked(self, since: datetime, limit: int) -> list[tuple[datetime, str, int, bytes]]:
-        """Events stamped from ``since`` on."""
+    def walked(
+        self, since: datetime, until: datetime, limit: int
+    ) -> list[tuple[datetime, str, int, bytes]]:
+        """Events stamped from ``since`` up to ``until``."""
         start = bisect_left(self.appended, (since, "", 0, b""))
-        return self.appended[start : start + limit]
+        return [each for each in self.appended[start : start + limit] if each[0] <= until]
 
 
 class Transaction(Session):
@@ -301,6 +304,7 @@ class Transaction(Session):
         self._events: list[StoredEvent] = []
         self._accounts: list[Account] = []
         self._locked: dict[str, Account] = {}
+        self._locked_at = store.world.database_now()
         self._appended_at = store.world.database_now()
 
     async def lock(self, account_ids: Sequence[str]) -> None:
@@ -314,6 +318,7 @@ class Transaction(Session):
             await self._arrive("read", StoreUnavailable, StoreBusy)
         known = self._store.accounts
         self._locked = {each: known.get(each) or new_account(each) for each in account_ids}
+        self._locked_at = self._world.database_now()
 
     async def _take(self, account_ids: Sequence[str]) -> None:
         for account_id in sorted(account_ids):
@@ -325,8 +330,8 @@ class Transaction(Session):
         if self._is_over or self._is_cut:
             self._locks.let_go(self)
 
-    async def read_accounts(self, account_ids: Sequence[str]) -> dict[str, Account]:
-        return {each: self._locked[each] for each in account_ids}
+    async def read_accounts(self) -> tuple[dict[str, Account], datetime]:
+        return dict(self._locked), self._locked_at
 
     async def find_repeated(
         self,
@@ -430,8 +435,11 @@ class Outbox:
         due = sorted(
             (row.appended_at, key)
             for key, row in self._store.outbox.items()
-            if row.appended_at < now - timedelta(seconds=SWEEP_AGE_S)
-            and (row.claimed_until is None or row.claimed_until < now)
+            if not now - timedelta(seconds=SWEEP_AGE_S) <= row.appended_at <= now
+            and (
+                row.claimed_until is None
+                or not now <= row.claimed_until <= now + timedelta(seconds=CLAIM_S)
+            )
         )[:CLAIM_ROWS_MAX]
         for _, key in due:
             self._store.outbox[key].claimed_until = now + timedelta(seconds=CLAIM_S)

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tests.controls import NOW
+from tests.history.history import Span
 from tests.simulation.loop import OWNER, Owner, SeededLoop
 
 if TYPE_CHECKING:
@@ -28,10 +29,8 @@ SLOW_S = 0.6
 STALL_S_MAX = 25.0
 DOWN_S_MAX = 6.0
 COMMIT_S_MAX = 14.0
-# Wall clocks of processes jump by so much, the database's by less: the lag sweep's overlap is made
-# for a database whose clock is kept in time.
-JUMP_S_MAX = 600.0
-DATABASE_JUMP_S_MAX = 3.0
+# Clocks jump by up to one of these, either way: processes' and the databases'.
+JUMPS_S_MAX = (3.0, 600.0, 10_800.0, 400 * 86_400.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +104,9 @@ class Process(Owner):
         self.context = Context()
         self.context.run(OWNER.set, self)
 
-    def now(self) -> datetime:
+    def wall(self) -> float:
         """Its wall clock, which may jump."""
-        return NOW + timedelta(seconds=self.world.loop.time() + self.wall_offset_s)
+        return NOW.timestamp() + self.world.loop.time() + self.wall_offset_s
 
     def start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Begin ``work`` in this process."""
@@ -152,7 +151,10 @@ class World:
         self.loop = SeededLoop(chance)
         self.faults = Faults.drawn(chance)
         self.faults_on = True
-        self.database_offset_s = 0.0
+        self._database_offset_s = 0.0
+        # What the databases' clock showed, and since when.
+        self._database_set_s = 0.0
+        self._clock: list[Span] = []
         self.database_down_until_s = 0.0
         self.kafka_down_until_s = 0.0
         # How often each thing has happened: a check over what never occurred shows nothing.
@@ -189,7 +191,22 @@ class World:
 
     def database_now(self) -> datetime:
         """The databases' clock_timestamp()."""
-        return NOW + timedelta(seconds=self.loop.time() + self.database_offset_s)
+        return NOW + timedelta(seconds=self.loop.time() + self._database_offset_s)
+
+    def jump_s(self) -> float:
+        """How far a clock is to be off."""
+        return (self.chance.random() * 2 - 1) * self.chance.choice(JUMPS_S_MAX)
+
+    def set_database_clock(self, offset_s: float) -> None:
+        """Have the databases' clock jump."""
+        self._clock = list(self.clock())
+        self._database_offset_s, self._database_set_s = offset_s, self.loop.time()
+
+    def clock(self) -> tuple[Span, ...]:
+        """What the databases' clock has shown up to now."""
+        ahead_s = NOW.timestamp() + self._database_offset_s
+        span = Span(from_s=self._database_set_s, to_s=self.loop.time(), ahead_s=ahead_s)
+        return (*self._clock, span)
 
     @property
     def database_is_down(self) -> bool:

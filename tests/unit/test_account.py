@@ -132,6 +132,18 @@ def test_the_client_says_when_it_occurred() -> None:
     assert (event.occurred_at, event.recorded_at) == (before, NOW)
 
 
+def test_what_is_not_dated_occurs_now_while_the_recorded_time_is_held() -> None:
+    """The account's last event is from the future; the client says nothing of when it was."""
+    account = evolve(
+        new_account(ACCOUNT), when(new_account(ACCOUNT), income(), NOW + timedelta(days=400)), b""
+    )
+    original = when(account, income())
+    assert isinstance(original, TransactionRecorded)
+    for event in (original, when(account, undo(original))):
+        assert isinstance(event, TransactionRecorded)
+        assert (event.occurred_at, event.recorded_at) == (NOW, NOW + timedelta(days=400))
+
+
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_reversal_is_the_opposite_of_its_original(kind: Kind) -> None:
     command = replace(income("7"), kind=kind)
@@ -176,7 +188,7 @@ VALUES = st.one_of(
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
     VALUES.map(income), VALUES.map(expense), st.none().map(limit), VALUES.map(limit)
 )
-# A process's clock may be set back, and the next process's may be behind.
+# The store's clock may be set back, and another server's may be behind.
 CLOCKS = st.integers(-86_400, 86_400).map(lambda seconds: NOW + timedelta(seconds=seconds))
 
 
@@ -193,6 +205,7 @@ def test_whatever_is_asked_the_stream_is_whole(asked: list[tuple[Command, dateti
         before, account = account, evolve(account, event, b"")
         events.append(event)
         if isinstance(event, TransactionRecorded):
+            assert event.occurred_at == now
             held_to = account.overdraft_limit_minor
             if event.kind is Kind.EXPENSE and held_to is not None:
                 assert account.balance_minor >= -held_to

@@ -42,6 +42,7 @@ from tests.controls import BRL, NOW, Clock, expense, income, intent, limit, reve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from saldo.record.batch import Decided, Outcome
@@ -146,11 +147,13 @@ class Store:
 
     async def look(
         self, account_ids: Sequence[str], keys: Keys, reversals: Reversals
-    ) -> tuple[dict[str, Account], list[StoredEvent]]:
+    ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
         self.next_attempt()
         accounts = self.tables.accounts
         found = {each: accounts[each] for each in account_ids if each in accounts}
-        return found, self.repeated(keys, reversals)
+        if len(found) < len(account_ids):
+            return None
+        return found, self.repeated(keys, reversals), self.clock.now()
 
     async def append(
         self, events: Sequence[StoredEvent], accounts: Sequence[Account], _: object
@@ -180,13 +183,15 @@ class Locked:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._pending: tuple[Sequence[StoredEvent], Sequence[Account]] = ((), ())
+        self._locked: Sequence[str] = ()
 
-    async def lock(self, _: Sequence[str]) -> None:
-        pass
+    async def lock(self, account_ids: Sequence[str]) -> None:
+        self._locked = account_ids
 
-    async def read_accounts(self, account_ids: Sequence[str]) -> dict[str, Account]:
+    async def read_accounts(self) -> tuple[dict[str, Account], datetime]:
         accounts = self._store.tables.accounts
-        return {each: accounts.get(each) or new_account(each) for each in account_ids}
+        found = {each: accounts.get(each) or new_account(each) for each in self._locked}
+        return found, self._store.clock.now()
 
     async def find_repeated(self, keys: Keys, reversals: Reversals) -> list[StoredEvent]:
         return self._store.repeated(keys, reversals)
@@ -227,7 +232,6 @@ def run(intents: Sequence[Intent], attempts: Sequence[Attempt], *, locks: bool =
         contention.met()
     around = Surroundings(
         store=store,
-        now=clock.now,
         monotonic=clock.monotonic,
         sleep=clock.sleep,
         default_currency=BRL,

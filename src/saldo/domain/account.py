@@ -71,7 +71,8 @@ def decide(  # noqa: PLR0913 - the caller's clock, ids and settings are argument
 ) -> Event:
     """The event that ``command`` becomes on ``account``; raises a Refused.
 
-    The recorded time never goes back within an account, whatever the clock does.
+    ``now`` is the event store's clock. The recorded time never goes back within an account,
+    whatever that clock does; what the client does not date has occurred now.
     """
     recorded_at = now if account.recorded_at is None else max(now, account.recorded_at)
     if isinstance(command, SetOverdraftLimit):
@@ -99,7 +100,7 @@ def decide(  # noqa: PLR0913 - the caller's clock, ids and settings are argument
         kind = command.kind
         amount_minor = command.value.to_minor(currency)
         reverses = None
-    occurred_at = command.occurred_at or recorded_at
+    occurred_at = command.occurred_at or now
     balance_minor = account.balance_minor + (amount_minor if kind is Kind.INCOME else -amount_minor)
     if not -MINOR_UNITS_MAX <= balance_minor <= MINOR_UNITS_MAX:
         raise BalanceOutOfRange(position=account.position)

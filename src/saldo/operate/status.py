@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -14,6 +16,7 @@ from saldo.operate.ledger_client import Functions
 from saldo.operate.settings import connect, read_operator_settings
 from saldo.operate.terminal import FAILED, AsJson, answers, print_json, print_table, run
 from saldo.record.outbox import DEPTH
+from saldo.serve.clock import CLOCK_OFF_MAX_S, StoreClock, store_now
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from saldo.operate.settings import OperatorSettings
 
 PROBE_TIMEOUT_S = 3.0
+# A server's Date header is in whole seconds, and kept for a second.
+DATE_AGE_MAX = timedelta(seconds=2)
 # How far back the lag in seconds is looked for: what lags longer shows in the positions.
 RECENT_EVENTS = 20_000
 
@@ -68,13 +73,20 @@ class Status:
     dead_letters: int = 0
     blocked: int = 0
     blocked_accounts: list[dict[str, Any]] = field(default_factory=list)
+    # How far each process that answered is ahead of the event store's clock; negative: behind.
+    clocks_ahead_s: dict[str, float] = field(default_factory=dict)
     sweeps: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def well(self) -> bool:
         """Whether every part answers and nothing waits for an operator."""
         parts_well = all(state == "ok" for state in self.parts.values())
-        return parts_well and not self.blocked and not self.dead_letters
+        return parts_well and not self.clocks_off and not self.blocked and not self.dead_letters
+
+    @property
+    def clocks_off(self) -> list[str]:
+        """The processes whose clock is off by more than CLOCK_OFF_MAX_S."""
+        return [n for n, ahead_s in self.clocks_ahead_s.items() if abs(ahead_s) > CLOCK_OFF_MAX_S]
 
 
 def status_command(*, as_json: AsJson = False) -> None:
@@ -93,27 +105,39 @@ async def read_status() -> Status:
     settings = read_operator_settings()
     functions = Functions.from_environment()
     status = Status()
-    probes = {
-        "record_transaction": functions.record_url,
-        "get_balance": functions.balance_url,
-        "project_balance": functions.project_url,
-    }
+    probes = (
+        ("record_transaction", functions.record_url),
+        ("get_balance", functions.balance_url),
+        ("project_balance", functions.project_url),
+    )
+    status.parts = {name: "down" for name, _ in probes}
+    clock = StoreClock()
+    status.parts["event store"] = await _state(lambda: _read_store(settings, status, clock))
     async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S) as client:
-        states = await asyncio.gather(*(_probe(client, url) for url in probes.values()))
-    status.parts = dict(zip(probes, states, strict=True))
-    status.parts["event store"] = await _state(lambda: _read_store(settings, status))
+        await asyncio.gather(*(_probe(client, name, url, status, clock) for name, url in probes))
     status.parts["read model"] = await _state(lambda: _read_model(settings, status))
     if settings.kafka is not None:
         status.parts["kafka"] = await _state(lambda: _ask_kafka(settings))
     return status
 
 
-async def _probe(client: httpx.AsyncClient, url: str) -> str:
+async def _probe(
+    client: httpx.AsyncClient, name: str, url: str, status: Status, clock: StoreClock
+) -> None:
+    """Note how a function is, and its clock, which it tells whether it is ready or not."""
+    asked_at = clock.now()
     try:
         answer = await client.get(f"{url}/readyz")
     except httpx.HTTPError as error:
-        return f"down: {type(error).__name__}"
-    return "ok" if answer.is_success else f"answers {answer.status_code}"
+        status.parts[name] = f"down: {type(error).__name__}"
+        return
+    status.parts[name] = "ok" if answer.is_success else f"answers {answer.status_code}"
+    answered_at = clock.now()
+    if asked_at is not None and answered_at is not None and "date" in answer.headers:
+        told_at = parsedate_to_datetime(answer.headers["date"])
+        ahead = max(told_at - answered_at, timedelta(0))
+        behind = max(asked_at - told_at - DATE_AGE_MAX, timedelta(0))
+        status.clocks_ahead_s[name] = round((ahead - behind).total_seconds(), 1)
 
 
 async def _state(read: Callable[[], Awaitable[None]]) -> str:
@@ -125,9 +149,10 @@ async def _state(read: Callable[[], Awaitable[None]]) -> str:
     return "ok"
 
 
-async def _read_store(settings: OperatorSettings, status: Status) -> None:
+async def _read_store(settings: OperatorSettings, status: Status, clock: StoreClock) -> None:
     store = await connect(settings.event_store_url)
     try:
+        await clock.read(lambda: store_now(store))
         row = await store.fetchrow(STREAMS)
         if row is not None:
             status.accounts, status.events = row["accounts"], row["events"]
@@ -203,6 +228,12 @@ def _show(status: Status) -> None:
     for name, state in status.parts.items():
         mark = "[green]ok[/green]" if state == "ok" else f"[red]{state}[/red]"
         answers.print(f"{name:<20}{mark}", soft_wrap=True)
+    for name in status.clocks_off:
+        answers.print(
+            f"[red]{name}: its clock is {status.clocks_ahead_s[name]} s ahead of the event "
+            "store's[/red]: set one of them right",
+            soft_wrap=True,
+        )
     answers.print(f"{status.events} events of {status.accounts} accounts")
     answers.print(
         f"read model behind by {status.behind_positions} positions, {status.behind_s:.1f} s"

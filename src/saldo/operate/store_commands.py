@@ -87,6 +87,7 @@ def verify_command(  # noqa: PLR0913 - a command line has one parameter for each
                 "counts": report.counts,
                 "faults": report.faults,
                 "faultsTotal": report.faults_total,
+                "ahead": report.ahead,
                 "notes": report.notes,
                 "topic": answer.topic,
                 "seconds": round(answer.seconds, 3),
@@ -160,6 +161,8 @@ def _show_report(answer: _Verified) -> None:
         answers.print(f"[red]wrong[/red] {fault.text()}", soft_wrap=True)
     if report.faults_total > SHOWN_MAX:
         answers.print(f"and {report.faults_total - SHOWN_MAX} more: see --json")
+    for ahead in report.ahead[:SHOWN_MAX]:
+        answers.print(f"[yellow]ahead[/yellow] {ahead.text()}", soft_wrap=True)
     answers.print(
         f"{counts.events} events of {counts.accounts} accounts in {answer.seconds:.1f} s: "
         + ("all right" if report.clean else f"{report.faults_total} wrong")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from saldo.project.catch_up import Surroundings
@@ -17,6 +16,7 @@ from saldo.project.sweep import PostgresLagTables
 from saldo.serve import metrics
 from saldo.serve.app import Resident, is_gated
 from saldo.serve.auth import authenticator_of
+from saldo.serve.clock import StoreClock
 from saldo.serve.database import close_pool, function_pool, translating
 from saldo.serve.settings import BadSetting, read_settings
 from saldo.serve.sweeps import Sweeper
@@ -56,6 +56,7 @@ class Projector(Projection):
         self.settings = settings
         self.streams = function_pool(settings, settings.event_store_url, "event_store")
         self.read_model = function_pool(settings, settings.read_model_url, "read_model")
+        clock = StoreClock()
         super().__init__(
             Surroundings(
                 read_model=PostgresReadModel(self.read_model),
@@ -63,7 +64,7 @@ class Projector(Projection):
                 sleep=asyncio.sleep,
             ),
             PostgresLagTables(self.streams, self.read_model),
-            now=lambda: datetime.now(UTC),
+            clock=clock,
             monotonic=time.monotonic,
         )
         self._sweeping = asyncio.Lock()
@@ -71,6 +72,7 @@ class Projector(Projection):
         self.authenticator = authenticator_of(settings.sources, settings.source_subjects)
         # Dead letters and blocked accounts, as the last sweep found them.
         self.given_up: tuple[int, int] | None = None
+        metrics.CLOCK_AHEAD.observe_one(lambda: clock.ahead_s)
         self._tell()
 
     def _tell(self) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from saldo.project.sweep import LagTables
+    from saldo.serve.clock import StoreClock
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +65,12 @@ class Projection:
         around: Surroundings,
         lag_tables: LagTables,
         *,
-        now: Callable[[], datetime],
+        clock: StoreClock,
         monotonic: Callable[[], float],
     ) -> None:
         self.around = around
         self._lag_tables = lag_tables
-        self._now = now
+        self._clock = clock
         self._monotonic = monotonic
         self.commit = GroupCommit[str, CaughtUp](
             self._catch_up_batch,
@@ -80,7 +81,7 @@ class Projection:
             further_weight_min=FURTHER_BATCH_ACCOUNTS_MIN,
         )
         self.known: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        self.lag_sweep = LagSweep(lag_tables, self.catch_up_to, now)
+        self.lag_sweep = LagSweep(lag_tables, self.catch_up_to, clock)
         self.projected = 0
         self.duplicates = 0
         self.refolded = 0
@@ -105,6 +106,7 @@ class Projection:
             await self._lag_tables.erase_copy(account_id, position)
         reached = await self.catch_up_to(account_id, position)
         if reached.position < position and not reached.blocked:
+            await self._clock.read(self._lag_tables.store_now)
             if self._age(attributes.get("time")) > BEYOND_AGE_MAX:
                 raise GivenUp
             raise BeyondStore
@@ -153,7 +155,12 @@ class Projection:
         return reached
 
     def _age(self, text: object) -> timedelta:
+        """The age of what was recorded at that time, by the event store's clock.
+
+        It is none until that clock was read.
+        """
         try:
-            return self._now() - datetime.fromisoformat(str(text))
+            recorded_at = datetime.fromisoformat(str(text))
+            return (self._clock.now() or recorded_at) - recorded_at
         except (ValueError, TypeError):
             return BEYOND_AGE_MAX * 2

@@ -24,6 +24,7 @@ from saldo.project.read_model import (
     PostgresStreamReader,
 )
 from saldo.project.sweep import OVERLAP
+from saldo.serve.clock import store_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,7 +80,6 @@ SELECT account_id, position FROM event_store.stream
 WHERE account_id > $1 AND position > 0 ORDER BY account_id LIMIT $2
 """
 STREAMS_COUNT = "SELECT count(*) FROM event_store.stream WHERE position > 0"
-STORE_NOW = "SELECT clock_timestamp()"
 APPENDED_SINCE = """
 SELECT account_id, max(position) AS position FROM event_store.event
 WHERE appended_at >= $1 GROUP BY account_id
@@ -251,7 +251,7 @@ class Rebuild:
 
     async def _prepare(self, connection: Connection) -> None:
         """Go on with the tables of an interrupted rebuild, or make them."""
-        self._started = self._pass_started = await self._streams.fetchval(STORE_NOW)
+        self._started = self._pass_started = await store_now(self._streams)
         found = await connection.fetch(FIND_NEXT)
         if len(found) == len(TABLES) and all(row["made_by"] == MADE_BY for row in found):
             self._result.resumed = True
@@ -286,7 +286,7 @@ class Rebuild:
     async def _pass_until_level(self) -> None:
         """Catch up what was appended during the last pass, until a pass finds little."""
         for _ in range(PASSES_MAX):
-            now = await self._streams.fetchval(STORE_NOW)
+            now = await store_now(self._streams)
             ends = await self._appended_since_pass()
             self._pass_started = now
             if await self._catch_up(ends) <= REST_ACCOUNTS_MAX:

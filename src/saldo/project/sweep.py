@@ -3,6 +3,9 @@
 It walks the event store by ``appended_at`` from its watermark, so an idle account costs nothing.
 It starts OVERLAP before the watermark: an event is stamped before its transaction commits, and a
 commit may come as late as the recorder's transaction timeout allows, which is less.
+
+The stamps are of the event store's clock, which may be set. Where it stands before the watermark it
+went back: the walk starts OVERLAP before that clock, and goes once through what is stamped later.
 """
 
 from __future__ import annotations
@@ -12,12 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from saldo.serve.clock import store_now
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import asyncpg
 
     from saldo.project.catch_up import CaughtUp
+    from saldo.serve.clock import StoreClock
 
 OVERLAP = timedelta(seconds=30)
 # A page is looked through in one turn of the event loop, while deliveries wait: so it is small.
@@ -35,6 +41,7 @@ ERASURE_SWEEP = "erasures"
 LAG_POSITIONS_MAX = 2**63 - 1
 # A younger event is on its way, as every event is for a moment; an older one was lost or held up.
 HEALED_AGE_S = 5.0
+END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 READ_WATERMARK = "SELECT watermark FROM read_model.sweep WHERE name = $1"
 # A stamp that is none must not keep the sweep from all other accounts: PostgreSQL's times reach
@@ -44,20 +51,19 @@ SELECT least(appended_at, clock_timestamp()) FROM event_store.event
 WHERE appended_at >= 'epoch' ORDER BY appended_at LIMIT 1
 """
 WALK = """
-SELECT e.account_id, e.position, e.hash, least(e.appended_at, '9999-12-30Z') AS appended_at,
-       e.appended_at <= clock_timestamp() AS is_past
-FROM event_store.event AS e
-WHERE e.appended_at >= $1 ORDER BY e.appended_at LIMIT $2
+SELECT account_id, position, hash, least(appended_at, '9999-12-30Z') AS appended_at
+FROM event_store.event
+WHERE appended_at >= $1 AND appended_at <= $2 ORDER BY appended_at LIMIT $3
 """
 STANDING = """
 SELECT account_id, position, hash FROM read_model.balance
 WHERE account_id = ANY ($1::text[])
 """
 NOTE = """
-INSERT INTO read_model.sweep AS s (name, watermark, swept_at, found, lag_positions, lag_s)
+INSERT INTO read_model.sweep (name, watermark, swept_at, found, lag_positions, lag_s)
 VALUES ($1, $2, clock_timestamp(), $3, $4, $5)
 ON CONFLICT (name) DO UPDATE
-SET watermark = greatest(s.watermark, excluded.watermark), swept_at = excluded.swept_at,
+SET watermark = excluded.watermark, swept_at = excluded.swept_at,
     found = excluded.found, lag_positions = excluded.lag_positions, lag_s = excluded.lag_s
 """
 # Each page starts after the last row of the one before, so however many were erased at one moment
@@ -69,11 +75,10 @@ WHERE erased_at >= $1 AND erased_at <= statement_timestamp()
 ORDER BY erased_at, account_id, position LIMIT $4
 """
 NOTE_ERASED = """
-INSERT INTO read_model.sweep AS s (name, watermark, swept_at, found)
+INSERT INTO read_model.sweep (name, watermark, swept_at, found)
 VALUES ($1, $2, clock_timestamp(), $3)
 ON CONFLICT (name) DO UPDATE
-SET watermark = greatest(s.watermark, excluded.watermark), swept_at = excluded.swept_at,
-    found = excluded.found
+SET watermark = excluded.watermark, swept_at = excluded.swept_at, found = excluded.found
 """
 ERASE_COPIES = """
 UPDATE read_model.statement AS s SET description = NULL, metadata = NULL
@@ -102,7 +107,6 @@ class Appended(NamedTuple):
     position: int
     hash: bytes
     appended_at: datetime
-    is_past: bool  # by the event store's clock
 
 
 class Standing(NamedTuple):
@@ -119,17 +123,20 @@ class LagTables(Protocol):
     async def watermark(self) -> datetime | None:
         """Up to where an earlier sweep has walked; before the first, where the events begin."""
 
-    async def walk(self, since: datetime, limit: int) -> list[Appended]:
-        """The first ``limit`` events stamped from ``since`` on, in the order of their stamps."""
+    async def store_now(self) -> datetime:
+        """The event store's time."""
+
+    async def walk(self, since: datetime, until: datetime, limit: int) -> list[Appended]:
+        """The first ``limit`` events stamped in that time, in the order of their stamps."""
 
     async def standing(self, account_ids: Sequence[str]) -> list[Standing]:
         """Where the balances of these accounts stand; none for an account that has none."""
 
     async def note(self, watermark: datetime, found: int, lag: Lag) -> None:
-        """Remember a sweep that came to its end. The watermark never goes back."""
+        """Remember a sweep that came to its end."""
 
-    async def erase_copies(self) -> None:
-        """Erase the statement's copies of what was erased in the event store.
+    async def erase_copies(self, now: datetime) -> None:
+        """Erase the statement's copies of what was erased in the event store up to ``now``.
 
         It walks from a watermark that only erasures move, less OVERLAP: an erasure may be committed
         late, and a round may write a copy late that it read before. It does not depend on the walk
@@ -147,11 +154,11 @@ class LagSweep:
         self,
         tables: LagTables,
         catch_up: Callable[[str, int], Awaitable[CaughtUp]],
-        now: Callable[[], datetime],
+        clock: StoreClock,
     ) -> None:
         self._tables = tables
         self._catch_up = catch_up
-        self._now = now
+        self._clock = clock
         self._walked = Lag()
         self.lag: Lag | None = None  # as the last sweep that came to its end found it
         self.healed = 0
@@ -159,20 +166,25 @@ class LagSweep:
     async def sweep(self) -> int:
         """One walk to the end of the events; how many accounts were found to lag."""
         self._walked = Lag()
-        await self._tables.erase_copies()
+        now = await self._clock.read(self._tables.store_now)
+        await self._tables.erase_copies(now)
         watermark = await self._tables.watermark()
         if watermark is None:
             return 0
+        cursor, end = watermark - OVERLAP, now + OVERLAP
+        if watermark > now:
+            watermark = cursor = now - OVERLAP
+            end = END_OF_TIME
         found = 0
-        cursor, page_events = watermark - OVERLAP, PAGE_EVENTS
+        page_events = PAGE_EVENTS
         for _ in range(PAGES_MAX):
-            rows = await self._tables.walk(cursor, page_events)
+            rows = await self._tables.walk(cursor, end, page_events)
             last_page = len(rows) < page_events
-            found += await self._catch_up_lagging(rows, last_page=last_page)
+            found += await self._catch_up_lagging(rows, now, last_page=last_page)
             if rows:
-                # What is stamped in the future is walked until then, and moves nothing: events
-                # that are stamped rightly still come before it.
-                past = [row.appended_at for row in rows if row.is_past]
+                # What is stamped in the future moves nothing: events that are stamped rightly still
+                # come before it.
+                past = [row.appended_at for row in rows if row.appended_at <= now]
                 watermark = max([watermark, *past[-1:]])
                 if not last_page and rows[-1].appended_at == cursor:
                     # More events of one microsecond than a page holds: a larger page passes it.
@@ -184,7 +196,9 @@ class LagSweep:
         await self._tables.note(watermark, found, lag)
         return found
 
-    async def _catch_up_lagging(self, rows: Sequence[Appended], *, last_page: bool) -> int:
+    async def _catch_up_lagging(
+        self, rows: Sequence[Appended], now: datetime, *, last_page: bool
+    ) -> int:
         newest: dict[str, Appended] = {}
         for row in rows:
             # By position, not by order: events of one microsecond come in any.
@@ -194,7 +208,7 @@ class LagSweep:
         if not newest:
             return 0
         standing = {each.account_id: each for each in await self._tables.standing(list(newest))}
-        oldest = self._note_lag(rows, newest, standing)
+        oldest = self._note_lag(rows, newest, standing, now)
         lagging: list[Appended] = []
         for account_id, row in newest.items():
             balance = standing.get(account_id)
@@ -224,10 +238,10 @@ class LagSweep:
         rows: Sequence[Appended],
         newest: Mapping[str, Appended],
         standing: Mapping[str, Standing],
+        now: datetime,
     ) -> dict[str, float]:
         """Add a page to the lag; the age in seconds of each lagging account's oldest event."""
         at = {account_id: balance.position for account_id, balance in standing.items()}
-        now = self._now()
         oldest: dict[str, float] = {}
         for row in rows:
             if row.position > at.get(row.account_id, 0):
@@ -261,8 +275,11 @@ class PostgresLagTables:
         first: datetime | None = await self._streams.fetchval(FIRST_APPENDED)
         return first
 
-    async def walk(self, since: datetime, limit: int) -> list[Appended]:
-        return list(map(Appended._make, await self._streams.fetch(WALK, since, limit)))
+    async def store_now(self) -> datetime:
+        return await store_now(self._streams)
+
+    async def walk(self, since: datetime, until: datetime, limit: int) -> list[Appended]:
+        return list(map(Appended._make, await self._streams.fetch(WALK, since, until, limit)))
 
     async def standing(self, account_ids: Sequence[str]) -> list[Standing]:
         return list(map(Standing._make, await self._read_model.fetch(STANDING, account_ids)))
@@ -272,9 +289,9 @@ class PostgresLagTables:
             NOTE, LAG_SWEEP, watermark, found, lag.positions, lag.seconds
         )
 
-    async def erase_copies(self) -> None:
+    async def erase_copies(self, now: datetime) -> None:
         noted = await self._read_model.fetchval(READ_WATERMARK, ERASURE_SWEEP)
-        last, found = (FIRST_ERASED if noted is None else noted - OVERLAP, "", 0), 0
+        last, found = (FIRST_ERASED if noted is None else min(noted, now) - OVERLAP, "", 0), 0
         for _ in range(PAGES_MAX):
             rows = await self._streams.fetch(ERASED, *last, ERASED_PAGE)
             if not rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
@@ -11,6 +12,7 @@ import msgspec
 
 from saldo.domain.events import format_time
 from saldo.domain.money import value_members
+from saldo.serve.clock import StoreClock
 from saldo.serve.database import Failure, translating
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ SELECT account_id, currency, balance_minor, position, hash, recorded_at, blocked
 FROM read_model.balance WHERE account_id = ANY ($1::text[])
 """
 READ_STREAMS = """
-SELECT account_id, position, recorded_at FROM event_store.stream
+SELECT account_id, position, clock_timestamp() AS now FROM event_store.stream
 WHERE account_id = ANY ($1::text[]) AND position > 0
 """
 READ_POSITIONS = """
@@ -38,8 +40,22 @@ _LINE = """
 SELECT position, balance_minor, currency, hash, recorded_at FROM read_model.statement
 WHERE account_id = $1
 """
-AS_OF = _LINE + "AND recorded_at <= $2 ORDER BY recorded_at DESC, position DESC LIMIT 1"
 AT_POSITION = _LINE + "AND position = $2"
+# One row always, with nulls where nothing was recorded by then; of one snapshot. It is final once
+# a line is recorded later than the moment: no further one can be recorded earlier than that. At the
+# same moment one can. A line from the future proves nothing before the store's clock ($3) is there.
+AS_OF = (
+    """
+SELECT line.*, EXISTS (
+    SELECT FROM read_model.statement
+    WHERE account_id = $1 AND recorded_at > $2 AND recorded_at <= $3
+) AS is_final
+FROM (VALUES (0)) AS one LEFT JOIN LATERAL ("""
+    + _LINE
+    + """AND recorded_at <= $2 ORDER BY recorded_at DESC, position DESC LIMIT 1
+) AS line ON true
+"""
+)
 # Whole days from the totals, the last day from its lines; one statement, so one snapshot.
 EFFECTIVE_AT = """
 SELECT coalesce((
@@ -89,11 +105,13 @@ class ProjectionBehind(Exception):  # noqa: N818 - it is where the projection is
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """One account as read: its balance (None when not projected yet) and its stream's position.
 
-    ``stream_position`` 0 means that the account does not exist.
+    ``stream_position`` 0 means that the account does not exist. ``now`` is the event store's time
+    as its stream was read.
     """
 
     account_id: str
     stream_position: int
+    now: datetime | None = None
     position: int = 0
     balance_minor: int = 0
     currency: str | None = None
@@ -150,20 +168,26 @@ class Balances:
     ) -> None:
         self.read_model = read_model
         self.streams = streams
+        self.clock = StoreClock()
 
     async def read(self, account_ids: Sequence[str]) -> list[Standing]:
         """Each account as it stands, in the order asked; one query to each side for all."""
         wanted = list(set(account_ids))
+        asked_s = time.time()
         with translating(UNAVAILABLE):
             balances, streams = await asyncio.gather(
                 self.read_model.fetch(READ_BALANCES, wanted),
                 self.streams.fetch(READ_STREAMS, wanted),
             )
         ends = {row["account_id"]: row["position"] for row in streams}
+        now = streams[-1]["now"] if streams else None
+        if now is not None:
+            self.clock.note(asked_s, now)
         standings = {
             row["account_id"]: Standing(
                 account_id=row["account_id"],
                 stream_position=ends.get(row["account_id"], 0),
+                now=now,
                 position=row["position"],
                 balance_minor=row["balance_minor"],
                 currency=row["currency"],
@@ -185,10 +209,15 @@ class Balances:
         rows = await self.fetch(READ_POSITIONS, list(account_ids))
         return {row["account_id"]: row["position"] for row in rows}
 
-    async def as_of(self, account_id: str, moment: datetime) -> asyncpg.Record | None:
-        """The last line recorded at or before ``moment``: one index look-up."""
-        rows = await self.fetch(AS_OF, account_id, moment)
-        return rows[0] if rows else None
+    async def as_of(
+        self, account_id: str, moment: datetime, now: datetime | None
+    ) -> asyncpg.Record:
+        """The last line recorded at or before ``moment``, and whether no other can become it.
+
+        ``now`` is the event store's time, read before; without it no answer is final.
+        """
+        [row] = await self.fetch(AS_OF, account_id, moment, now)
+        return row
 
     async def at_position(self, account_id: str, position: int) -> asyncpg.Record | None:
         """The line at ``position``."""

@@ -96,6 +96,7 @@ class Reader:
         self.authenticator = authenticator_of(settings.callers)
         self.streams = OpenStreams()
         self.stopping = False
+        metrics.CLOCK_AHEAD.observe_one(lambda: self.balances.clock.ahead_s)
         metrics.STREAMS_OPEN.observe_one(lambda: self.streams.count)
         metrics.READERS_WAITING.observe_one(lambda: self.watch.waiting)
 
@@ -275,19 +276,15 @@ async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
             f'{head},{value_members(balance_minor, standing.currency)},"currency":"{currency}",'
             f'"position":{standing.position},"effectiveAt":"{format_time(moment)}"}}'
         )
-    row = await reader.balances.as_of(account_id, moment)
-    # A later event of the account is recorded no earlier than its last one: once that lies beyond
-    # the moment asked for, the answer cannot change any more.
-    final = standing.recorded_at is not None and standing.recorded_at > moment
+    row = await reader.balances.as_of(account_id, moment, standing.now)
     members = (
         f',{value_members(0, None)},"currency":"{currency}",'
         '"position":0,"hash":"","recordedAt":null'
-        if row is None
+        if row["position"] is None
         else _line_members(row)
     )
-    return (
-        f'{head}{members},"asOf":"{format_time(moment)}","final":{"true" if final else "false"}}}'
-    )
+    final = "true" if row["is_final"] else "false"
+    return f'{head}{members},"asOf":"{format_time(moment)}","final":{final}}}'
 
 
 def _line_members(row: Any) -> str:  # noqa: ANN401 - asyncpg's record

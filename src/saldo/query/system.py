@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from saldo.domain.events import format_time
@@ -18,12 +17,14 @@ from saldo.query.balances import UNAVAILABLE
 from saldo.serve.database import translating
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import asyncpg
 
 REMEMBERED_S = 0.9
 REMEMBERED_TIMES = 10
 
-READ_STORE = "SELECT * FROM event_store.system"
+READ_STORE = "SELECT *, clock_timestamp() AS now FROM event_store.system"
 READ_MODEL = "SELECT * FROM read_model.system"
 # Positions have no gaps, so their sum is the number of events.
 READ_RECORDED = """
@@ -64,7 +65,7 @@ class System:
         projected = await _whole(self._read_model, READ_PROJECTED)
         model = await _row(self._read_model, READ_MODEL)
         return {
-            "measuredAt": format_time(datetime.now(UTC)),
+            "measuredAt": format_time(store["now"]),
             "accounts": recorded["accounts"],
             "events": recorded["events"],
             "eventsLast10s": store["events_last_10_s"],

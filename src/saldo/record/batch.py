@@ -90,10 +90,12 @@ class Contention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a batch takes from outside: the store, the clocks, a way to wait, the settings."""
+    """What a batch takes from outside: the store, a way to wait, the settings.
+
+    The time of what is recorded comes from the store: it is one clock for all recorders.
+    """
 
     store: EventStore
-    now: Callable[[], datetime]
     monotonic: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
     default_currency: str
@@ -415,12 +417,11 @@ async def _decide_without_locks(batch: _Batch) -> Decided | None:
     sees to that, however late it is carried out.
     """
     around = batch.around
-    accounts, repeated = await around.store.look(batch.account_ids, *_looked_up(batch.intents))
-    if len(accounts) < len(batch.account_ids):
+    looked = await around.store.look(batch.account_ids, *_looked_up(batch.intents))
+    if looked is None:
         return None  # a stream is missing: it is created under locks
-    decided = decide_batch(
-        batch.intents, Ledger(accounts, repeated), around.now(), around.default_currency
-    )
+    accounts, repeated, now = looked
+    decided = decide_batch(batch.intents, Ledger(accounts, repeated), now, around.default_currency)
     try:
         if decided.events:
             await around.store.append(
@@ -446,7 +447,7 @@ async def _decide_under_locks(batch: _Batch) -> Decided:
     decided: Decided | None = None
     try:
         await transaction.lock(batch.account_ids)
-        accounts = await transaction.read_accounts(batch.account_ids)
+        accounts, now = await transaction.read_accounts()
         decided = batch.in_doubt
         if decided is not None and not decided.fits(accounts):
             ids = [event.event_id for event in decided.events]
@@ -456,7 +457,7 @@ async def _decide_under_locks(batch: _Batch) -> Decided:
                 return decided
             decided = batch.in_doubt = None
         if decided is None:
-            decided = await _decide_locked(batch, transaction, accounts)
+            decided = await _decide_locked(batch, transaction, accounts, now)
         if decided.events:
             await transaction.append(
                 decided.events, list(decided.accounts.values()), decided.traceparents
@@ -475,17 +476,15 @@ async def _decide_under_locks(batch: _Batch) -> Decided:
 
 
 async def _decide_locked(
-    batch: _Batch, transaction: Transaction, accounts: dict[str, Account]
+    batch: _Batch, transaction: Transaction, accounts: dict[str, Account], now: datetime
 ) -> Decided:
     """Look keys and reversals up, in a statement after the one that locks; decide."""
     keys, reversals = _looked_up(batch.intents)
     repeated = []
     if keys or reversals:
         repeated = await transaction.find_repeated(keys, reversals)
-    around = batch.around
-    return decide_batch(
-        batch.intents, Ledger(accounts, repeated), around.now(), around.default_currency
-    )
+    ledger = Ledger(accounts, repeated)
+    return decide_batch(batch.intents, ledger, now, batch.around.default_currency)
 
 
 def _looked_up(

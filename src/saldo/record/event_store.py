@@ -58,8 +58,8 @@ class Transaction(Protocol):
     async def lock(self, account_ids: Sequence[str]) -> None:
         """Create the missing streams and lock all, in the order of account ids."""
 
-    async def read_accounts(self, account_ids: Sequence[str]) -> dict[str, Account]:
-        """The locked accounts."""
+    async def read_accounts(self) -> tuple[dict[str, Account], datetime]:
+        """The locked accounts, and the store's time once they were locked."""
 
     async def find_repeated(
         self,
@@ -97,8 +97,11 @@ class EventStore(Protocol):
         account_ids: Sequence[str],
         keys: Sequence[tuple[str, bytes]],
         reversals: Sequence[tuple[str, UUID]],
-    ) -> tuple[dict[str, Account], list[StoredEvent]]:
-        """The accounts that there are, and what find_repeated finds, of one moment; no locks."""
+    ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
+        """The accounts, what find_repeated finds, and the store's time: of one moment, no locks.
+
+        None where an account has no stream yet.
+        """
 
     async def append(
         self,
@@ -120,11 +123,15 @@ STREAM_POSITION = "stream_position"
 # process: two batches cannot wait for each other in a circle. The rows are those of the moment when
 # their locks were got: FOR UPDATE reads a row anew that it had to wait for. Keys are not looked up
 # here: in this statement's snapshot, taken before it waited, the key that the other process has
-# just committed would be missing.
+# just committed would be missing. The clock is read as each row comes out of the locking part, so
+# the last row's is later than whatever the batch waited for.
 LOCK_ACCOUNTS = """
-SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at
-FROM event_store.stream WHERE account_id = ANY ($1::text[])
-ORDER BY account_id FOR UPDATE
+WITH locked AS MATERIALIZED (
+    SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at
+    FROM event_store.stream WHERE account_id = ANY ($1::text[])
+    ORDER BY account_id FOR UPDATE
+)
+SELECT *, clock_timestamp() AS now FROM locked
 """
 
 # (1, where a stream is missing) Creates the missing streams and locks all, in the same order. A
@@ -140,7 +147,8 @@ ON CONFLICT (account_id) DO UPDATE SET account_id = excluded.account_id WHERE fa
 # (1, where a stream was missing) A later statement: its snapshot is newer than the locks, so it
 # sees all that the process it waited for has committed.
 READ_ACCOUNTS = """
-SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at
+SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at,
+       clock_timestamp() AS now
 FROM event_store.stream WHERE account_id = ANY ($1::text[])
 """
 
@@ -168,7 +176,7 @@ JOIN event_store.event AS e ON e.account_id = r.account_id AND e.reverses = r.re
 LOOK = (
     """
 SELECT s.account_id, s.currency, s.position, s.balance_minor, s.overdraft_limit_minor, s.hash,
-       s.recorded_at, repeated.*
+       s.recorded_at, clock_timestamp() AS now, repeated.*
 FROM event_store.stream AS s LEFT JOIN ("""
     + FIND_REPEATED
     + """) AS repeated ON repeated.account_id = s.account_id
@@ -359,11 +367,11 @@ class PostgresTransaction:
             await self._run(LOCK_STREAMS, account_ids)
             self._locked = await self._run(READ_ACCOUNTS, account_ids)
 
-    async def read_accounts(self, account_ids: Sequence[str]) -> dict[str, Account]:
+    async def read_accounts(self) -> tuple[dict[str, Account], datetime]:
         # They were read by the statement that locked them, which saves one: nobody else can have
         # changed them since, and this database transaction has not yet.
-        wanted = set(account_ids)
-        return {row["account_id"]: _account(*row) for row in self._locked if row[0] in wanted}
+        accounts = {row[0]: _account(*row[:_ACCOUNT_COLUMNS]) for row in self._locked}
+        return accounts, self._locked[-1]["now"]
 
     async def find_repeated(
         self,
@@ -423,7 +431,7 @@ class PostgresEventStore:
         account_ids: Sequence[str],
         keys: Sequence[tuple[str, bytes]],
         reversals: Sequence[tuple[str, UUID]],
-    ) -> tuple[dict[str, Account], list[StoredEvent]]:
+    ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
         connection = await self._acquire()
         try:
             with translating(FAILURES):
@@ -433,8 +441,11 @@ class PostgresEventStore:
         finally:
             await self._pool.release(connection)
         accounts = {row[0]: _account(*row[:_ACCOUNT_COLUMNS]) for row in rows}
+        if len(accounts) < len(account_ids):
+            return None
         # A name that stands twice is the latter's: the event's, or nothing.
-        return accounts, [stored_event(row) for row in rows if row["event_id"] is not None]
+        repeated = [stored_event(row) for row in rows if row["event_id"] is not None]
+        return accounts, repeated, rows[-1]["now"]
 
     async def append(
         self,

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import re
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 from zlib import crc32
@@ -60,6 +59,7 @@ from saldo.serve.auth import (
     Unauthenticated,
     authenticator_of,
 )
+from saldo.serve.clock import StoreClock
 from saldo.serve.cloud_event import is_cloud_event, read_cloud_event
 from saldo.serve.database import close_pool, function_pool, translating
 from saldo.serve.group_commit import GroupCommit, QueueFull
@@ -148,13 +148,13 @@ class Recorder:
         self.sender = KafkaSender(settings.kafka, self.relay.delivered)
         self.relay.use(self.sender)
         self.sweeper = Sweeper("outbox", self._sweep, SWEEP_INTERVAL_S)
+        self.clock = StoreClock()
         # Rows and age in seconds, as the last sweep found them; None while the store is away.
         self.outbox_depth: tuple[int, float] | None = None
         self.authenticator = authenticator_of(settings.callers)
         self.sources = authenticator_of(settings.sources, settings.source_subjects)
         self.around = Surroundings(
             store=self.store,
-            now=lambda: datetime.now(UTC),
             monotonic=time.monotonic,
             sleep=asyncio.sleep,
             default_currency=settings.default_currency,
@@ -180,6 +180,7 @@ class Recorder:
         relay = self.relay
         metrics.OUTBOX_ROWS.observe_one(lambda: self.outbox_depth and self.outbox_depth[0])
         metrics.OUTBOX_AGE.observe_one(lambda: self.outbox_depth and self.outbox_depth[1])
+        metrics.CLOCK_AHEAD.observe_one(lambda: self.clock.ahead_s)
         metrics.RELAY_IN_FLIGHT.observe_one(lambda: relay.in_flight)
         metrics.RELAY_RECORDS.observe(
             lambda: {
@@ -193,6 +194,7 @@ class Recorder:
     async def _sweep(self) -> int:
         """Measure the outbox, then send what waits in it."""
         try:
+            await self.clock.read(self.outbox.store_now)
             self.outbox_depth = await self.outbox.depth()
         except BaseException:
             self.outbox_depth = None  # better not known than as it was once

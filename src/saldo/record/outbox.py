@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from saldo.record.event_store import stored_event
+from saldo.serve.clock import store_now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     import asyncpg
 
@@ -22,12 +24,15 @@ OUTBOX_SWEEP = "outbox"
 
 # A row that another sweep is claiming right now is passed over, not waited for. A claim runs out by
 # itself, so a sweeper that dies holds nothing up. A row without its event is not claimed: enough of
-# them would keep the others from being sent.
+# them would keep the others from being sent. A time that is still to come is of a clock that was
+# set back since: such a row or claim is old.
 CLAIM = """
 WITH due AS (
     SELECT account_id, position FROM event_store.outbox AS o
-    WHERE appended_at < clock_timestamp() - make_interval(secs => $1)
-      AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+    WHERE (appended_at < clock_timestamp() - make_interval(secs => $1)
+           OR appended_at > clock_timestamp())
+      AND (claimed_until IS NULL OR claimed_until < clock_timestamp()
+           OR claimed_until > clock_timestamp() + make_interval(secs => $2))
       AND EXISTS (SELECT FROM event_store.event AS e
                   WHERE e.account_id = o.account_id AND e.position = o.position)
     ORDER BY appended_at LIMIT $3 FOR UPDATE SKIP LOCKED
@@ -109,6 +114,10 @@ class PostgresOutbox:
             ",".join([str(position) for _, position, _ in sent]),
             ",".join(["t" if erased else "f" for _, _, erased in sent]),
         )
+
+    async def store_now(self) -> datetime:
+        """The event store's time."""
+        return await store_now(self._pool)
 
     async def note_sweep(self, found: int) -> None:
         await self._pool.execute(NOTE_SWEEP, OUTBOX_SWEEP, found)

@@ -219,6 +219,11 @@ POOL_CONNECTIONS = Gauge(
 POOL_CONNECTIONS_MAX = Gauge(
     "saldo_pool_connections_max", "POOL_SIZE_MAX of the process, for each database.", ("database",)
 )
+CLOCK_AHEAD = Gauge(
+    "saldo_clock_ahead_seconds",
+    "How far the process's clock is ahead of the event store's at the least; negative: behind. "
+    "Nothing is dated by it, but tokens end by it. More than 5 s either way is reported.",
+)
 SWEEPS = Counter(
     "saldo_sweeps_total",
     "Sweeps by the process's own timer; outcome is `done` or `failed`.",

@@ -9,7 +9,7 @@ from saldo.operate.verification.chain import Chain
 from saldo.operate.verification.findings import Counts, Wrong
 from saldo.operate.verification.projection import Projection
 from saldo.operate.verification.rules import Rules
-from saldo.operate.verification.stamps import check_stamps
+from saldo.operate.verification.stamps import Stamps
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -33,6 +33,7 @@ class AccountCheck:
     account_id: str
     balance: Row | None
     now: datetime
+    latest: datetime
     reversed_ids: Container[UUID] = ()
     faults: list[Fault] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
@@ -40,12 +41,14 @@ class AccountCheck:
     rules: Rules = field(init=False)
     projection: Projection = field(init=False)
     breaches: int = 0
+    stamps: Stamps = field(init=False)
     store_wrong: bool = False
     model_wrong: bool = False
 
     def __post_init__(self) -> None:
         self.chain = Chain(self.account_id)
         self.rules = Rules(self.reversed_ids)
+        self.stamps = Stamps(self.now, self.latest)
         self.projection = Projection(self.chain, self.balance, self.counts, self.now)
 
     def event(self, row: Row, line: Row | None, erasure: Row | None) -> None:
@@ -65,7 +68,7 @@ class AccountCheck:
         except Wrong as wrong:
             self._breach(wrong, fact.position)
         try:
-            check_stamps(row, fact, erasure, previous=self.chain.recorded_at, now=self.now)
+            self.stamps.check(row, fact, erasure, previous=self.chain.recorded_at)
         except Wrong as wrong:
             self._breach(wrong, fact.position)
         self.chain.evolve(fact, row["hash"])
@@ -87,6 +90,9 @@ class AccountCheck:
     def finish(self, stream: Row | None, totals: Sequence[Row]) -> None:
         """Check what is stored of the account as a whole."""
         self.counts.accounts += 1
+        ahead = self.stamps.finding(self.account_id)
+        if ahead is not None:
+            self.faults.append(ahead)
         if not self.store_wrong:
             try:
                 self.chain.check_stream(stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 # The databases' clocks may differ by so much; nothing is stamped later than this.
 CLOCK_AHEAD_MAX = timedelta(seconds=60)
@@ -20,13 +20,17 @@ class Row(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Something stored that is not what it must be."""
+    """Something stored that is not what it must be.
+
+    Of the kind "ahead": an event that a clock which ran ahead has dated. It cannot be put right.
+    """
 
     table: str
     column: str
     reason: str
     account_id: str | None = None
     position: int | None = None
+    kind: Literal["wrong", "ahead"] = "wrong"
 
     def text(self) -> str:
         """One line for a person."""

@@ -41,11 +41,11 @@ async def check_outbox(
         elif row["kept"]:
             column, reason = "erased", "the event was not erased: the row stays"
         elif row["appended_at"] > latest:
-            column, reason = "appended_at", "it is in the future: no sweep sends the row"
+            column, reason = "appended_at", "it is in the future"
         elif row["early"]:
             column, reason = "appended_at", "it is before the event's"
         elif row["claimed_until"] is not None and row["claimed_until"] > latest:
-            column, reason = "claimed_until", "no claim lasts so long: no sweep sends the row"
+            column, reason = "claimed_until", "no claim lasts so long"
         else:
             column, reason = "traceparent", "it is no trace context"
         faults.append(

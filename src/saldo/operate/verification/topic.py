@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -17,9 +17,11 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 from saldo.operate.settings import connect
 from saldo.operate.verification.findings import Fault
 from saldo.record.kafka import producer_config
+from saldo.serve.clock import store_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     import asyncpg
 
@@ -112,7 +114,7 @@ async def check_topic(
                 if offset is not None and partition in ends and offset + 1 >= ends[partition]:
                     del ends[partition]
             progress(report.records, max(total, report.records))
-        since = datetime.now(UTC) - retention + RETENTION_MARGIN
+        since = await store_now(fresh) - retention + RETENTION_MARGIN
         async for row in snapshot.cursor(COMMITTED, since, prefetch=BATCH_RECORDS):
             if not seen.has(row["account_id"], row["position"]):
                 _fault(report, row["account_id"], row["position"], "position", "it is missing")

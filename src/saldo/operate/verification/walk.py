@@ -85,6 +85,7 @@ class Work:
     first: str | None
     end: str | None
     now: datetime
+    latest: datetime
 
 
 async def verify_range(work: Work) -> tuple[Counts, list[Fault]]:
@@ -212,6 +213,7 @@ class _RangeCheck:
             balance=self._balances.pop(account_id, None),
             now=self._work.now,
             reversed_ids=self._reversed_ids,
+            latest=self._work.latest,
         )
 
     def _finish(self, check: AccountCheck) -> None:

@@ -1,0 +1,212 @@
+"""Time is the event store's, and what a clock that ran ahead has dated harms nothing further."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from saldo.domain.events import TransactionRecorded, read_event
+from saldo.project.sweep import OVERLAP, Lag, LagSweep, PostgresLagTables
+from saldo.serve.clock import StoreClock
+from tests import servers
+from tests.controls import ACCOUNT, income
+from tests.faults.rig import until_true
+from tests.integration.test_streams import exported, restored
+from tests.sides import age_outbox
+from tests.stored import opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from saldo.project.catch_up import CaughtUp
+    from saldo.record.intent import StoredEvent
+    from tests.servers import Database
+    from tests.sides import Connection, Reader, Writer
+
+AHEAD = (timedelta(minutes=10), timedelta(hours=3), timedelta(days=400))
+HOURS = timedelta(hours=3)
+
+
+async def store_now(connection: Connection) -> datetime:
+    now: datetime = await connection.fetchval("SELECT clock_timestamp()")
+    return now
+
+
+def transaction(stored: StoredEvent) -> TransactionRecorded:
+    event = read_event(stored.public_text)
+    assert isinstance(event, TransactionRecorded)
+    return event
+
+
+# --- recording --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(3))
+async def test_recorded_time_is_the_stores(
+    writer: Writer, superuser: Connection, number: int
+) -> None:
+    """On a new account, on one that exists, and under locks."""
+    await writer.record(*[income()] * number)
+    if number == 2:
+        writer.around.contention.met()
+    before = await store_now(superuser)
+    [stored] = await writer.record(income())
+    event = transaction(stored)
+    assert before <= event.recorded_at <= await store_now(superuser)
+    assert event.occurred_at == event.recorded_at
+
+
+async def test_time_is_read_once_the_locks_are_held(writer: Writer, superuser: Connection) -> None:
+    """What had to wait was recorded after what it waited for."""
+    await writer.record(income("1"))
+    writer.around.contention.met()
+    async with superuser.transaction():
+        await superuser.execute("SELECT FROM event_store.stream FOR UPDATE")
+        recording = asyncio.create_task(writer.record(income("2")))
+        await until_true(
+            lambda: writer.pool.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"),
+            "the batch waits for the lock",
+        )
+        released = await store_now(superuser)
+    [stored] = await recording
+    assert transaction(stored).recorded_at >= released
+
+
+@pytest.mark.parametrize("ahead", AHEAD)
+async def test_healthy_events_get_the_right_time_after_one_that_is_ahead(
+    writer: Writer, superuser: Connection, ahead: timedelta
+) -> None:
+    """The recorded time may not go back, so it is held; when it occurred is not."""
+    before = await store_now(superuser)
+    await writer.record_at(before + ahead, income("1"))
+    for locked in (False, True):
+        if locked:
+            writer.around.contention.met()
+        [stored] = await writer.record(income("2"))
+        event = transaction(stored)
+        assert event.recorded_at == before + ahead
+        assert before <= event.occurred_at <= await store_now(superuser)
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+async def test_nothing_is_final_by_a_line_from_the_future(
+    writer: Writer, reader: Reader, superuser: Connection
+) -> None:
+    """Once the store's clock has passed it, it is a line like any other."""
+    now = await store_now(superuser)
+    await writer.record_at(now - HOURS, income("1"))
+    await writer.record_at(now + HOURS, income("2"))
+    await reader.catch_up(ACCOUNT)
+    for moment, clock, expected in (
+        (now - 2 * HOURS, now, (None, True)),
+        (now - HOURS, now, (1, False)),
+        (now, now, (1, False)),
+        (now, now + 2 * HOURS, (1, True)),
+        (now + HOURS, now + 2 * HOURS, (2, False)),
+        (now, None, (1, False)),
+    ):
+        row = await reader.balances.as_of(ACCOUNT, moment, clock)
+        assert (row["position"], row["is_final"]) == expected
+
+
+# --- sweeping ---------------------------------------------------------------------------------
+
+
+async def test_a_sweep_finds_what_comes_after_the_clock_went_back(
+    writer: Writer, reader: Reader, superuser: Connection
+) -> None:
+    """The store's clock was ahead by three hours: the watermark is, too."""
+    found: list[str] = []
+
+    async def catch_up(account_id: str, position: int) -> CaughtUp:
+        found.append(account_id)
+        [reached] = await reader.catch_up(account_id)
+        assert reached.position == position
+        return reached
+
+    tables = PostgresLagTables(reader.pool, reader.pool)
+    sweep = LagSweep(tables, catch_up, StoreClock())
+    await writer.record(income("1", "ahead"), income("1", "late"))
+    await superuser.execute("UPDATE event_store.event SET appended_at = appended_at + $1", HOURS)
+    await tables.note(await store_now(superuser) + HOURS, 0, Lag())
+    await writer.record(income("1", "now"))
+    await sweep.sweep()
+    assert sorted(found) == ["ahead", "late", "now"]
+    watermark = await tables.watermark()
+    newest = await superuser.fetchval(
+        "SELECT appended_at FROM event_store.event WHERE account_id = 'now'"
+    )
+    assert watermark == newest
+    # And the events from the future are not walked again and again.
+    found.clear()
+    walked = await tables.walk(newest - OVERLAP, newest + OVERLAP, 100)
+    assert [row.account_id for row in walked] == ["now"]
+    await sweep.sweep()
+    assert found == []
+
+
+async def test_rows_of_the_outbox_from_the_future_are_sent(
+    writer: Writer, superuser: Connection
+) -> None:
+    await writer.record(income("1"), income("2", "other"))
+    await age_outbox(superuser, -HOURS)
+    await superuser.execute(
+        "UPDATE event_store.outbox SET claimed_until = appended_at WHERE account_id = 'other'"
+    )
+    assert {row.stored.account_id for row in await writer.outbox.claim()} == {ACCOUNT, "other"}
+    assert await writer.outbox.claim() == []
+
+
+# --- verifying --------------------------------------------------------------------------------
+
+
+async def test_events_from_the_future_are_named_once_and_no_fault(
+    writer: Writer, database: Database, superuser: Connection
+) -> None:
+    now = await store_now(superuser)
+    await writer.record(income("1"), income("1", "other"))
+    await writer.record_at(now + timedelta(days=400), income("2"))
+    await writer.record(income("4"))
+    await superuser.execute(
+        "UPDATE event_store.event SET private_text = NULL, erased_at = clock_timestamp()"
+        " WHERE position = 2"
+    )
+    async with opened(database) as ledger:
+        await ledger.project(ACCOUNT, "other")
+        report = await ledger.verify()
+    assert (report.clean, report.faults) == (True, [])
+    [ahead] = report.ahead
+    assert (ahead.account_id, ahead.position, ahead.kind) == (ACCOUNT, 2, "ahead")
+    assert "recordedAt of 2 events from here on is up to 399 days" in ahead.reason
+    assert "docs/how-to/verify.md" in ahead.reason
+
+
+async def test_a_fault_beside_events_from_the_future_is_still_found(
+    writer: Writer, database: Database, superuser: Connection
+) -> None:
+    await writer.record_at(datetime.now(UTC) + HOURS, *[income("1")] * 3)
+    await superuser.execute("UPDATE event_store.event SET balance_minor = 7 WHERE position = 3")
+    async with opened(database) as ledger:
+        report = await ledger.verify()
+    assert [(fault.position, fault.column) for fault in report.faults] == [(3, "balance_minor")]
+
+
+async def test_an_export_with_events_from_the_future_is_restored(
+    writer: Writer, database: Database, superuser: Connection, postgres_data_dir: Path
+) -> None:
+    now = await store_now(superuser)
+    await writer.record(income("1"))
+    await writer.record_at(now + timedelta(days=400), income("2"))
+    await writer.record(income("4"))
+    async with opened(database) as ledger:
+        lines = await exported(ledger)
+    with servers.cloned_database(postgres_data_dir) as other:
+        async with opened(other) as ledger:
+            assert (await restored(ledger, lines)).events == 3
+            assert await exported(ledger) == lines
+            assert (await ledger.verify()).clean
