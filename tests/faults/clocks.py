@@ -55,7 +55,10 @@ class _SetClock:
 
     async def set(self, ahead: timedelta) -> None:
         """Have it jump."""
-        await asyncio.to_thread(self.file.write_text, str(ahead.total_seconds()))
+        # At once: a process may look while it is written.
+        written = self.file.with_suffix(".new")
+        await asyncio.to_thread(written.write_text, str(ahead.total_seconds()))
+        await asyncio.to_thread(written.replace, self.file)
 
     async def until_told(self, ahead: timedelta) -> None:
         """Wait until each of the replicas tells in its metrics how far its clock is off."""
