@@ -172,10 +172,7 @@ async def test_events_from_the_future_are_named_once_and_no_fault(
     await writer.record(income("1"), income("1", "other"))
     await writer.record_at(now + timedelta(days=400), income("2"))
     await writer.record(income("4"))
-    await superuser.execute(
-        "UPDATE event_store.event SET private_text = NULL, erased_at = clock_timestamp()"
-        " WHERE position = 2"
-    )
+    await writer.store.erase_private(ACCOUNT, 2)
     async with opened(database) as ledger:
         await ledger.project(ACCOUNT, "other")
         report = await ledger.verify()
