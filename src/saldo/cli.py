@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from saldo.bank_import.command import import_statement_command
+from saldo.operate.erasure_commands import erasures
 from saldo.operate.ledger_commands import (
     balance_command,
     demo_command,
@@ -50,6 +51,7 @@ for name, command, panel in (
 ):
     app.command(name, rich_help_panel=panel)(command)
 app.add_typer(dead_letters, name="dead-letters", rich_help_panel=_OPERATION)
+app.add_typer(erasures, name="erasures", rich_help_panel=_OPERATION)
 
 
 @app.command("migrate", rich_help_panel=_OPERATION)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,15 +14,20 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from saldo.domain.events import chain_hash, genesis_hash
+from saldo.operate.streams import export_streams
 from saldo.project.catch_up import CATCH_UP_EVENTS_MAX
 from tests.controls import income
+from tests.integration.test_rebuild import rebuild
+from tests.stored import opened
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from saldo.project.handler import Projector
     from saldo.record.intent import StoredEvent
+    from tests.servers import Database
     from tests.sides import Connection, Reader, Writer
+    from tests.stored import Ledger
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 ACCOUNTS = [f"a{n:02}" for n in range(50)]
@@ -202,6 +208,13 @@ class Fifty:
 
 
 @pytest.fixture
+async def ledger(database: Database) -> AsyncIterator[Ledger]:
+    """The same database, as the operator's commands see it."""
+    async with opened(database) as held:
+        yield held
+
+
+@pytest.fixture
 async def fifty(writer: Writer, superuser: Connection) -> Fifty:
     """The ledger, and a copy of its events to go back to."""
     commands = [
@@ -246,6 +259,32 @@ async def test_the_lag_sweep_heals_the_others_whatever_one_holds(
     # What is recorded after the sweep is found by the next one.
     watermark = await fifty.superuser.fetchval("SELECT watermark FROM read_model.sweep")
     assert watermark <= datetime.now(UTC)
+
+
+@poisons
+@pytest.mark.timeout(600)
+async def test_a_rebuild_makes_the_other_accounts_whatever_one_holds(
+    fifty: Fifty, ledger: Ledger, wrong: Poison
+) -> None:
+    await fifty.poison(wrong)
+    assert (await rebuild(ledger, accept_differences=True)).switched
+    assert set(await fifty.projected()) >= set(OTHERS)
+
+
+@poisons
+@pytest.mark.timeout(600)
+async def test_verify_and_export_go_on_and_name_only_what_is_wrong(
+    fifty: Fifty, ledger: Ledger, wrong: Poison
+) -> None:
+    await fifty.poison(wrong)
+    report = await ledger.verify()
+    assert {fault.account_id for fault in report.faults}.isdisjoint(OTHERS)
+    out = io.StringIO()
+    moved = await export_streams(ledger.settings.event_store_url, out, lambda _done, _total: None)
+    assert {each.partition(":")[0] for each in moved.refused}.isdisjoint(OTHERS)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    kept = [(line["account"], line["position"]) for line in lines if line.get("account") in OTHERS]
+    assert kept == [(each, position) for each in OTHERS for position in (1, 2)]
 
 
 @pytest.mark.parametrize(

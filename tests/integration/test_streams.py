@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from saldo.operate import streams
+from saldo.operate.erasures import Repeated, repeat_erasures, save_erasures
 from saldo.operate.streams import BadStreams, Moved, export_streams, restore_streams
+from saldo.record.event_store import PostgresEventStore
 from tests import servers
 from tests.controls import expense, income, limit
 from tests.integration.test_rebuild import model, rebuild
@@ -158,6 +160,41 @@ async def test_restored_events_are_published_again_only_when_asked(
         async with opened(other) as ledger:
             await restored(ledger, lines, outbox=True)
             assert await ledger.pool.fetchval("SELECT count(*) FROM event_store.outbox") == 9
+
+
+async def test_what_was_erased_since_an_export_is_erased_again(
+    database: Database, postgres_data_dir: Path
+) -> None:
+    """The list is newer than the export; it has one event that the restored store lacks."""
+    async with opened(database) as ledger:
+        await fill(ledger)
+        older = await exported(ledger)
+        [later] = await ledger.record(income("1", "carla", description="later"))
+        store = PostgresEventStore(ledger.pool)
+        for account_id, position in (("bruno", 2), ("carla", later.position)):
+            await store.erase_private(account_id, position)
+        out = io.StringIO()
+        assert await save_erasures(ledger.settings.event_store_url, out) == 3
+        newer = await exported(ledger)
+    assert "Ação" not in out.getvalue()
+    saved = out.getvalue().splitlines(keepends=True)
+    with servers.cloned_database(postgres_data_dir) as other:
+        async with opened(other) as ledger:
+            await restored(ledger, older)
+            url = ledger.settings.event_store_url
+            with pytest.raises(BadStreams, match="cut off"):
+                await repeat_erasures(url, saved[:-3])
+            assert await repeat_erasures(url, saved) == Repeated(
+                erased=1, erased_before=1, absent=1
+            )
+            assert await ledger.pool.fetchval(
+                "SELECT private_text IS NULL AND erased_at IS NOT NULL FROM event_store.event"
+                " WHERE account_id = 'bruno' AND position = 2"
+            )
+            # It is published, and a whole export says the same.
+            assert await ledger.pool.fetchval("SELECT erased FROM event_store.outbox")
+            assert (await repeat_erasures(url, newer)).erased_before == 2
+            assert (await ledger.verify()).clean
 
 
 def test_a_line_is_json_with_the_exact_text() -> None:

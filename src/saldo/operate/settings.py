@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 # read DATABASE_AUTH themselves.
 APPLICATION = "saldo-operate"
 POOL_CONNECTIONS_MAX = 6
+# PostgreSQL counts microseconds from its own epoch.
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +60,33 @@ def _password(url: str) -> Callable[[], str] | None:
 
 
 async def connect(url: str) -> asyncpg.Connection[asyncpg.Record]:
-    """A connection of the operator's own: no statement timeout, its work is long."""
-    return await asyncpg.connect(
+    """A connection of the operator's own: no statement timeout, its work is long.
+
+    A time beyond Python's first or last year is read as that end, for the reader to find it wrong:
+    the driver would give up the whole statement for it.
+    """
+    connection = await asyncpg.connect(
         url,
         timeout=CONNECT_TIMEOUT_S,
         server_settings={"application_name": APPLICATION},
         password=_password(url),
     )
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        encoder=lambda moment: ((moment - _EPOCH) // _MICROSECOND,),
+        decoder=_moment,
+        format="tuple",
+    )
+    return connection
+
+
+def _moment(microseconds: tuple[int]) -> datetime:
+    """The moment of PostgreSQL's own form, so far as Python has it."""
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds[0])
+    except OverflowError:
+        return _LAST if microseconds[0] > 0 else _FIRST
 
 
 def open_operator_pool(url: str) -> asyncpg.Pool[asyncpg.Record]:

@@ -22,6 +22,7 @@ from saldo.operate.terminal import (
     answers,
     fail,
     notes,
+    opened,
     print_json,
     print_table,
     progress_bar,
@@ -32,8 +33,7 @@ from saldo.operate.verification.topic import TopicReport, check_topic
 from saldo.project.rebuild import Rebuild, RebuildRefused, Rebuilt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from typing import TextIO
+    from collections.abc import AsyncIterator, Callable
 
 SHOWN_MAX = 50
 
@@ -242,7 +242,10 @@ def export_command(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Write all event streams as NDJSON, each event with its exact texts and its hash."""
+    """Write all event streams as NDJSON, each event with its exact texts and its hash.
+
+    Exit 1 if a restore would refuse some of them; they are written all the same.
+    """
     to_pipe = str(file) == "-"
 
     async def export() -> Moved:
@@ -261,6 +264,10 @@ def export_command(
         print_json(moved)
     else:
         notes.print(f"{moved.events} events of {moved.accounts} accounts")
+        for refused in moved.refused[:SHOWN_MAX]:
+            notes.print(f"[red]a restore will refuse[/red] {refused}", soft_wrap=True)
+    if moved.refused:
+        raise typer.Exit(FAILED)
 
 
 def restore_command(
@@ -273,7 +280,7 @@ def restore_command(
 
     async def restore() -> Moved:
         url = read_operator_settings().event_store_url
-        with progress_bar("events", as_json=as_json) as progress, _opened(file) as lines:
+        with progress_bar("events", as_json=as_json) as progress, opened(file) as lines:
             return await restore_streams(url, lines, lambda n: progress(n, n), outbox=outbox)
 
     try:
@@ -287,15 +294,8 @@ def restore_command(
             f"{moved.events} events of {moved.accounts} accounts, "
             f"{moved.present} were there already"
         )
-
-
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[TextIO]:
-    if str(file) == "-":
-        yield sys.stdin
-        return
-    with file.open() as lines:
-        yield lines
+        if moved.events > moved.present:
+            answers.print("What was erased since the export is back: `saldo erasures repeat`")
 
 
 # --- dead letters ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ there already must have the same hash.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 PREFETCH_ROWS = 2_000
 BATCH_EVENTS = 2_000
 LINE_CHARACTERS_MAX = 100_000
+REFUSED_MAX = 1_000
 
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-TOTAL = "SELECT coalesce(sum(position), 0)::bigint FROM event_store.stream"
+TOTAL = "SELECT least(coalesce(sum(position), 0), 2^62)::bigint FROM event_store.stream"
 EVENTS = """
 SELECT account_id, position, public_text, private_text, hash, balance_minor, key_hash, key_line,
        fingerprint, erased_at
@@ -81,27 +82,43 @@ class BadStreams(Exception):  # noqa: N818 - it is what the file is
 
 @dataclass(slots=True, kw_only=True)
 class Moved:
-    """What an export wrote or a restore read; ``present`` was there already."""
+    """What an export wrote or a restore read; ``present`` was there already.
+
+    ``refused`` names the first event of each account that a restore will not take.
+    """
 
     accounts: int = 0
     events: int = 0
     present: int = 0
+    refused: list[str] = field(default_factory=list)
 
 
 async def export_streams(url: str, out: TextIO, progress: Callable[[int, int], None]) -> Moved:
-    """Write all streams, as they stand in one snapshot, to ``out``."""
+    """Write all streams, as they stand in one snapshot, to ``out``.
+
+    They are checked as a restore does. What is wrong is written all the same.
+    """
     moved = Moved()
+    chain: Chain | None = None
+    refused_account: str | None = None
     connection = await connect(url)
     try:
         await connection.execute(SNAPSHOT)
         total = await connection.fetchval(TOTAL)
-        account_id = None
         async for row in connection.cursor(EVENTS, prefetch=PREFETCH_ROWS):
-            if row["account_id"] != account_id:
-                account_id = row["account_id"]
+            if chain is None or chain.account_id != row["account_id"]:
+                chain = Chain(row["account_id"])
                 moved.accounts += 1
-            out.write(json.dumps(_line_of(row), ensure_ascii=False, separators=(",", ":")) + "\n")
+            line = json.dumps(_line_of(row), ensure_ascii=False, separators=(",", ":"))
+            out.write(line + "\n")
             moved.events += 1
+            if chain.account_id != refused_account:
+                try:
+                    _check_line(parse_line(line, moved.events), chain, moved.events)
+                except BadStreams as refused:
+                    refused_account = chain.account_id
+                    said = f"{refused_account}: {refused}"
+                    moved.refused += [said][: REFUSED_MAX - len(moved.refused)]
             if moved.events % PREFETCH_ROWS == 0:
                 progress(moved.events, total)
         out.write(json.dumps({"end": {"accounts": moved.accounts, "events": moved.events}}) + "\n")
@@ -154,7 +171,7 @@ async def restore_streams(
         for number, line in enumerate(lines, start=1):
             if ended:
                 raise BadStreams(f"line {number}: there is more after the end")
-            members = _parse(line, number)
+            members = parse_line(line, number)
             if "end" in members:
                 expected = {"accounts": moved.accounts, "events": moved.events}
                 if members["end"] != expected:
@@ -182,10 +199,11 @@ async def restore_streams(
     return moved
 
 
-def _parse(line: str, number: int) -> dict[str, Any]:
+def parse_line(line: str, number: int) -> dict[str, Any]:
+    """Return the members of a line; raises BadStreams."""
     try:
         members = json.loads(line) if len(line) <= LINE_CHARACTERS_MAX else None
-    except ValueError:
+    except (ValueError, RecursionError):
         members = None
     if not isinstance(members, dict):
         raise BadStreams(f"line {number}: it is not an event of an export")
@@ -215,7 +233,7 @@ def _check_line(members: dict[str, Any], chain: Chain, number: int) -> _Checked:
     except Wrong as wrong:
         found = wrong.fault(chain.account_id, members["position"]).text()
         raise BadStreams(f"line {number}: {found}") from wrong
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise BadStreams(f"line {number}: a member is missing or malformed: {error}") from error
     chain.evolve(fact, row["hash"])
     return _Checked(row, chain.currency, chain.limit_minor, chain.recorded_at)

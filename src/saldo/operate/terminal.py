@@ -22,6 +22,8 @@ from saldo.serve.settings import BadSetting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from pathlib import Path
+    from typing import TextIO
 
 FAILED = 1
 USAGE = 2
@@ -95,3 +97,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     answers.print(table)
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[TextIO]:
+    """Open a file to read; - is standard input."""
+    if str(file) == "-":
+        yield sys.stdin
+        return
+    with file.open() as lines:
+        yield lines

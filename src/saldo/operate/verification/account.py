@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Of rules that were broken and of stamps, so many an account are kept: one may bring many with it.
 BREACHES_MAX = 5
+# One account's values must not end the verification of the others.
+UNCHECKABLE = (Wrong, ArithmeticError, RecursionError)
 
 
 @dataclass(slots=True)
@@ -58,25 +60,25 @@ class AccountCheck:
             return
         try:
             fact, private = self.chain.check(row)
-        except Wrong as wrong:
+        except UNCHECKABLE as wrong:
             self.store_wrong = True
             self._found(wrong, row["position"])
             return
         self.counts.erased += private is None
         try:
             self.rules.check(self.chain, fact)
-        except Wrong as wrong:
+        except UNCHECKABLE as wrong:
             self._breach(wrong, fact.position)
         try:
             self.stamps.check(row, fact, erasure, previous=self.chain.recorded_at)
-        except Wrong as wrong:
+        except UNCHECKABLE as wrong:
             self._breach(wrong, fact.position)
         self.chain.evolve(fact, row["hash"])
         if self.model_wrong:
             return
         try:
             self.projection.check(row, fact, private, line)
-        except Wrong as wrong:
+        except UNCHECKABLE as wrong:
             self.model_wrong = True
             self._found(wrong, fact.position)
 
@@ -96,20 +98,22 @@ class AccountCheck:
         if not self.store_wrong:
             try:
                 self.chain.check_stream(stream)
-            except Wrong as wrong:
+            except UNCHECKABLE as wrong:
                 self.store_wrong = True
                 self._found(wrong, self.chain.position or None)
         if not self.model_wrong and not (self.store_wrong and self.chain.unreadable is None):
             try:
                 self.projection.finish(totals)
-            except Wrong as wrong:
+            except UNCHECKABLE as wrong:
                 self.model_wrong = True
                 self._found(wrong, None)
 
-    def _breach(self, wrong: Wrong, position: int) -> None:
+    def _breach(self, wrong: Exception, position: int) -> None:
         self.breaches += 1
         if self.breaches <= BREACHES_MAX:
             self._found(wrong, position)
 
-    def _found(self, wrong: Wrong, position: int | None) -> None:
+    def _found(self, wrong: Exception, position: int | None) -> None:
+        if not isinstance(wrong, Wrong):
+            wrong = Wrong("event", "public_text", f"it cannot be checked: {type(wrong).__name__}")
         self.faults.append(wrong.fault(self.account_id, position))

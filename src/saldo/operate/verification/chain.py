@@ -134,7 +134,7 @@ def _check_private(row: Row, fact: Event) -> dict[str, Any] | None:
     try:
         members: dict[str, Any] = msgspec.json.decode(text)
         proof = private_hash(bytes.fromhex(members["salt"]), text)
-    except (msgspec.DecodeError, ValueError, KeyError, TypeError, AttributeError):
+    except (LookupError, RecursionError, ValueError, TypeError, AttributeError):
         proof = ""
         members = {}
     if proof != fact.private_hash:

@@ -197,7 +197,8 @@ class Projection:
         if balance["blocked_schema"] < SCHEMA_NEWEST:
             return  # the next delivery tries again
         if self.chain.unreadable is None:
-            reason = "nothing keeps the account from being projected: redrive it"
+            said = balance["blocked_reason"]
+            reason = f"the account is suspended, though its events can be read: {said}. Redrive it"
             raise Wrong("balance", "blocked_reason", reason)
         if balance["blocked_reason"] != self.chain.unreadable:
             reason = f"the event at which the account stands says: {self.chain.unreadable}"

@@ -47,12 +47,12 @@ KEEP_TABLES = """
 LOCK TABLE read_model.balance, read_model.statement, read_model.daily_total IN ACCESS SHARE MODE
 """
 TOTAL = """
-SELECT coalesce(sum(position), 0)::bigint AS events, max(recorded_at) AS recorded_at
+SELECT least(coalesce(sum(position), 0), 2^62)::bigint AS events, max(recorded_at) AS recorded_at
 FROM event_store.stream
 """
 BOUNDS = """
 SELECT min(account_id COLLATE "C") AS first FROM (
-    SELECT account_id, sum(position + 1) OVER (ORDER BY account_id) AS upto
+    SELECT account_id, sum(position::numeric + 1) OVER (ORDER BY account_id) AS upto
     FROM event_store.stream
 ) AS s GROUP BY div(upto, $1) ORDER BY 1
 """

@@ -1,0 +1,63 @@
+"""The commands for private parts that were erased: which they are, and to erase them again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
+from typing import Annotated
+
+import typer
+
+from saldo.operate.erasures import Repeated, repeat_erasures, save_erasures
+from saldo.operate.settings import read_operator_settings
+from saldo.operate.streams import BadStreams
+from saldo.operate.terminal import AsJson, answers, fail, notes, opened, print_json, run
+
+erasures = typer.Typer(no_args_is_help=True, help="Private parts that were erased, for a restore.")
+
+
+@erasures.command("save")
+def save_erasures_command(
+    file: Annotated[Path, typer.Argument(help="Where to; - is standard output.", allow_dash=True)],
+) -> None:
+    """Write which private parts were erased, without any text. Keep it apart from the backups."""
+
+    async def save() -> int:
+        url = read_operator_settings().event_store_url
+        if str(file) == "-":
+            return await save_erasures(url, sys.stdout)
+        unfinished = file.with_name(file.name + ".new")
+        with unfinished.open("w") as out:
+            saved = await save_erasures(url, out)
+        unfinished.replace(file)
+        return saved
+
+    saved: int = run(save(), resumes="nothing was written to the file")
+    notes.print(f"{saved} erasures")
+
+
+@erasures.command("repeat")
+def repeat_erasures_command(
+    file: Annotated[
+        Path, typer.Argument(help="A list, or a newer export; - is input.", allow_dash=True)
+    ],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Erase again what the list names, after a restore has brought it back."""
+
+    async def repeat() -> Repeated:
+        with opened(file) as lines:
+            return await repeat_erasures(read_operator_settings().event_store_url, lines)
+
+    try:
+        done: Repeated = run(repeat(), resumes="the same command goes on from here")
+    except BadStreams as error:
+        fail(str(error))
+    if as_json:
+        print_json(done)
+    else:
+        answers.print(
+            f"{done.erased} private parts erased again, {done.erased_before} were erased already, "
+            f"{done.absent} are of events that this store does not have"
+        )
