@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -33,6 +34,7 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 ACCOUNTS = [f"a{n:02}" for n in range(50)]
 POISONED, *OTHERS = ACCOUNTS
 RUNS = 60
+OPERATOR_RUNS = 10
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=200)
 _BIGINT = st.integers(-(2**63), 2**63 - 1)
@@ -55,13 +57,17 @@ _MOMENTS = st.sampled_from(
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Poison:
     """What is written into the first event of one account."""
 
     column: str
     value: Any
     chained: bool = False  # the hash is made to fit the text, as a recorder would
+
+    def __repr__(self) -> str:
+        """Return what a report has room for."""
+        return f"Poison({self.column!r}, {str(self.value)[:200]!r}, chained={self.chained})"
 
 
 def _members(values: dict[str, SearchStrategy[Any]]) -> SearchStrategy[str]:
@@ -187,13 +193,13 @@ def _object(text: object) -> dict[str, Any] | None:
     return members if isinstance(members, dict) else None
 
 
-@dataclass
 class Fifty:
     """A ledger of 50 accounts with two events each, of which one can be poisoned."""
 
-    writer: Writer
-    stored: list[StoredEvent]
-    superuser: Connection
+    def __init__(self, writer: Writer, stored: list[StoredEvent], superuser: Connection) -> None:
+        self.writer = writer
+        self.stored = stored
+        self.superuser = superuser
 
     async def poison(self, wrong: Poison) -> None:
         """Bring the ledger back to how it was recorded, then poison it."""
@@ -227,14 +233,14 @@ async def fifty(writer: Writer, superuser: Connection) -> Fifty:
     return Fifty(writer, stored, superuser)
 
 
-def poisons(test: Test) -> Test:
-    """Run ``test`` with every known poison, and with RUNS that Hypothesis draws."""
+def poisons(test: Test, runs: int = RUNS) -> Test:
+    """Run ``test`` with every known poison, and with as many that Hypothesis draws."""
     decorated: Any = given(wrong=POISONS)(test)
     for known in KNOWN:
         decorated = example(wrong=known)(decorated)
     # Each run starts from the copy: the fixtures may be shared by all.
     shared = [HealthCheck.function_scoped_fixture]
-    kept: Test = settings(max_examples=RUNS, suppress_health_check=shared)(decorated)
+    kept: Test = settings(max_examples=runs, suppress_health_check=shared)(decorated)
     return kept
 
 
@@ -261,8 +267,7 @@ async def test_the_lag_sweep_heals_the_others_whatever_one_holds(
     assert watermark <= datetime.now(UTC)
 
 
-@poisons
-@pytest.mark.timeout(600)
+@partial(poisons, runs=OPERATOR_RUNS)
 async def test_a_rebuild_makes_the_other_accounts_whatever_one_holds(
     fifty: Fifty, ledger: Ledger, wrong: Poison
 ) -> None:
@@ -271,8 +276,7 @@ async def test_a_rebuild_makes_the_other_accounts_whatever_one_holds(
     assert set(await fifty.projected()) >= set(OTHERS)
 
 
-@poisons
-@pytest.mark.timeout(600)
+@partial(poisons, runs=OPERATOR_RUNS)
 async def test_verify_and_export_go_on_and_name_only_what_is_wrong(
     fifty: Fifty, ledger: Ledger, wrong: Poison
 ) -> None:

@@ -137,11 +137,15 @@ def _line_of(row: asyncpg.Record) -> dict[str, Any]:
         "private": row["private_text"],
         "hash": row["hash"].hex(),
         "balanceMinor": row["balance_minor"],
-        "keyHash": row["key_hash"] and row["key_hash"].hex(),
+        "keyHash": _hex(row["key_hash"]),
         "keyLine": row["key_line"],
-        "fingerprint": row["fingerprint"] and row["fingerprint"].hex(),
+        "fingerprint": _hex(row["fingerprint"]),
         "erasedAt": erased_at and erased_at.isoformat(),
     }
+
+
+def _hex(stored: bytes | None) -> str | None:
+    return None if stored is None else stored.hex()
 
 
 @dataclass(frozen=True, slots=True)
