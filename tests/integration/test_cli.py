@@ -165,9 +165,42 @@ async def test_export_and_restore_by_file_and_by_pipe(
     file = tmp_path / "streams.ndjson"
     assert saldo.json("export", str(file))["events"] == 2
     assert saldo("export", "-").stdout == file.read_text()
-    assert saldo.json("restore", str(file)) == {"accounts": 2, "events": 2, "present": 2}
+    assert saldo.json("restore", str(file)) == {
+        "accounts": 2,
+        "events": 2,
+        "present": 2,
+        "refused": [],
+    }
     file.write_text(file.read_text().replace("Salário", "Salario"))
     assert "line 1" in saldo("restore", str(file), code=1).stderr
+
+
+async def test_export_names_what_no_restore_takes_and_goes_on(
+    database: Database, saldo: Saldo, tmp_path: Path
+) -> None:
+    await _fill(database)
+    async with opened(database) as ledger:
+        account_id = await ledger.pool.fetchval(
+            "UPDATE event_store.event SET hash = '' WHERE event_id ="
+            " (SELECT min(event_id::text)::uuid FROM event_store.event) RETURNING account_id"
+        )
+    file = tmp_path / "streams.ndjson"
+    exported = saldo("export", str(file), code=1)
+    assert f"a restore will refuse {account_id}" in exported.stderr
+    assert len(file.read_text().splitlines()) == 3
+
+
+async def test_erasures_are_saved_and_repeated(
+    database: Database, saldo: Saldo, tmp_path: Path
+) -> None:
+    await _fill(database)
+    file = tmp_path / "erasures.ndjson"
+    saldo("erasures", "save", str(file))
+    assert saldo.json("erasures", "repeat", str(file)) == {
+        "erased": 0,
+        "erased_before": 0,
+        "absent": 0,
+    }
 
 
 async def test_dead_letters_are_listed_shown_and_put_through(
