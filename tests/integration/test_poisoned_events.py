@@ -229,6 +229,11 @@ async def fifty(writer: Writer, superuser: Connection) -> Fifty:
         for value in ("1", "2")
     ]
     stored = await writer.record(*commands)
+    # As by one clock: the writer's is the test's own.
+    await superuser.execute(
+        "UPDATE event_store.event"
+        " SET appended_at = (public_text::json ->> 'recordedAt')::timestamptz"
+    )
     await superuser.execute("CREATE TABLE kept AS SELECT * FROM event_store.event")
     return Fifty(writer, stored, superuser)
 

@@ -19,12 +19,12 @@ TRACEPARENT = "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 OUTBOX = """
 SELECT o.account_id, o.position, o.appended_at, o.claimed_until, e.position IS NULL AS orphan,
        o.erased AND e.private_text IS NOT NULL AS kept,
-       o.appended_at < e.appended_at - $2::interval AS early
+       o.appended_at + $2::interval < e.appended_at AS early
 FROM event_store.outbox AS o
 LEFT JOIN event_store.event AS e ON e.account_id = o.account_id AND e.position = o.position
 WHERE e.position IS NULL OR o.appended_at > $1 OR o.claimed_until > $1
    OR (o.erased AND e.private_text IS NOT NULL)
-   OR o.appended_at < e.appended_at - $2::interval OR o.traceparent !~ $3
+   OR o.appended_at + $2::interval < e.appended_at OR o.traceparent !~ $3
 ORDER BY o.account_id, o.position LIMIT $4
 """
 
