@@ -1,4 +1,4 @@
-// What the page says, in English and in Portuguese, and how it writes dates and numbers.
+// The texts of the page in English and Portuguese, and the formats of dates and numbers.
 
 const KEPT = "saldo-language"; // no secret: only which language was chosen
 
@@ -10,22 +10,22 @@ const EN = {
   "system": "System",
   "token": "Token",
   "token-title": "Access token",
-  "token-why": "This Saldo asks who you are. Paste a bearer token; it stays in this page's memory and is gone when you close or reload it.",
+  "token-why": "Saldo needs an access token. Paste a bearer token. It stays in this page's memory and is gone when you close or reload the page.",
   "token-label": "Bearer token",
   "token-use": "Use this token",
   "token-forget": "Forget the token",
   "cancel": "Cancel",
-  "token-refused": "The token is not valid, or no longer. Paste another one.",
+  "token-refused": "The token is not valid, or it has expired. Paste another one.",
   "token-empty": "Paste a token first.",
-  "token-shape": "A token has three parts with dots between them. Was all of it copied?",
-  "forbidden-accounts": "This token does not allow reading balances (scope balances:read), or not of this account.",
+  "token-shape": "A token has three parts with dots between them. Did you copy all of it?",
+  "forbidden-accounts": "This token does not allow reading balances (scope balances:read), or not for this account.",
   "forbidden-system": "This token does not allow the system view (scope system:read).",
   "forbidden-write": "This token does not allow recording here (scope transactions:write).",
   "other-token": "Use another token",
   "loading": "Loading…",
-  "retrying": "Trying again by itself.",
-  "down": "Saldo cannot be reached. What you see may be old.",
-  "read-model-unavailable": "Balances cannot be read at the moment. What you see may be old.",
+  "retrying": "Retrying automatically.",
+  "down": "Saldo cannot be reached. What you see may be out of date.",
+  "read-model-unavailable": "Balances cannot be read at the moment. What you see may be out of date.",
   "find-account": "Find or open an account",
   "find-short": "Find or open",
   "open": "Open",
@@ -45,9 +45,9 @@ const EN = {
   "waiting": "Reconnecting…",
   "stopped": "Not live",
   "behind": "{n} behind",
-  "behind-hint": "Recorded, and not in this balance yet: the projection is catching up.",
-  "blocked": "The projection of this account has stopped since {when}: an operator is needed. What is recorded meanwhile is safe.",
-  "not-projected": "The account's first balance is on its way.",
+  "behind-hint": "These events are recorded, but not in this balance yet. The projection is catching up.",
+  "blocked": "The projection of this account has stopped since {when}. An operator is needed. New transactions are still recorded safely.",
+  "not-projected": "The account's first balance is being prepared.",
   "new-account": "Nothing is recorded here yet",
   "new-account-hint": "The first transaction that you record opens the account.",
   "cannot-load": "This could not be loaded.",
@@ -58,7 +58,7 @@ const EN = {
   "range-90": "90 days",
   "range-365": "1 year",
   "range-all": "All",
-  "chart-label": "Balance over time, from {from} to {to}. Arrow keys go through the days.",
+  "chart-label": "Balance over time, from {from} to {to}. Use the arrow keys to move through the days.",
   "months": "Months as a table",
   "month": "Month",
   "income": "Income",
@@ -73,10 +73,10 @@ const EN = {
   "clear": "Clear",
   "older": "Show older",
   "shown": "{n} lines shown",
-  "all-shown": "{n} lines, all of them",
+  "all-shown": "All {n} lines shown",
   "no-lines": "Nothing matches",
   "no-lines-hint": "Try other words, or clear the filters.",
-  "lines-max": "{n} lines are shown, which is the most. Narrow the search to see others.",
+  "lines-max": "The page shows at most {n} lines. Narrow the search to see others.",
   "erased": "Description erased",
   "no-description": "No description",
   "reversal": "Reversal",
@@ -89,7 +89,7 @@ const EN = {
   "copy": "Copy",
   "copied": "Copied",
   "record": "Record a transaction",
-  "record-none": "Recording is not set up for this console: it only reads. (CONSOLE_RECORD_URL)",
+  "record-none": "Recording is not set up for this console (CONSOLE_RECORD_URL). It can only read.",
   "amount": "Amount",
   "description": "Description",
   "optional": "optional",
@@ -98,7 +98,7 @@ const EN = {
   "record-income": "Record income",
   "record-expense": "Record expense",
   "recording": "Recording…",
-  "recording-again": "No answer yet. Trying again safely ({n})…",
+  "recording-again": "No response yet. Retrying safely ({n})…",
   "amount-missing": "Enter an amount.",
   "amount-malformed": "This is not an amount. Write it as {example}.",
   "amount-digits": "At most {digits} decimals in this currency.",
@@ -106,35 +106,35 @@ const EN = {
   "amount-large": "This is more than an account can hold.",
   "description-long": "At most {n} characters.",
   "date-bad": "Enter a date from 1900 to 2200.",
-  "outcome-unknown": "No answer came, so it is not known whether this was recorded. Recording it again is safe: it carries the same key and counts once.",
-  "record-again": "Try again safely",
+  "outcome-unknown": "No response came, so it is not known whether this was recorded. You can record it again safely: it has the same key and counts once.",
+  "record-again": "Retry safely",
   "insufficient-funds": "Refused: the balance is {balance}, and the limit does not allow this.",
   "refused": "Refused: {why}",
   "receipt": "Receipt",
   "receipt-done": "Recorded: {amount}",
   "receipt-waiting": "The balance will include it in a moment.",
   "receipt-counted": "It is in the balance.",
-  "receipt-replayed": "It had been recorded already; it counts once.",
+  "receipt-replayed": "It was recorded before, and it counts once.",
   "verify": "Verify the chain",
-  "verify-why": "Recompute every hash of this account in your browser, and compare them with what this page was told.",
+  "verify-why": "Recompute every hash of this account in your browser, and compare them with the hashes that this page received before.",
   "verifying": "Verifying… {n} events",
   "verify-stop": "Stop",
   "verify-stopped": "Stopped.",
-  "verify-cannot": "Browsers compute hashes on https and on localhost only.",
-  "verify-no-recorder": "The events come from record_transaction, whose address this console does not have. (CONSOLE_RECORD_URL)",
-  "verify-max": "{n} events hold. There are more than this page verifies; saldo verify does the rest.",
+  "verify-cannot": "Browsers compute hashes only on https and on localhost.",
+  "verify-no-recorder": "The events come from record_transaction, and this console does not have its address (CONSOLE_RECORD_URL).",
+  "verify-max": "{n} events verified. There are more than this page can verify. Run saldo verify for the rest.",
   "chain-holds": "The chain holds",
-  "chain-holds-detail": "{n} events recomputed; {m} hashes shown on this page agree. It ends with",
+  "chain-holds-detail": "{n} events recomputed; {m} hashes shown on this page agree. The last hash is",
   "chain-broken": "The chain is broken at position {n}",
-  "broken-hash": "The event's text does not come to its hash: the text or the hash was changed.",
-  "broken-gap": "An event is missing there.",
+  "broken-hash": "The event's text does not match its hash. The text or the hash was changed.",
+  "broken-gap": "An event is missing at this position.",
   "broken-text": "The event's text belongs to another account or position.",
-  "broken-receipt": "The event is not the one that this page was told of: history was rewritten.",
-  "broken-missing": "An event that this page was told of is not there any more.",
+  "broken-receipt": "The event differs from the one that this page received before: history was rewritten.",
+  "broken-missing": "An event that this page received before no longer exists.",
   "system-title": "System",
-  "system-well": "All is caught up",
+  "system-well": "Everything is up to date",
   "system-lags": "The read model is catching up",
-  "system-outbox": "Events wait to be sent",
+  "system-outbox": "Events are waiting to be sent",
   "system-dead": "Something waits for an operator",
   "system-when": "Measured {when}",
   "throughput": "Throughput",
@@ -145,11 +145,11 @@ const EN = {
   "lag-positions": "events not yet in the balances",
   "lag-detail": "{s} at the last sweep, {when}",
   "outbox": "Outbox",
-  "outbox-rows": "events that await Kafka",
-  "outbox-age": "the oldest waits {s}",
-  "outbox-none": "nothing waits",
+  "outbox-rows": "events waiting for Kafka",
+  "outbox-age": "the oldest has waited {s}",
+  "outbox-none": "nothing is waiting",
   "dead-letters": "Dead letters",
-  "dead-waiting": "wait to be redriven",
+  "dead-waiting": "waiting to be redriven",
   "dead-oldest": "the oldest since {when}",
   "blocked-accounts": "Blocked accounts",
   "blocked-hint": "whose projection has stopped",
@@ -323,7 +323,7 @@ function chosen() {
   try {
     kept = localStorage.getItem(KEPT);
   } catch {
-    // Storage may be forbidden; the browser's own language will do.
+    // Storage may be forbidden. Use the browser's language then.
   }
   if (kept in LANGUAGES) return kept;
   const wanted = navigator.languages.map((each) => each.slice(0, 2).toLowerCase());
@@ -339,11 +339,11 @@ export function choose(name) {
   try {
     localStorage.setItem(KEPT, name);
   } catch {
-    // It holds until the page is closed, then.
+    // The choice then lasts until the page is closed.
   }
 }
 
-/** The browser's own locale where it is of the language chosen, so that dates follow its country. */
+/** The browser's locale if it has the chosen language, so that dates follow its country. */
 export function locale() {
   const own = navigator.languages.find((each) => each.toLowerCase().startsWith(language));
   return own ?? { en: "en-GB", pt: "pt-BR" }[language];
