@@ -36,14 +36,16 @@ from infra_pulumi.settings import read_stack
 from infra_pulumi.sources import SourcesIdentity, eks_identity, kubernetes_identity
 
 if TYPE_CHECKING:
-    from infra_pulumi.config import Aws, Eks, Stack
+    from infra_pulumi.cluster import EksConfig
+    from infra_pulumi.config import Stack
+    from infra_pulumi.network import AwsConfig
 
 # Keys the hashes of idempotency keys and of account ids in logs: bytes.
 HASH_SECRET_BYTES = 32
 TOP = pulumi.ResourceOptions()
 
 
-def aws_stack(stack: Stack, place: Aws, eks: Eks, hosted_zone: str) -> None:
+def aws_stack(stack: Stack, place: AwsConfig, eks: EksConfig, hosted_zone: str) -> None:
     """Everything, from the network up."""
     here = aws.Provider(
         "aws",

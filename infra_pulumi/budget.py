@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 from infra_pulumi.parts import FUNCTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from infra_pulumi.config import Scaling
+    from infra_pulumi.scaling import FunctionsConfig
 
 # While a new revision takes over, the old one's pods still drain: both may be at podsMax.
 REVISIONS_AT_ONCE = 2
@@ -23,13 +21,14 @@ OPERATORS = 12
 RESERVED = 8
 
 
-def connections_needed(scaling: Mapping[str, Scaling]) -> int:
-    """The most connections that all functions can hold at one moment: pods x pools x pool size."""
+def connections_needed(functions: FunctionsConfig) -> int:
+    """Return the most connections that all functions can hold at once: pods x pools x size."""
     return REVISIONS_AT_ONCE * sum(
-        scaling[f.name].pods_max * len(f.sides) * scaling[f.name].pool_size for f in FUNCTIONS
+        functions.of(f.name).pods_max * len(f.sides) * functions.of(f.name).pool_size
+        for f in FUNCTIONS
     )
 
 
 def connections_usable(connections_max: int) -> int:
-    """What ``max_connections`` leaves for the functions."""
+    """Return what ``max_connections`` leaves for the functions."""
     return connections_max - RESERVED - OPERATORS

@@ -4,32 +4,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pulumi
 import pulumi_aws as aws
 import pulumi_eks as eks
 import pulumi_kubernetes as k8s
+from pydantic import AfterValidator
 
 from infra_pulumi import versions
 from infra_pulumi.helm import release
 from infra_pulumi.identity import attach, pod_role, service_role
 from infra_pulumi.keys import layer_key, log_group
+from infra_pulumi.section import (
+    AT_LEAST_ONE,
+    FROM_LIST,
+    Problem,
+    Section,
+    Texts,
+    matching,
+    network_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from infra_pulumi.config import Aws, Eks, Stack
-    from infra_pulumi.network import Network
+    from infra_pulumi.config import Stack
+    from infra_pulumi.network import AwsConfig, Network
 
 CONTROL_PLANE_LOGS = ("api", "audit", "authenticator", "controllerManager", "scheduler")
 ADMINISTRATOR = "arn:aws:eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy"
 SYSTEM = "kube-system"
 NODE_DISK_GIB = 50
+NODES_MIN = 2
 # Where the API servers call into the nodes: the kubelets, with the webhooks of cert-manager and of
 # the External Secrets operator on the same port; KEDA's metrics; the webhooks of Knative; those of
 # the load balancer controller.
 CALLED_BY_API = {"kubelets": 10250, "metrics": 6443, "knative": 8443, "balancer": 9443}
+
+
+def _narrow(cidr: str) -> str:
+    network = network_of(cidr)
+    if network is None:
+        message = f"'{cidr}' is not a network"
+        raise ValueError(message)
+    if network.prefixlen == 0:
+        message = (
+            "must not be the whole internet; name the desks and runners that deploy, or none at all"
+        )
+        raise ValueError(message)
+    return cidr
+
+
+Cidr = Annotated[str, AfterValidator(_narrow)]
+Principal = Annotated[
+    str, matching(r"arn:aws:iam::\d{12}:(role|user)/.+", "{} is not the ARN of a role or user")
+]
+
+
+class EksConfig(Section):
+    """The Kubernetes cluster and its nodes."""
+
+    # Who reaches the API from outside the network; the private endpoint is always there.
+    public_access_cidrs: Annotated[tuple[Cidr, ...], FROM_LIST]
+    administrators: Annotated[tuple[Principal, ...], FROM_LIST, AT_LEAST_ONE]
+    instance_types: Annotated[Texts, AT_LEAST_ONE]
+    nodes_min: int
+    nodes_max: int
+
+    def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
+        del stack
+        # One may be drained.
+        if not NODES_MIN <= self.nodes_min <= self.nodes_max:
+            yield "nodesMin", f"must be at least {NODES_MIN} and at most nodesMax"
 
 
 def kubeconfig_cluster(context: str) -> k8s.Provider:
@@ -51,8 +98,8 @@ class Cluster(pulumi.ComponentResource):
         self,
         name: str,
         stack: Stack,
-        place: Aws,
-        eks_config: Eks,
+        place: AwsConfig,
+        eks_config: EksConfig,
         network: Network,
         opts: pulumi.ResourceOptions,
     ) -> None:
@@ -81,7 +128,7 @@ class Cluster(pulumi.ComponentResource):
     def _control_plane(
         self,
         stack: Stack,
-        config: Eks,
+        config: EksConfig,
         key: aws.kms.Key,
         group: aws.ec2.SecurityGroup,
         logs: aws.cloudwatch.LogGroup,
@@ -210,7 +257,7 @@ class Cluster(pulumi.ComponentResource):
             opts=self._own,
         )
 
-    def _node_group(self, config: Eks, cluster: eks.Cluster) -> aws.eks.NodeGroup:
+    def _node_group(self, config: EksConfig, cluster: eks.Cluster) -> aws.eks.NodeGroup:
         role = service_role("nodes", "ec2.amazonaws.com", parent=self)
         attach(
             "nodes",
@@ -425,7 +472,7 @@ class Cluster(pulumi.ComponentResource):
         )
 
 
-def _scaler_statements(cluster: str, place: Aws) -> Sequence[dict[str, object]]:
+def _scaler_statements(cluster: str, place: AwsConfig) -> Sequence[dict[str, object]]:
     return [
         {
             "Sid": "See",

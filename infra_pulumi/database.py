@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pulumi
 import pulumi_aws as aws
@@ -14,6 +14,7 @@ import pulumi_kubernetes as k8s
 import pulumi_random as random
 
 from infra_pulumi import versions
+from infra_pulumi.budget import connections_needed, connections_usable
 from infra_pulumi.certificates import AUTHORITY_KEY, OWN, rds_root, root_file
 from infra_pulumi.identity import service_role
 from infra_pulumi.isolation import (
@@ -26,13 +27,16 @@ from infra_pulumi.isolation import (
 from infra_pulumi.keys import layer_key, log_group
 from infra_pulumi.parts import DATABASE, FUNCTIONS, NAMESPACE, OPERATE, OPERATE_ROLE, ROLES
 from infra_pulumi.secrets import from_secret
+from infra_pulumi.section import Problem, Section, between, only_in
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from infra_pulumi.certificates import Certificates
     from infra_pulumi.cluster import Cluster
-    from infra_pulumi.config import Aws, Stack
+    from infra_pulumi.config import Stack
     from infra_pulumi.isolation import Isolation
-    from infra_pulumi.network import Network
+    from infra_pulumi.network import AwsConfig, Network
     from infra_pulumi.secrets import Secrets
 
 # Where pods find the authority behind the database's certificate.
@@ -43,7 +47,39 @@ OPERATE_CREDENTIALS = f"database-{OPERATE}"
 SUPERUSER = "saldo_owner"
 # The uid of postgres in its image.
 POSTGRES_UID = 999
+BACKUP_DAYS_MAX = 35
 _HBA = Path(__file__).with_name("pg_hba.conf")
+
+
+class DatabaseConfig(Section):
+    """PostgreSQL: RDS in the shape aws, one pod in the shape cluster."""
+
+    storage_gib: int
+    connections_max: int
+    # RDS only.
+    instance_class: str | None = None
+    storage_gib_max: int | None = None
+    multi_az: bool | None = None
+    backup_days: Annotated[int, between(1, BACKUP_DAYS_MAX)] | None = None
+
+    def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
+        of_rds = {
+            "instanceClass": self.instance_class,
+            "storageGibMax": self.storage_gib_max,
+            "multiAz": self.multi_az,
+            "backupDays": self.backup_days,
+        }
+        yield from only_in("aws", stack, of_rds)
+        if self.storage_gib_max is not None and self.storage_gib_max <= self.storage_gib:
+            yield "storageGibMax", "must be above storageGib, to grow into"
+        if stack.get("protected") and self.multi_az is False:
+            yield "multiAz", "must be true in a protected stack"
+        functions = stack.get("functions")
+        needed = 0 if functions is None else connections_needed(functions)
+        usable = connections_usable(self.connections_max)
+        if needed > usable:
+            leave = f"{self.connections_max} leave {usable} for the functions, which may open"
+            yield "connectionsMax", f"{leave} {needed}: raise it, or lower podsMax or poolSize"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +110,7 @@ class Rds(pulumi.ComponentResource):
         self,
         name: str,
         stack: Stack,
-        place: Aws,
+        place: AwsConfig,
         network: Network,
         cluster: Cluster,
         secrets: Secrets,

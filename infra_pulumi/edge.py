@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pulumi
 import pulumi_aws as aws
@@ -12,8 +12,11 @@ import pulumi_aws as aws
 from infra_pulumi.isolation import SERVING
 from infra_pulumi.operators import custom_resource
 from infra_pulumi.parts import FUNCTIONS
+from infra_pulumi.section import Problem, Section, matching, only_in
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from infra_pulumi.cluster import Cluster
     from infra_pulumi.config import Stack
     from infra_pulumi.knative import Knative
@@ -21,6 +24,25 @@ if TYPE_CHECKING:
 
 # Where Kourier's pods take TLS; its Service is called kourier in Serving's namespace.
 KOURIER_TLS_PORT = 8443
+HTTPS = 443
+DOMAIN = r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}"
+
+
+class EdgeConfig(Section):
+    """The names under which callers reach the functions, and who certifies them."""
+
+    domain: Annotated[str, matching(DOMAIN, "{} is not a domain")]
+    # Both for a certificate that browsers know, neither for one that the cluster signs itself.
+    acme_email: str | None = None
+    hosted_zone: str | None = None
+    # Other than 443 where a port-forward leads there: part of the origin that browsers name.
+    port: int = HTTPS
+
+    def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
+        names = {"acmeEmail": self.acme_email, "hostedZone": self.hosted_zone}
+        yield from only_in("aws", stack, names)
+        if stack.get("shape") == "aws" and self.port != HTTPS:
+            yield "port", f"the load balancer listens on {HTTPS} only"
 
 
 class Edge(pulumi.ComponentResource):

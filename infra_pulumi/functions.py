@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra_pulumi.config import HTTPS
 from infra_pulumi.database import AUTHORITY_DIR
+from infra_pulumi.edge import HTTPS
 from infra_pulumi.identity import pod_role
 from infra_pulumi.isolation import (
     KAFKA_ACLS_PART,
@@ -38,15 +38,18 @@ from infra_pulumi.parts import (
     source_identity,
 )
 from infra_pulumi.secrets import from_secret
+from infra_pulumi.section import Section, matching
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from infra_pulumi.certificates import Certificates
     from infra_pulumi.cluster import Cluster
-    from infra_pulumi.config import Images, Oidc, Stack, Telemetry
+    from infra_pulumi.config import Stack
     from infra_pulumi.database import DatabaseAccess
     from infra_pulumi.kafka import KafkaAccess
+    from infra_pulumi.observability import TelemetryConfig
+    from infra_pulumi.registry import ImagesConfig
     from infra_pulumi.sources import SourcesIdentity
 
 SERVING_API = "serving.knative.dev/v1"
@@ -79,6 +82,17 @@ DELIVERY = {
 }
 
 
+HttpsUrl = Annotated[str, matching("https://.*", "must start with https://, unlike {}")]
+
+
+class CallersConfig(Section):
+    """Whose tokens the callers carry."""
+
+    issuer: HttpsUrl
+    audience: str
+    jwks_url: HttpsUrl
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surroundings:
     """Everything that the functions stand on."""
@@ -102,7 +116,7 @@ class Functions(pulumi.ComponentResource):
         self,
         name: str,
         stack: Stack,
-        images: Images,
+        images: ImagesConfig,
         around: Surroundings,
         opts: pulumi.ResourceOptions,
     ) -> None:
@@ -580,7 +594,7 @@ def _sink(function: Function) -> dict[str, Any]:
     }
 
 
-def _callers_environment(callers: Oidc) -> dict[str, dict[str, Any]]:
+def _callers_environment(callers: CallersConfig) -> dict[str, dict[str, Any]]:
     return {
         "OIDC_ISSUER": {"value": callers.issuer},
         "OIDC_AUDIENCE": {"value": callers.audience},
@@ -588,7 +602,7 @@ def _callers_environment(callers: Oidc) -> dict[str, dict[str, Any]]:
     }
 
 
-def _telemetry_environment(telemetry: Telemetry | None) -> dict[str, dict[str, Any]]:
+def _telemetry_environment(telemetry: TelemetryConfig | None) -> dict[str, dict[str, Any]]:
     if telemetry is None or telemetry.endpoint is None:
         return {}
     entries = {"OTEL_EXPORTER_OTLP_ENDPOINT": {"value": telemetry.endpoint}}
@@ -597,7 +611,7 @@ def _telemetry_environment(telemetry: Telemetry | None) -> dict[str, dict[str, A
     return entries
 
 
-def _scraped(telemetry: Telemetry | None) -> dict[str, str]:
+def _scraped(telemetry: TelemetryConfig | None) -> dict[str, str]:
     """By these annotations Prometheus' usual configuration finds a pod's metrics."""
     if telemetry is None or telemetry.metrics_from is None:
         return {}

@@ -25,17 +25,22 @@ from infra_pulumi.parts import (
     RECORD,
     TOPIC,
 )
+from infra_pulumi.section import Problem, Section
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     import pulumi_kubernetes as k8s
 
     from infra_pulumi.cluster import Cluster
-    from infra_pulumi.config import Aws, Stack
-    from infra_pulumi.network import Network
+    from infra_pulumi.config import Stack
+    from infra_pulumi.network import AwsConfig, Network
     from infra_pulumi.operators import Operators
     from infra_pulumi.secrets import Secrets
 
 HOUR_MS = 3_600_000
+# Two brokers cannot keep two replicas in sync while one restarts.
+BROKERS_FOR_REPLICATION = 3
 SOURCE_SECRET = "kafka-source"  # noqa: S105 - its name
 RECORDER_SECRET = "kafka-recorder"  # noqa: S105 - its name
 MECHANISM = "SCRAM-SHA-512"
@@ -44,6 +49,47 @@ STRIMZI_CLUSTER = "saldo"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 # Where Strimzi publishes the authority that its brokers' certificates come from.
 STRIMZI_CA = (f"{STRIMZI_CLUSTER}-cluster-ca-cert", "ca.crt")
+
+
+class KafkaConfig(Section):
+    """Where the facts travel."""
+
+    kind: Literal["msk", "strimzi"]
+    brokers: int
+    storage_gib: int
+    partitions: int
+    consumers: int
+    retention_hours: int
+    # MSK only.
+    instance_type: str | None = None
+
+    @property
+    def replication(self) -> int:
+        """Return the number of copies of each record."""
+        return min(BROKERS_FOR_REPLICATION, self.brokers)
+
+    @property
+    def min_in_sync(self) -> int:
+        """Return how many copies a record needs before it is acknowledged."""
+        return max(1, self.replication - 1)
+
+    def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
+        aws_config = stack.get("aws")
+        if stack.get("shape") == "cluster" and self.kind == "msk":
+            yield "kind", "msk is there in the shape aws only"
+        if (self.kind == "msk") != (self.instance_type is not None):
+            yield "instanceType", "goes with kind msk, and only with it"
+        if self.brokers < 1 or self.brokers == BROKERS_FOR_REPLICATION - 1:
+            yield "brokers", "must be 1, or at least 3 (with two, a restart stops the topic)"
+        if stack.get("protected") and self.brokers < BROKERS_FOR_REPLICATION:
+            yield "brokers", "must be at least 3 in a protected stack"
+        if self.kind == "msk" and aws_config and self.brokers % len(aws_config.zones):
+            yield "brokers", "must be a multiple of the number of zones"
+        if not 1 <= self.consumers <= self.partitions:
+            limit = f"must be from 1 to the {self.partitions} partitions"
+            yield "consumers", f"{limit}; more would have nothing to read"
+        if self.retention_hours < 1 or self.storage_gib < 1:
+            yield "", "retentionHours and storageGib must be at least 1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,7 +321,7 @@ class Msk(pulumi.ComponentResource):
         self,
         name: str,
         stack: Stack,
-        place: Aws,
+        place: AwsConfig,
         network: Network,
         cluster: Cluster,
         secrets: Secrets,

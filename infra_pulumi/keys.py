@@ -9,14 +9,14 @@ import pulumi
 import pulumi_aws as aws
 
 if TYPE_CHECKING:
-    from infra_pulumi.config import Aws
+    from infra_pulumi.network import AwsConfig
 
 # The longest that AWS offers: a deleted key takes its data along.
 DELETION_DAYS = 30
 
 
 def layer_key(
-    layer: str, place: Aws, *, parent: pulumi.Resource, protect: bool, logs: bool = False
+    layer: str, place: AwsConfig, *, parent: pulumi.Resource, protect: bool, logs: bool = False
 ) -> aws.kms.Key:
     """A rotating key for ``layer``; ``logs`` lets CloudWatch encrypt the layer's log groups."""
     statements: list[dict[str, Any]] = [

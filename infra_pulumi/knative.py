@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import pulumi
 import pulumi_kubernetes as k8s
 
 from infra_pulumi import versions
-from infra_pulumi.config import CONCURRENCY_LIMIT, PODS_LIMIT, TIMEOUT_S_MAX
 from infra_pulumi.isolation import EVENTING, SERVING
 from infra_pulumi.operators import custom_resource
+from infra_pulumi.section import Section, between
 
 if TYPE_CHECKING:
     from infra_pulumi.config import Stack
@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 API = "operator.knative.dev/v1beta1"
 # The operator's sources; its definition asks for a word on each.
 SOURCES = ("ceph", "github", "gitlab", "kafka", "rabbitmq", "redis")
+# What Knative is told to refuse, and a stack file must not ask for.
+TIMEOUT_S_MAX, PODS_LIMIT, CONCURRENCY_LIMIT = 120, 50, 1000
+# More says a mistake.
+REPLICAS_MAX = 5
 KOURIER = "kourier.ingress.networking.knative.dev"
+
+
+class KnativeConfig(Section):
+    """Knative's own control plane."""
+
+    replicas: Annotated[int, between(1, REPLICAS_MAX)]
+    # KEDA's scaling of the KafkaSource is alpha.
+    keda: bool
 
 
 class Knative(pulumi.ComponentResource):

@@ -6,16 +6,24 @@ The data subnets have no route out at all. What AWS offers inside the network is
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pulumi
 import pulumi_aws as aws
+from pydantic import AfterValidator
 
 from infra_pulumi.identity import service_role
 from infra_pulumi.keys import layer_key, log_group
+from infra_pulumi.section import Problem, Section, Texts, matching, network_of
 
 if TYPE_CHECKING:
-    from infra_pulumi.config import Aws, Stack
+    from collections.abc import Iterator, Mapping
+
+    from infra_pulumi.config import Stack
+
+# A quarter of the network is a zone's for pods, a sixty-fourth for everything else: subnets().
+PREFIX_MAX = 20
+ZONES_MIN, ZONES_MAX = 2, 3
 
 # What nodes, the External Secrets operator and the pods' identities call.
 INTERFACE_ENDPOINTS = (
@@ -30,6 +38,38 @@ INTERFACE_ENDPOINTS = (
     "secretsmanager",
     "sts",
 )
+
+
+def _zones(zones: tuple[str, ...]) -> tuple[str, ...]:
+    if not ZONES_MIN <= len(set(zones)) == len(zones) <= ZONES_MAX:
+        message = f"must be {ZONES_MIN} or {ZONES_MAX} different zones"
+        raise ValueError(message)
+    return zones
+
+
+def _private(cidr: str) -> str:
+    network = network_of(cidr)
+    if network is None or not network.is_private or network.prefixlen > PREFIX_MAX:
+        message = f"must be a private network of /{PREFIX_MAX} or more addresses, not '{cidr}'"
+        raise ValueError(message)
+    return cidr
+
+
+class AwsConfig(Section):
+    """The account and the network in it. A program that runs in another account stops."""
+
+    account: Annotated[str, matching(r"\d{12}", "must be 12 digits, not {}")]
+    region: str
+    zones: Annotated[Texts, AfterValidator(_zones)]
+    cidr: Annotated[str, AfterValidator(_private)]
+    # One gateway is cheaper, one a zone outlives the loss of a zone.
+    nat: Literal["one", "per-zone"]
+
+    def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
+        del stack
+        for zone in self.zones:
+            if not zone.startswith(self.region):
+                yield "zones", f"{zone} is not in {self.region}"
 
 
 def subnets(cidr: str, zones: int) -> dict[str, list[str]]:
@@ -57,7 +97,9 @@ class Network(pulumi.ComponentResource):
     # Whoever calls AWS inside the network is let in by a rule on this group.
     endpoints: aws.ec2.SecurityGroup
 
-    def __init__(self, name: str, stack: Stack, place: Aws, opts: pulumi.ResourceOptions) -> None:
+    def __init__(
+        self, name: str, stack: Stack, place: AwsConfig, opts: pulumi.ResourceOptions
+    ) -> None:
         super().__init__("saldo:layer:Network", name, None, opts)
         self._place, self._name = place, f"saldo-{pulumi.get_stack()}"
         self._own = pulumi.ResourceOptions(parent=self)

@@ -7,14 +7,17 @@ has no such habit: docs/deploy.md says how it comes by the rules, labelled prome
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pulumi
 import pulumi_kubernetes as k8s
 
 from infra_pulumi.parts import NAMESPACE
+from infra_pulumi.section import Problem, Section, matching
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from infra_pulumi.isolation import Isolation
 
 HERE = Path(__file__).parent
@@ -22,6 +25,30 @@ SLOTS = (
     ("dashboards", "*.json", "grafana_dashboard"),
     ("alerts", "*.yaml", "prometheus_rule"),
 )
+
+URL = r"https?://[^/]+.*"
+LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+RATIO = r"0(\.\d{1,9})?|1(\.0{1,9})?"
+
+
+class TelemetryConfig(Section):
+    """Where traces and metrics go, and who comes for them."""
+
+    # A collector of OTLP, as a URL that the functions reach.
+    endpoint: Annotated[str, matching(URL, "must be an http or https URL, not {}")] | None = None
+    # The part of requests that are traced, from 0 to 1, as a text.
+    trace_sample_ratio: (
+        Annotated[str, matching(RATIO, "must be from 0 to 1, in quotes, not {}")] | None
+    ) = None
+    # The namespace whose pods may read /metrics: Prometheus'.
+    metrics_from: Annotated[str, matching(LABEL, "{} is not the name of a namespace")] | None = None
+
+    def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
+        del stack
+        if self.endpoint is None and self.metrics_from is None:
+            yield "", "must name an endpoint, or who may read by metricsFrom, or both"
+        if self.endpoint is None and self.trace_sample_ratio is not None:
+            yield "traceSampleRatio", "must be from 0 to 1, in quotes, of an endpoint"
 
 
 class Observability(pulumi.ComponentResource):

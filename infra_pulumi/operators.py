@@ -17,8 +17,9 @@ from infra_pulumi.parts import NAMESPACE
 
 if TYPE_CHECKING:
     from infra_pulumi.cluster import Cluster
-    from infra_pulumi.config import Aws, Stack
+    from infra_pulumi.config import Stack
     from infra_pulumi.isolation import Isolation
+    from infra_pulumi.network import AwsConfig
 
 CERT_MANAGER = "cert-manager"
 EXTERNAL_SECRETS = "external-secrets"
@@ -119,7 +120,7 @@ class Operators(pulumi.ComponentResource):
         self.keda = install(KEDA, versions.KEDA, {}) if stack.knative.keda else None
         self.register_outputs({})
 
-    def _read_secrets(self, place: Aws, cluster: Cluster) -> PodRole:
+    def _read_secrets(self, place: AwsConfig, cluster: Cluster) -> PodRole:
         """Let the External Secrets operator read what this stack keeps in Secrets Manager."""
         stack, here = pulumi.get_stack(), f"{place.region}:{place.account}"
         return pod_role(

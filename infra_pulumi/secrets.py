@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     import pulumi_kubernetes as k8s
 
-    from infra_pulumi.config import Aws, Stack
+    from infra_pulumi.config import Stack
     from infra_pulumi.isolation import Isolation
+    from infra_pulumi.network import AwsConfig
     from infra_pulumi.operators import Operators
 
 API = "external-secrets.io/v1"
@@ -82,7 +83,7 @@ class Secrets(pulumi.ComponentResource):
             parent=self, provider=self._provider, depends_on=[*self._needs, *depends_on]
         )
 
-    def _manager(self, place: Aws) -> pulumi.Resource:
+    def _manager(self, place: AwsConfig) -> pulumi.Resource:
         """The store in front of Secrets Manager."""
         return custom_resource(
             STORE,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pulumi
 
-from infra_pulumi.config import KEYS, BadConfig, Stack, read_config
+from infra_pulumi.config import KEYS, BadConfigError, Stack, read_config
 
 
 def read_stack() -> Stack:
@@ -15,7 +15,7 @@ def read_stack() -> Stack:
     config = pulumi.Config("saldo")
     try:
         return read_config({key: _parse(config.get(key)) for key in KEYS})
-    except BadConfig as bad:
+    except BadConfigError as bad:
         raise pulumi.RunError(
             f"Pulumi.{pulumi.get_stack()}.yaml cannot be deployed:\n{bad}"
         ) from bad

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from infra_pulumi import config
 from infra_pulumi.budget import connections_needed, connections_usable
-from infra_pulumi.config import BadConfig, read_config
+from infra_pulumi.config import BadConfigError, read_config
 from infra_pulumi.parts import FUNCTIONS, source_identity
 
 PROGRAM = Path(config.__file__).parent
@@ -25,7 +26,7 @@ def values_of(stack: str) -> dict[str, Any]:
 
 
 def problems_of(values: dict[str, Any]) -> tuple[str, ...]:
-    with pytest.raises(BadConfig) as caught:
+    with pytest.raises(BadConfigError) as caught:
         read_config(values)
     return caught.value.problems
 
@@ -125,6 +126,40 @@ def test_all_problems_are_told_at_once() -> None:
     assert len(problems_of(values)) == 3
 
 
+def test_problems_of_every_kind_are_reported_at_once() -> None:
+    """A wrong type hides neither the rules of other sections nor an unknown key."""
+    values = changed("prod", "database.multiAz", "yes")
+    values["kafka"]["colour"] = "red"
+    del values["edge"]["hostedZone"]
+    del values["callers"]
+
+    assert sorted(line.partition(": ")[0] for line in problems_of(values)) == [
+        "saldo:callers",
+        "saldo:database.multiAz",
+        "saldo:edge.hostedZone",
+        "saldo:kafka.colour",
+    ]
+
+
+def test_a_problem_within_a_list_names_its_place() -> None:
+    problems = problems_of(changed("dev", "eks.publicAccessCidrs", ["203.0.113.7/32", "desk"]))
+
+    assert problems == ("saldo:eks.publicAccessCidrs[1]: 'desk' is not a network",)
+
+
+def test_a_key_in_pythons_spelling_is_refused() -> None:
+    problems = problems_of(changed("dev", "kafka.storage_gib", 5))
+
+    assert problems == ("saldo:kafka.storage_gib: is not known",)
+
+
+def test_a_stack_cannot_be_changed_once_it_is_read() -> None:
+    stack = read_config(values_of("prod"))
+
+    with pytest.raises(ValidationError, match="frozen"):
+        stack.kafka.brokers = 6
+
+
 def test_images_are_named_by_digest_in_the_stacks_own_registry() -> None:
     registry = "000000000000.dkr.ecr.us-east-1.amazonaws.com"
     images = {f.name: f"{registry}/x@{DIGEST}" for f in FUNCTIONS} | {
@@ -143,7 +178,7 @@ def test_images_are_named_by_digest_in_the_stacks_own_registry() -> None:
 def test_a_stack_that_could_run_out_of_connections_is_refused(stack: str) -> None:
     values = values_of(stack)
     read = read_config(values)
-    needed = connections_needed({f.name: read.functions.of(f.name) for f in FUNCTIONS})
+    needed = connections_needed(read.functions)
     assert needed > 0
     # The smallest database that this stack fits, and the one just below.
     fits = next(size for size in range(5_000) if connections_usable(size) >= needed)
@@ -158,7 +193,7 @@ def test_a_stack_that_could_run_out_of_connections_is_refused(stack: str) -> Non
 def test_the_budget_counts_every_pool_of_both_revisions() -> None:
     functions = read_config(values_of("prod")).functions
 
-    needed = connections_needed({f.name: functions.of(f.name) for f in FUNCTIONS})
+    needed = connections_needed(functions)
 
     # 20 pods with one pool, 12 and 20 with two, of 4 connections each, while one revision drains.
     assert needed == 2 * (20 * 1 * 4 + 12 * 2 * 4 + 20 * 2 * 4)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from infra_pulumi import config, versions
+from infra_pulumi import knative as limits
+from infra_pulumi import versions
 from infra_pulumi.capture import capture_apart, sample_images, stack_values
 from infra_pulumi.parts import FUNCTIONS, OPERATE_ROLE
 from tests.infra.conftest import by_kind, by_type
@@ -315,10 +316,10 @@ def test_knative_refuses_what_the_configuration_refuses(captured: Captured) -> N
     (serving,) = by_kind(captured, "KnativeServing")
     knative = serving["spec"]["config"]
 
-    assert int(knative["autoscaler"]["max-scale-limit"]) == config.PODS_LIMIT
-    assert int(knative["defaults"]["max-revision-timeout-seconds"]) == config.TIMEOUT_S_MAX
-    assert int(knative["defaults"]["container-concurrency-max-limit"]) == config.CONCURRENCY_LIMIT
-    assert int(knative["defaults"]["revision-timeout-seconds"]) <= config.TIMEOUT_S_MAX
+    assert int(knative["autoscaler"]["max-scale-limit"]) == limits.PODS_LIMIT
+    assert int(knative["defaults"]["max-revision-timeout-seconds"]) == limits.TIMEOUT_S_MAX
+    assert int(knative["defaults"]["container-concurrency-max-limit"]) == limits.CONCURRENCY_LIMIT
+    assert int(knative["defaults"]["revision-timeout-seconds"]) <= limits.TIMEOUT_S_MAX
 
 
 def test_postgresql_is_the_same_image_in_the_cluster_and_on_a_laptop() -> None:
