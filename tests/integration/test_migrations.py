@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from local import postgres
-from saldo.operate.migrate import SIDES, ChangedMigration, migrate, migrations
+from saldo.operate.errors import MigrationChangedError
+from saldo.operate.migrate import SIDES, migrate, migrations
 from tests.servers import Database
 from tests.sides import connected, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.conftest import OwnPostgres
+
+# For a machine under load, not for the database: it is awaited only as long as it takes.
+WITHIN_S = 120.0
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ async def test_a_file_that_was_changed_after_it_was_applied_is_refused(empty: Da
     await migrate("event_store", empty.dsn())
     async with connected(empty.dsn()) as connection:
         await connection.execute("UPDATE public.saldo_migration SET sha256 = 'another'")
-    with pytest.raises(ChangedMigration, match="0001_"):
+    with pytest.raises(MigrationChangedError, match="0001_"):
         await migrate("event_store", empty.dsn())
 
 
@@ -102,3 +110,46 @@ async def test_a_migration_that_fails_leaves_nothing_behind(
             "SELECT version FROM public.saldo_migration ORDER BY version"
         )
     assert [row["version"] for row in noted] == [migration.version for migration in real]
+
+
+async def test_migrate_waits_for_a_database_that_starts_late(
+    own_postgres: OwnPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds the server away, and goes on once it is there."""
+    url = own_postgres.server.dsn(postgres.SUPERUSER)
+    data_dir = own_postgres.server.data_dir
+    own_postgres.server.stop()
+    refused = asyncio.Event()
+    sleep = asyncio.sleep
+
+    async def noting_sleep(seconds: float) -> None:
+        refused.set()
+        await sleep(seconds)
+
+    monkeypatch.setattr("saldo.operate.migrate.asyncio.sleep", noting_sleep)
+    migrating = asyncio.create_task(
+        migrate("event_store", url, deadline=time.monotonic() + WITHIN_S)
+    )
+    await asyncio.wait_for(refused.wait(), WITHIN_S)
+    server = await asyncio.to_thread(
+        postgres.start_postgres, data_dir, tmp_path / "postgres-again.log"
+    )
+    try:
+        assert await migrating == []  # the fixture has migrated it
+    finally:
+        server.stop()
+
+
+async def test_migrate_gives_up_at_its_deadline() -> None:
+    began = time.monotonic()
+    with pytest.raises(OSError, match="Connect call failed"):
+        await migrate("event_store", "postgresql://a@127.0.0.1:1/a", deadline=began + 1.0)
+    # Three tries fit, 0.25 s and 0.5 s apart; a fourth would come after the deadline.
+    assert time.monotonic() - began >= 0.75
+
+
+async def test_migrate_waits_for_no_wrong_password(own_postgres: OwnPostgres) -> None:
+    """What will not be better later fails at once."""
+    url = own_postgres.server.dsn("nobody_of_this_name")
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
+        await migrate("event_store", url, deadline=time.monotonic() + WITHIN_S)

@@ -11,7 +11,8 @@ import pytest
 
 from local.services import PROJECT
 from saldo.domain.events import SCHEMA_NEWEST
-from saldo.operate.redrive import DeadLetters, NotRedriven
+from saldo.operate.errors import RedriveError
+from saldo.operate.redrive import DeadLetters
 from saldo.operate.settings import open_operator_pool
 from saldo.project.dead_letters import park_delivered
 from tests.controls import income
@@ -128,14 +129,14 @@ async def test_a_foreign_one_is_delivered_or_dropped_only_when_said_so(
         await park_delivered(ledger.pool, foreign, None)
         await park_delivered(ledger.pool, foreign | {"id": "8", "type": "unknown"}, None)
         first, second = [row["dead_letter_id"] for row in await letters.waiting(redriven=False)]
-        with pytest.raises(NotRedriven, match="no account"):
+        with pytest.raises(RedriveError, match="no account"):
             await letters.redrive(first, to=None)
         assert await letters.redrive(first, to=project.url) is None
-        with pytest.raises(NotRedriven, match="answered 400"):
+        with pytest.raises(RedriveError, match="answered 400"):
             await letters.redrive(second, to=project.url)
-        with pytest.raises(NotRedriven, match="cannot be reached"):
+        with pytest.raises(RedriveError, match="cannot be reached"):
             await letters.redrive(second, to="http://127.0.0.1:1")
         await letters.drop(second)
         assert await letters.waiting(redriven=False) == []
-        with pytest.raises(NotRedriven, match="no such"):
+        with pytest.raises(RedriveError, match="no such"):
             await letters.drop(UUID(int=uuid4().int))

@@ -11,7 +11,8 @@ import pytest
 
 from saldo.operate import streams
 from saldo.operate.erasures import Repeated, repeat_erasures, save_erasures
-from saldo.operate.streams import BadStreams, Moved, export_streams, restore_streams
+from saldo.operate.errors import StreamsError
+from saldo.operate.streams import Moved, export_streams, restore_streams
 from saldo.record.event_store import PostgresEventStore
 from tests import servers
 from tests.controls import expense, income, limit
@@ -94,7 +95,7 @@ async def test_restoring_again_writes_nothing_and_goes_on_where_it_stopped(
         assert (await restored(ledger, lines)).present == 9
     with servers.cloned_database(postgres_data_dir) as other:
         async with opened(other) as ledger:
-            with pytest.raises(BadStreams, match="cut off after 5 events"):
+            with pytest.raises(StreamsError, match="cut off after 5 events"):
                 await restored(ledger, lines[:5])
             assert (await restored(ledger, lines)).present == 5
             assert await exported(ledger) == lines
@@ -111,7 +112,7 @@ async def test_another_event_at_a_position_is_a_conflict_and_changes_nothing(
         async with opened(other) as ledger:
             await ledger.record(income("3", "bruno"))
             before = await exported(ledger)
-            with pytest.raises(BadStreams, match="bruno position 1"):
+            with pytest.raises(StreamsError, match="bruno position 1"):
                 await restored(ledger, lines)
             assert await exported(ledger) == before
 
@@ -136,7 +137,7 @@ async def test_a_changed_file_is_refused_by_its_line(
         lines = await exported(ledger)
         assert old in lines[4]
         lines[4] = lines[4].replace(old, new, 1)
-        with pytest.raises(BadStreams, match=r"line 5: .*" + said):
+        with pytest.raises(StreamsError, match=r"line 5: .*" + said):
             await restored(ledger, lines)
 
 
@@ -144,9 +145,9 @@ async def test_what_follows_the_end_or_does_not_add_up_is_refused(database: Data
     async with opened(database) as ledger:
         await fill(ledger)
         lines = await exported(ledger)
-        with pytest.raises(BadStreams, match="more after the end"):
+        with pytest.raises(StreamsError, match="more after the end"):
             await restored(ledger, [*lines, lines[0]])
-        with pytest.raises(BadStreams, match="should have"):
+        with pytest.raises(StreamsError, match="should have"):
             await restored(ledger, [*lines[:3], lines[-1]])
 
 
@@ -182,7 +183,7 @@ async def test_what_was_erased_since_an_export_is_erased_again(
         async with opened(other) as ledger:
             await restored(ledger, older)
             url = ledger.settings.event_store_url
-            with pytest.raises(BadStreams, match="cut off"):
+            with pytest.raises(StreamsError, match="cut off"):
                 await repeat_erasures(url, saved[:-3])
             assert await repeat_erasures(url, saved) == Repeated(
                 erased=1, erased_before=1, absent=1

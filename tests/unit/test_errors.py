@@ -13,7 +13,7 @@ import pytest
 import saldo
 from saldo.bank_import.lines import CurrencyUnknown, StatementUnreadable
 from saldo.domain import errors
-from saldo.operate.migrate import ChangedMigration
+from saldo.operate.errors import MigrationChangedError
 from saldo.operate.verification.findings import Wrong
 from saldo.project.read_model import ReadModelRefused
 from saldo.query.balances import ProjectionBehind
@@ -40,7 +40,7 @@ SAMPLES: list[tuple[Exception, tuple[str, ...]]] = [
     (errors.TooManyDigits(currency="BRL", digits=2), ("BRL", "2")),
     (errors.Unreadable("schema 9 is not known"), ("schema 9 is not known",)),
     (BadSetting("AUTH", "is missing"), ("AUTH", "is missing")),
-    (ChangedMigration("0007"), ("0007",)),
+    (MigrationChangedError("0007"), ("0007",)),
     (Contradicted("stream_position"), ("stream_position",)),
     (CurrencyUnknown("give --currency", number=41), ("give --currency", "41")),
     (Invalid([FieldError("value", "is missing")]), ("value is missing",)),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saldo.bank_import.amounts import Decimal  # noqa: TC001 - as above
+from saldo.bank_import.amounts import Decimal
 from saldo.bank_import.compare import (
     WAIT_A_REQUEST_S,
     BalanceUnknown,
@@ -18,7 +18,7 @@ from saldo.bank_import.compare import (
     effective_balance,
 )
 from saldo.bank_import.csv_columns import CsvMapping
-from saldo.bank_import.dates import Order  # noqa: TC001 - as above
+from saldo.bank_import.dates import Order
 from saldo.bank_import.detect import (
     FILE_BYTES_MAX,
     Format,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path  # noqa: TC003 - typer reads the annotations when it runs
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from saldo.operate.erasures import Repeated, repeat_erasures, save_erasures
 from saldo.operate.settings import read_operator_settings
-from saldo.operate.streams import BadStreams
-from saldo.operate.terminal import AsJson, answers, fail, notes, opened, print_json, run
+from saldo.operate.terminal import AsJson, answers, notes, opened, respond, run
 
 erasures = typer.Typer(no_args_is_help=True, help="Private parts that were erased, for a restore.")
 
@@ -32,7 +31,7 @@ def save_erasures_command(
         unfinished.replace(file)
         return saved
 
-    saved: int = run(save(), resumes="nothing was written to the file")
+    saved = run(save(), resumes="nothing was written to the file")
     notes.print(f"{saved} erasures")
 
 
@@ -50,14 +49,9 @@ def repeat_erasures_command(
         with opened(file) as lines:
             return await repeat_erasures(read_operator_settings().event_store_url, lines)
 
-    try:
-        done: Repeated = run(repeat(), resumes="the same command goes on from here")
-    except BadStreams as error:
-        fail(str(error))
-    if as_json:
-        print_json(done)
-    else:
-        answers.print(
-            f"{done.erased} private parts erased again, {done.erased_before} were erased already, "
-            f"{done.absent} are of events that this store does not have"
-        )
+    done = run(repeat(), resumes="the same command goes on from here")
+    shown = (
+        f"{done.erased} private parts erased again, {done.erased_before} were erased already, "
+        f"{done.absent} are of events that this store does not have"
+    )
+    respond(done, lambda: answers.print(shown), as_json=as_json)

@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from saldo.operate.errors import StreamsError
 from saldo.operate.settings import connect
-from saldo.operate.streams import BadStreams, parse_line
+from saldo.operate.streams import parse_line
 from saldo.record.event_store import ERASE_PRIVATE
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ async def save_erasures(url: str, out: TextIO) -> int:
 
 
 async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
-    """Erase again what a list, or a whole export, says was erased; raises BadStreams.
+    """Erase again what a list, or a whole export, says was erased; raises StreamsError.
 
     Each is erased as DELETE /private does it. Run it again after an interruption.
     """
@@ -76,7 +77,7 @@ async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
             try:
                 event = (members["account"], members["position"], bytes.fromhex(members["hash"]))
             except (LookupError, ValueError, TypeError) as error:
-                raise BadStreams(f"line {number}: it is no erasure: {error}") from error
+                raise StreamsError(f"line {number}: it is no erasure: {error}") from error
             held = await connection.fetchrow(HELD, *event)
             if held is None:
                 repeated.absent += 1
@@ -88,5 +89,5 @@ async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
     finally:
         await connection.close()
     if not ended:
-        raise BadStreams("the list is cut off: what it names was erased, the rest is missing")
+        raise StreamsError("the list is cut off: what it names was erased, the rest is missing")
     return repeated

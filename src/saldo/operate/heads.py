@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
+from saldo.operate.errors import HeadsError
 from saldo.operate.verification.findings import Fault
 
 if TYPE_CHECKING:
@@ -36,10 +37,6 @@ SELECT h.account_id, h.position, e.hash
 FROM unnest($1::text[], $2::bigint[]) AS h (account_id, position)
 LEFT JOIN event_store.event AS e ON e.account_id = h.account_id AND e.position = h.position
 """
-
-
-class BadHeads(Exception):  # noqa: N818 - it is what the file or the key is
-    """The file of heads, or its key, cannot be used; the message says why."""
 
 
 async def write_heads(
@@ -72,7 +69,7 @@ async def write_heads(
 async def compare_heads(
     connection: asyncpg.Connection[asyncpg.Record], lines: Iterable[str], key: Path
 ) -> tuple[list[Fault], int]:
-    """What the store no longer holds of the heads, and how many there are; raises BadHeads.
+    """What the store no longer holds of the heads, and how many there are; raises HeadsError.
 
     The whole file is read before the first head is compared: unsigned heads prove nothing.
     """
@@ -116,11 +113,11 @@ def _checked(lines: Iterable[str], key: Path) -> Iterator[dict[str, Any]]:
             if "account" in members:
                 heads.append(members)
     except (ValueError, TypeError) as error:
-        raise BadHeads("it is not a file of heads") from error
+        raise HeadsError("it is not a file of heads") from error
     if signature is None:
-        raise BadHeads("the signature is missing: the file is cut off")
+        raise HeadsError("the signature is missing: the file is cut off")
     if not _is_signed(digest.digest(), signature, key):
-        raise BadHeads("the signature is not that of this key and these heads")
+        raise HeadsError("the signature is not that of this key and these heads")
     yield from heads
 
 
@@ -129,7 +126,7 @@ def _signer(key: Path) -> Any:  # noqa: ANN401 - bytes to bytes
     if text.startswith(b"-----BEGIN"):
         private = load_pem_private_key(text, None)
         if not isinstance(private, Ed25519PrivateKey):
-            raise BadHeads(f"{key} must be an Ed25519 key")
+            raise HeadsError(f"{key} must be an Ed25519 key")
         return private.sign
     secret = _secret(text, key)
     return lambda digest: hmac.digest(secret, digest, "sha256")
@@ -145,7 +142,7 @@ def _is_signed(digest: bytes, signature: bytes, key: Path) -> bool:
         else load_pem_private_key(text, None).public_key()
     )
     if not isinstance(public, Ed25519PublicKey):
-        raise BadHeads(f"{key} must be an Ed25519 key")
+        raise HeadsError(f"{key} must be an Ed25519 key")
     try:
         public.verify(signature, digest)
     except InvalidSignature:
@@ -159,5 +156,5 @@ def _secret(text: bytes, key: Path) -> bytes:
     except ValueError:
         secret = b""
     if len(secret) < KEY_BYTES_MIN:
-        raise BadHeads(f"{key} must hold at least {KEY_BYTES_MIN} bytes in hex, or a PEM key")
+        raise HeadsError(f"{key} must hold at least {KEY_BYTES_MIN} bytes in hex, or a PEM key")
     return secret

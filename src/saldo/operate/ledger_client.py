@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from saldo.operate.errors import FunctionError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -16,10 +18,6 @@ BALANCE_URL = "http://127.0.0.1:8081"
 PROJECT_URL = "http://127.0.0.1:8082"
 TIMEOUT_S = 60.0
 NDJSON = "application/x-ndjson"
-
-
-class Answered(Exception):  # noqa: N818 - it is what the function did
-    """A function refused, or could not be reached; the message is for a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +43,7 @@ class Functions:
     def get(
         self, path: str, parameters: list[tuple[str, str]]
     ) -> tuple[dict[str, Any], httpx.Headers]:
-        """What get_balance answers; raises Answered."""
+        """What get_balance answers; raises FunctionError."""
         answer = self._ask(
             "GET", self.balance_url + path, params=httpx.QueryParams(tuple(parameters))
         )
@@ -54,7 +52,7 @@ class Functions:
     def record(
         self, content: bytes, *, media_type: str = "application/json", **headers: str
     ) -> dict[str, Any]:
-        """What record_transaction answers; raises Answered."""
+        """What record_transaction answers; raises FunctionError."""
         answer = self._ask(
             "POST",
             f"{self.record_url}/transactions",
@@ -84,9 +82,9 @@ class Functions:
                 timeout=TIMEOUT_S,
             )
         except httpx.HTTPError as error:
-            raise Answered(f"{url} cannot be reached: {error}") from error
+            raise FunctionError(f"{url} cannot be reached: {error}") from error
         if not answer.is_success:
-            raise Answered(f"{answer.status_code} {_problem(answer)}")
+            raise FunctionError(f"{answer.status_code} {_problem(answer)}")
         return answer
 
 

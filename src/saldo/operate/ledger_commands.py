@@ -1,62 +1,64 @@
-"""The commands that ask the functions: record, balance, statement, demo."""
+"""The commands that call the functions: record, balance, statement and demo."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from saldo.operate.demo import sample
-from saldo.operate.ledger_client import NDJSON, Answered, Functions
-from saldo.operate.terminal import AsJson, answers, fail, print_json, print_table, progress_bar
+from saldo.operate.ledger_client import NDJSON, Functions
+from saldo.operate.options import with_options
+from saldo.operate.terminal import AsJson, answers, print_table, progress_bar, respond
 
 CHUNK_LINES = 2_000
+PAGE_LINES_MAX = 100
 PAGES_MAX = 10_000
 
 Account = Annotated[str, typer.Argument(metavar="ACCOUNT")]
 
 
-def record_command(  # noqa: PLR0913 - a command line has one parameter for each option
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordOptions:
+    """What ``saldo record`` can do without."""
+
+    description: Annotated[str, typer.Argument()] = ""
+    currency: Annotated[str | None, typer.Option(help="Default: the account's own.")] = None
+    occurred_at: Annotated[str | None, typer.Option(help="RFC 3339; default: now.")] = None
+    key: Annotated[str | None, typer.Option(help="Idempotency key; default: a new one.")] = None
+    expected: Annotated[int | None, typer.Option(help="Only at this position.")] = None
+
+
+@with_options
+def record_command(
     account: Account,
     kind: Annotated[str, typer.Argument(metavar="INCOME|EXPENSE")],
     value: Annotated[str, typer.Argument(help="A decimal, such as 10.50.")],
-    description: Annotated[str, typer.Argument()] = "",
     *,
-    currency: Annotated[str | None, typer.Option(help="Default: the account's own.")] = None,
-    occurred_at: Annotated[str | None, typer.Option(help="RFC 3339; default: now.")] = None,
-    key: Annotated[str | None, typer.Option(help="Idempotency key; default: a new one.")] = None,
-    expected: Annotated[int | None, typer.Option(help="Only at this position.")] = None,
+    options: RecordOptions,
     as_json: AsJson = False,
 ) -> None:
     """Record an income or an expense."""
-    members: dict[str, Any] = {
+    members = {
         "accountId": account,
         "type": kind.upper(),
         "value": value,
-        "description": description,
+        "description": options.description,
+        "currency": options.currency,
+        "occurredAt": options.occurred_at,
     }
-    if currency is not None:
-        members["currency"] = currency
-    if occurred_at is not None:
-        members["occurredAt"] = occurred_at
-    headers = {"idempotency-key": f'"{key or uuid.uuid4()}"'}
-    if expected is not None:
-        headers["if-match"] = f'"{expected}"'
-    try:
-        answer = Functions.from_environment().record(json.dumps(members).encode(), **headers)
-    except Answered as refused:
-        fail(str(refused))
-    if as_json:
-        print_json(answer)
-        return
-    answers.print(
-        f"{answer['id']}: position {answer['position']}, "
-        f"balance {answer['balance']} {answer['currency']}"
-    )
+    members = {name: member for name, member in members.items() if member is not None}
+    headers = {"idempotency-key": f'"{options.key or uuid.uuid4()}"'}
+    if options.expected is not None:
+        headers["if-match"] = f'"{options.expected}"'
+    recorded = Functions.from_environment().record(json.dumps(members).encode(), **headers)
+    shown = "{id}: position {position}, balance {balance} {currency}"
+    respond(recorded, lambda: answers.print(shown.format_map(recorded)), as_json=as_json)
 
 
 def balance_command(
@@ -72,23 +74,15 @@ def balance_command(
         parameters.append(("asOf", as_of))
     if effective_at is not None:
         parameters.append(("effectiveAt", effective_at))
-    try:
-        answer, headers = Functions.from_environment().get("/balances", parameters)
-    except Answered as refused:
-        fail(str(refused))
-    if as_json:
-        print_json(answer)
-        return
-    rows = answer.get("balances", [answer])
+    found, headers = Functions.from_environment().get("/balances", parameters)
     behind = headers.get("saldo-behind", "") if len(accounts) == 1 else ""
-    print_table(
-        ("account", "balance", "currency", "position", "behind"),
-        [
-            [r["accountId"], r.get("value", r.get("status")), r.get("currency"), r.get("position")]
-            + ["blocked" if "blocked" in r else behind]
-            for r in rows
-        ],
-    )
+    rows = [
+        [r["accountId"], r.get("value", r.get("status")), r.get("currency"), r.get("position")]
+        + ["blocked" if "blocked" in r else behind]
+        for r in found.get("balances", [found])
+    ]
+    columns = ("account", "balance", "currency", "position", "behind")
+    respond(found, lambda: print_table(columns, rows), as_json=as_json)
 
 
 def statement_command(
@@ -101,33 +95,26 @@ def statement_command(
     """Show an account's transactions with the balance after each."""
     functions = Functions.from_environment()
     found: list[dict[str, Any]] = []
-    cursor: str | None = None
+    cursor: list[tuple[str, str]] = []
     for _ in range(PAGES_MAX):
-        parameters = [("accountId", account), ("limit", str(min(100, limit - len(found))))]
-        if text is not None:
-            parameters.append(("text", text))
-        if cursor is not None:
-            parameters.append(("cursor", cursor))
-        try:
-            answer, _headers = functions.get("/transactions", parameters)
-        except Answered as refused:
-            fail(str(refused))
-        found += answer["transactions"]
-        cursor = answer["next"]
-        if cursor is None or len(found) >= limit:
+        parameters = [
+            ("accountId", account),
+            ("limit", str(min(PAGE_LINES_MAX, limit - len(found)))),
+        ]
+        parameters += [] if text is None else [("text", text)]
+        page, _headers = functions.get("/transactions", parameters + cursor)
+        found += page["transactions"]
+        if page["next"] is None or len(found) >= limit:
             break
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        ("position", "occurred", "value", "balance", "currency", "description"),
-        [
-            [t["position"], t["occurredAt"][:16].replace("T", " ")]
-            + [f"{'' if t['type'] == 'INCOME' else '-'}{t['value']}", t["balance"], t["currency"]]
-            + [(t["description"] or "") + (" (reversed)" if t["reversedBy"] else "")]
-            for t in found
-        ],
-    )
+        cursor = [("cursor", page["next"])]
+    rows = [
+        [t["position"], t["occurredAt"][:16].replace("T", " ")]
+        + [f"{'' if t['type'] == 'INCOME' else '-'}{t['value']}", t["balance"], t["currency"]]
+        + [(t["description"] or "") + (" (reversed)" if t["reversedBy"] else "")]
+        for t in found
+    ]
+    columns = ("position", "occurred", "value", "balance", "currency", "description")
+    respond(found, lambda: print_table(columns, rows), as_json=as_json)
 
 
 def demo_command(
@@ -144,20 +131,19 @@ def demo_command(
     with progress_bar("transactions", as_json=as_json) as progress:
         for start in range(0, len(lines), CHUNK_LINES):
             chunk = lines[start : start + CHUNK_LINES]
-            try:
-                answer = functions.record("\n".join(chunk).encode(), media_type=NDJSON)
-            except Answered as refused:
-                fail(str(refused))
+            answer = functions.record("\n".join(chunk).encode(), media_type=NDJSON)
             for recorded in answer["transactions"]:
                 accounts[recorded["accountId"]] = f"{recorded['balance']} {recorded['currency']}"
                 replayed += bool(recorded.get("replayed"))
             progress(start + len(chunk), len(lines))
     seconds = time.monotonic() - began
-    if as_json:
-        print_json({"transactions": len(lines), "replayed": replayed, "balances": accounts})
-        return
-    print_table(("account", "balance"), accounts.items())
-    answers.print(
-        f"{len(lines) - replayed} transactions of {len(accounts)} accounts "
-        f"recorded in {seconds:.1f} s" + (f", {replayed} were there already" if replayed else "")
-    )
+
+    def show() -> None:
+        print_table(("account", "balance"), accounts.items())
+        answers.print(
+            f"{len(lines) - replayed} transactions of {len(accounts)} accounts recorded in "
+            f"{seconds:.1f} s" + (f", {replayed} were there already" if replayed else "")
+        )
+
+    document = {"transactions": len(lines), "replayed": replayed, "balances": accounts}
+    respond(document, show, as_json=as_json)

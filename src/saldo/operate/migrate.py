@@ -6,14 +6,20 @@ it had been applied is refused. A migration is one database transaction.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
+import time
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import asyncpg
+import typer
 
+from saldo.operate.errors import MigrationChangedError
 from saldo.operate.role_passwords import read_role_passwords, scram_verifier
+from saldo.operate.terminal import AsJson, answers, respond, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,6 +28,13 @@ SIDES = ("event_store", "read_model")
 # One number for all of Saldo's migrations in a database; transaction-level, so that it works behind
 # a proxy.
 ADVISORY_LOCK = 0x5A1D0
+
+WAIT_S_MAX = 3_600
+CONNECT_TIMEOUT_S = 30.0
+RETRY_FIRST_S = 0.25
+RETRY_MAX_S = 5.0
+# The server cannot be reached (its name may not be known yet), or is starting or stopping.
+NOT_THERE_YET = (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError)
 
 PREPARE_ATTEMPTS_MAX = 20
 # "tuple concurrently updated" for a role that was altered, the others for one that was created.
@@ -42,20 +55,9 @@ APPLIED = "SELECT version, sha256 FROM public.saldo_migration WHERE side = $1"
 NOTE = "INSERT INTO public.saldo_migration (side, version, sha256) VALUES ($1, $2, $3)"
 
 
-class ChangedMigration(Exception):  # noqa: N818 - it is what the file is
-    """A migration that was applied before has another text now."""
-
-    def __init__(self, version: str) -> None:
-        super().__init__(version)
-        self.version = version
-
-    def __str__(self) -> str:
-        return f"the migration {self.version} was applied with another text: restore the file"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
-    """One file."""
+    """One SQL file."""
 
     side: str
     version: str
@@ -63,12 +65,41 @@ class Migration:
 
     @property
     def sha256(self) -> str:
-        """Of the file's text."""
+        """Return the hash of the file's text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
+def migrate_command(
+    event_store_url: Annotated[str, typer.Option(envvar="EVENT_STORE_URL")],
+    read_model_url: Annotated[str, typer.Option(envvar="READ_MODEL_URL")],
+    *,
+    wait: Annotated[
+        int,
+        typer.Option(
+            min=0, max=WAIT_S_MAX, help="Seconds to wait for a database that is starting."
+        ),
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Create or update the tables of both sides."""
+    iam = os.environ.get("DATABASE_AUTH") == "rds-iam"
+    urls = dict(zip(SIDES, (event_store_url, read_model_url), strict=True))
+
+    async def both() -> dict[str, list[str]]:
+        deadline = time.monotonic() + wait
+        return {side: await migrate(side, urls[side], iam=iam, deadline=deadline) for side in SIDES}
+
+    done = run(both(), resumes="the same command goes on from here")
+
+    def show() -> None:
+        for side, applied in done.items():
+            answers.print(f"{side}: {', '.join(applied) or 'up to date'}")
+
+    respond(done, show, as_json=as_json)
+
+
 def migrations(side: str) -> Iterator[Migration]:
-    """The migrations of ``side``, in order."""
+    """Yield the migrations of ``side``, in order."""
     folder = resources.files("saldo") / "sql" / side
     for entry in sorted(folder.iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".sql"):
@@ -76,15 +107,16 @@ def migrations(side: str) -> Iterator[Migration]:
 
 
 async def migrate(
-    side: str, url: str, *, iam: bool = False, passwords: Mapping[str, str] | None = None
+    side: str, url: str, *, iam: bool = False, deadline: float | None = None
 ) -> list[str]:
-    """Bring ``side`` at ``url`` up to date; the versions that were applied now.
+    """Bring ``side`` at ``url`` up to date; return the versions that were applied now.
 
-    ``iam`` lets the functions' roles log in by RDS IAM, ``passwords`` (by role; those of the
-    environment when they are not given) by password. Raises BadSetting for one that is no password.
+    ``iam`` lets the functions' roles log in by RDS IAM, the settings ROLE_PASSWORD_... by password.
+    Until ``deadline``, a time of the monotonic clock, wait for a database that does not answer yet.
+    Raises BadSetting.
     """
-    passwords = read_role_passwords() if passwords is None else passwords
-    connection = await asyncpg.connect(url)
+    passwords = read_role_passwords()
+    connection = await _connect(url, deadline)
     applied_now: list[str] = []
     try:
         await _prepare(connection, iam=iam, passwords=passwords)
@@ -100,10 +132,22 @@ async def migrate(
                     await connection.execute(NOTE, side, migration.version, migration.sha256)
                     applied_now.append(migration.version)
                 elif known != migration.sha256:
-                    raise ChangedMigration(migration.version)
+                    raise MigrationChangedError(migration.version)
     finally:
         await connection.close()
     return applied_now
+
+
+async def _connect(url: str, deadline: float | None) -> asyncpg.Connection[asyncpg.Record]:
+    retry_s = RETRY_FIRST_S
+    while True:
+        try:
+            return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+        except NOT_THERE_YET:
+            if deadline is None or time.monotonic() + retry_s > deadline:
+                raise
+        await asyncio.sleep(retry_s)
+        retry_s = min(2 * retry_s, RETRY_MAX_S)
 
 
 async def _prepare(

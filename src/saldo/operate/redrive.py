@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from saldo.operate.errors import RedriveError
 from saldo.project.catch_up import Surroundings, catch_up
 from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
 
@@ -57,10 +58,6 @@ ORDER BY 1
 """
 
 
-class NotRedriven(Exception):  # noqa: N818 - it is what happened to it
-    """The dead letter could not be put through; the message says what can be done."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redriven:
     """Where an account stands after it was put through."""
@@ -93,10 +90,10 @@ class DeadLetters:
         return await self._pool.fetch(LIST, redriven, LIST_MAX)
 
     async def show(self, dead_letter_id: UUID) -> asyncpg.Record:
-        """All of one; raises NotRedriven where there is none."""
+        """All of one; raises RedriveError where there is none."""
         row = await self._pool.fetchrow(SHOW, dead_letter_id)
         if row is None:
-            raise NotRedriven("there is no such dead letter")
+            raise RedriveError("there is no such dead letter")
         return row
 
     async def accounts(self) -> list[str]:
@@ -110,7 +107,7 @@ class DeadLetters:
         if account_id and await self._streams.fetchval(KNOWN_STREAM, account_id) is not None:
             return await self.redrive_account(account_id)
         if to is None:
-            raise NotRedriven(
+            raise RedriveError(
                 "it is of no account of Saldo's: deliver it again with --to URL, or drop it"
             )
         await _deliver(row, to)
@@ -139,7 +136,7 @@ class DeadLetters:
         )
 
     async def drop(self, dead_letter_id: UUID) -> None:
-        """Forget one for good; raises NotRedriven where there is none."""
+        """Forget one for good; raises RedriveError where there is none."""
         await self.show(dead_letter_id)
         await self._pool.execute(DROP, dead_letter_id)
 
@@ -158,6 +155,6 @@ async def _deliver(row: asyncpg.Record, to: str) -> None:
         try:
             answer = await client.post(to, content=body.encode(), headers=headers)
         except httpx.HTTPError as error:
-            raise NotRedriven(f"{to} cannot be reached: {error}") from error
+            raise RedriveError(f"{to} cannot be reached: {error}") from error
     if not answer.is_success:
-        raise NotRedriven(f"{to} answered {answer.status_code}: {answer.text[:200]}")
+        raise RedriveError(f"{to} answered {answer.status_code}: {answer.text[:200]}")

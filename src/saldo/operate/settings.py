@@ -1,7 +1,8 @@
-"""What the operator's commands are told: two databases, and Kafka where it is to be looked at."""
+"""Settings of the operator's commands: two databases, and Kafka where it is checked too."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,10 +15,11 @@ from saldo.serve.database import CONNECT_TIMEOUT_S, rds_iam_password
 from saldo.serve.settings import BadSetting, KafkaSettings, read_kafka
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
-# Workers of a verification or a rebuild are processes of their own: they are handed the URLs and
-# read DATABASE_AUTH themselves.
+    Pool = asyncpg.Pool[asyncpg.Record]
+
+# The workers of a verification are processes: they get the URLs and read DATABASE_AUTH themselves.
 APPLICATION = "saldo-operate"
 POOL_CONNECTIONS_MAX = 6
 # PostgreSQL counts microseconds from its own epoch.
@@ -28,7 +30,7 @@ _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorSettings:
-    """Both sides, and the topic if it is set."""
+    """Both sides' databases, and Kafka if it is set."""
 
     event_store_url: str
     read_model_url: str
@@ -36,7 +38,7 @@ class OperatorSettings:
 
 
 def read_operator_settings(environ: Mapping[str, str] | None = None) -> OperatorSettings:
-    """The settings from the environment; raises BadSetting."""
+    """Read the settings from the environment; raise BadSetting."""
     env = os.environ if environ is None else environ
     return OperatorSettings(
         event_store_url=_database(env, "EVENT_STORE_URL"),
@@ -55,12 +57,12 @@ def _database(env: Mapping[str, str], name: str) -> str:
 
 
 def _password(url: str) -> Callable[[], str] | None:
-    """What makes the password where it is not in the URL."""
+    """Return what makes the password, or None where it is in the URL."""
     return rds_iam_password(url) if os.environ.get("DATABASE_AUTH") == "rds-iam" else None
 
 
 async def connect(url: str) -> asyncpg.Connection[asyncpg.Record]:
-    """A connection of the operator's own: no statement timeout, its work is long.
+    """Connect without a statement timeout: the operator's queries are long.
 
     A time beyond Python's first or last year is read as that end, for the reader to find it wrong:
     the driver would give up the whole statement for it.
@@ -89,8 +91,8 @@ def _moment(microseconds: tuple[int]) -> datetime:
         return _LAST if microseconds[0] > 0 else _FIRST
 
 
-def open_operator_pool(url: str) -> asyncpg.Pool[asyncpg.Record]:
-    """A pool of the operator's own, to be awaited; it leaves no session state behind."""
+def open_operator_pool(url: str) -> Pool:
+    """Return a pool that leaves no session state behind."""
     return asyncpg.create_pool(
         url,
         min_size=0,
@@ -99,3 +101,14 @@ def open_operator_pool(url: str) -> asyncpg.Pool[asyncpg.Record]:
         server_settings={"application_name": APPLICATION},
         password=_password(url),
     )
+
+
+@contextlib.asynccontextmanager
+async def open_both_pools() -> AsyncIterator[tuple[Pool, Pool]]:
+    """Open a pool on the event store and one on the read model."""
+    settings = read_operator_settings()
+    async with (
+        open_operator_pool(settings.event_store_url) as streams,
+        open_operator_pool(settings.read_model_url) as read_model,
+    ):
+        yield streams, read_model

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from saldo.domain.errors import Unreadable
 from saldo.domain.events import TransactionRecorded, read_event
+from saldo.operate.errors import StreamsError
 from saldo.operate.settings import connect
 from saldo.operate.verification.chain import Chain
 from saldo.operate.verification.findings import Wrong
@@ -76,10 +77,6 @@ WHERE s.account_id = n.account_id
 """
 
 
-class BadStreams(Exception):  # noqa: N818 - it is what the file is
-    """The file cannot be restored; the message names its line."""
-
-
 @dataclass(slots=True, kw_only=True)
 class Moved:
     """What an export wrote or a restore read; ``present`` was there already.
@@ -115,7 +112,7 @@ async def export_streams(url: str, out: TextIO, progress: Callable[[int, int], N
             if chain.account_id != refused_account:
                 try:
                     _check_line(parse_line(line, moved.events), chain, moved.events)
-                except BadStreams as refused:
+                except StreamsError as refused:
                     refused_account = chain.account_id
                     said = f"{refused_account}: {refused}"
                     moved.refused += [said][: REFUSED_MAX - len(moved.refused)]
@@ -161,7 +158,7 @@ class _Checked:
 async def restore_streams(
     url: str, lines: Iterable[str], progress: Callable[[int], None], *, outbox: bool
 ) -> Moved:
-    """Write the file's streams to the event store; raises BadStreams.
+    """Write the file's streams to the event store; raises StreamsError.
 
     Each batch is one database transaction, so an interrupted restore leaves whole batches.
     ``outbox`` has the restored events published again.
@@ -174,12 +171,12 @@ async def restore_streams(
     try:
         for number, line in enumerate(lines, start=1):
             if ended:
-                raise BadStreams(f"line {number}: there is more after the end")
+                raise StreamsError(f"line {number}: there is more after the end")
             members = parse_line(line, number)
             if "end" in members:
                 expected = {"accounts": moved.accounts, "events": moved.events}
                 if members["end"] != expected:
-                    raise BadStreams(f"line {number}: the file should have {members['end']}")
+                    raise StreamsError(f"line {number}: the file should have {members['end']}")
                 ended = True
                 continue
             if chain is None or chain.account_id != members.get("account"):
@@ -196,7 +193,7 @@ async def restore_streams(
     finally:
         await connection.close()
     if not ended:
-        raise BadStreams(
+        raise StreamsError(
             f"the file is cut off after {moved.events} events: those were restored, "
             "the rest is missing"
         )
@@ -204,13 +201,13 @@ async def restore_streams(
 
 
 def parse_line(line: str, number: int) -> dict[str, Any]:
-    """Return the members of a line; raises BadStreams."""
+    """Return the members of a line; raises StreamsError."""
     try:
         members = json.loads(line) if len(line) <= LINE_CHARACTERS_MAX else None
     except (ValueError, RecursionError):
         members = None
     if not isinstance(members, dict):
-        raise BadStreams(f"line {number}: it is not an event of an export")
+        raise StreamsError(f"line {number}: it is not an event of an export")
     return members
 
 
@@ -233,12 +230,12 @@ def _check_line(members: dict[str, Any], chain: Chain, number: int) -> _Checked:
         }
         chain.check(row)
     except Unreadable as unreadable:
-        raise BadStreams(f"line {number}: {unreadable.reason}") from unreadable
+        raise StreamsError(f"line {number}: {unreadable.reason}") from unreadable
     except Wrong as wrong:
         found = wrong.fault(chain.account_id, members["position"]).text()
-        raise BadStreams(f"line {number}: {found}") from wrong
+        raise StreamsError(f"line {number}: {found}") from wrong
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        raise BadStreams(f"line {number}: a member is missing or malformed: {error}") from error
+        raise StreamsError(f"line {number}: a member is missing or malformed: {error}") from error
     chain.evolve(fact, row["hash"])
     return _Checked(row, chain.currency, chain.limit_minor, chain.recorded_at)
 
@@ -250,7 +247,7 @@ def _bytes(text: str | None) -> bytes | None:
 async def _write(
     connection: asyncpg.Connection[asyncpg.Record], batch: list[_Checked], *, outbox: bool
 ) -> int:
-    """Write what the store lacks of ``batch``; how much it had. Raises BadStreams on a conflict."""
+    """Write what the store lacks of ``batch``; return how many events it had."""
     if not batch:
         return 0
     last = {checked.row["account_id"]: checked for checked in batch}
@@ -265,9 +262,9 @@ async def _write(
             held[account_id] = position
             common = min(position, last[account_id].row["position"])
             if common < first[account_id] - 1:
-                raise BadStreams(f"{account_id}: its events were changed while it was restored")
+                raise StreamsError(f"{account_id}: its events were changed while it was restored")
             if common >= first[account_id] and row["hash"] != hashes[account_id, common]:
-                raise BadStreams(
+                raise StreamsError(
                     f"{account_id} position {common}: the store holds another event there"
                 )
         new = [c for c in batch if c.row["position"] > held[c.row["account_id"]]]

@@ -1,4 +1,4 @@
-"""How the operator's commands speak: tables and bars for a person, JSON for a script."""
+"""The terminal: tables and bars for a person, JSON for a script, and how a command ends."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from uuid import UUID
 
-import asyncpg
 import typer
 from confluent_kafka import KafkaException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typer.core import TyperGroup
 
+from saldo.operate.errors import CommandError
+from saldo.project.rebuild import RebuildRefused
+from saldo.serve.database import DRIVER_ERRORS
 from saldo.serve.settings import BadSetting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
     from pathlib import Path
-    from typing import TextIO
+    from typing import TextIO, TypeVar
+
+    Result = TypeVar("Result")
 
 FAILED = 1
 USAGE = 2
@@ -31,34 +36,45 @@ INTERRUPTED = 130
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 
-# What is no answer goes to standard error, so that standard output can be piped.
+# Standard output holds results only, so that it can be piped.
 notes = Console(stderr=True, highlight=False)
 answers = Console(highlight=False)
 
 
-def run(work: Coroutine[Any, Any, Any], *, resumes: str = "") -> Any:  # noqa: ANN401 - what work returns
-    """Run a command; its expected failures end in one line. ``resumes`` is told on Ctrl-C."""
+class Commands(TyperGroup):
+    """All commands. The one place where an expected failure becomes a line and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own click hides its types
+        try:
+            return super().invoke(ctx)
+        except (CommandError, RebuildRefused) as error:
+            fail(str(error))
+        except BadSetting as error:
+            fail(str(error), code=USAGE)
+        except DRIVER_ERRORS as error:
+            file = error.filename if isinstance(error, OSError) else None
+            fail(f"{file or 'the database'}: {str(error) or type(error).__name__}")
+        except KafkaException as error:
+            fail(f"Kafka: {error.args[0]}")
+
+
+def run(work: Coroutine[Any, Any, Result], *, resumes: str = "") -> Result:
+    """Run ``work``. On Ctrl-C, say ``resumes``: how to go on."""
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
-        fail(f"interrupted{'; ' if resumes else ''}{resumes}", code=INTERRUPTED)
-    except BadSetting as error:
-        fail(str(error), code=USAGE)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        fail(f"the database: {str(error) or type(error).__name__}")
-    except KafkaException as error:
-        fail(f"Kafka: {error.args[0]}")
+        fail("; ".join(filter(None, ("interrupted", resumes))), code=INTERRUPTED)
 
 
 def fail(message: str, *, code: int = FAILED) -> NoReturn:
-    """End with one line on standard error."""
+    """End the command with one line on standard error."""
     notes.print(f"saldo: {message}", markup=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
 @contextlib.contextmanager
 def progress_bar(title: str, *, as_json: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, told (done, in all); none for scripts and pipes."""
+    """Show a bar on standard error, none for scripts and pipes. Yield its update(done, total)."""
     shown = notes.is_terminal and not as_json
     columns = (
         TextColumn("{task.description}"),
@@ -71,9 +87,17 @@ def progress_bar(title: str, *, as_json: bool) -> Iterator[Callable[[int, int], 
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def print_json(answer: object) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(answer, default=_plain, ensure_ascii=False) + "\n")
+def respond(result: object, show: Callable[[], None], *, as_json: bool) -> None:
+    """Print ``result`` as JSON for a script; else let ``show`` print it for a person."""
+    if as_json:
+        print_json(result)
+    else:
+        show()
+
+
+def print_json(result: object) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(result, default=_plain, ensure_ascii=False) + "\n")
 
 
 def _plain(value: object) -> object:
@@ -89,7 +113,7 @@ def _plain(value: object) -> object:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on standard output; columns that end in a number's name stand to the right."""
+    """Print a table on standard output, numbers to the right."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         right = column in {"value", "balance", "position", "behind", "count"}

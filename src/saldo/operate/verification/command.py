@@ -1,0 +1,141 @@
+"""``saldo verify``: its options, what it adds to the walk, and its report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saldo.operate.heads import compare_heads, write_heads
+from saldo.operate.options import with_options
+from saldo.operate.settings import read_operator_settings
+from saldo.operate.terminal import FAILED, USAGE, AsJson, answers, fail, progress_bar, respond, run
+from saldo.operate.verification.run import Report, Snapshots, verify, workers_default
+from saldo.operate.verification.topic import TopicReport, check_topic
+
+SHOWN_MAX = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions:
+    """The options."""
+
+    workers: Annotated[int, typer.Option(min=0, help="Processes; default: one a CPU.")] = 0
+    heads: Annotated[
+        Path | None, typer.Option(help="Write signed heads here, if nothing is wrong.")
+    ] = None
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with heads that were written before.")
+    ] = None
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Key of the heads: a secret in hex, or an Ed25519 key in PEM."),
+    ] = None
+    topic: Annotated[
+        bool, typer.Option(help="Walk the topic too; needs KAFKA_BOOTSTRAP_SERVERS.")
+    ] = False
+    restored_at: Annotated[
+        datetime | None,
+        typer.Option(help="When the event store was restored: older records may be lost to it."),
+    ] = None
+
+    @property
+    def restored_at_utc(self) -> datetime | None:
+        """Return ``restored_at``, in UTC where it names no zone."""
+        at = self.restored_at
+        return at and at.replace(tzinfo=at.tzinfo or UTC)
+
+
+@with_options
+def verify_command(options: VerifyOptions, *, as_json: AsJson = False) -> None:
+    """Walk all chains, balances, statements and the outbox; exit 1 if anything is wrong."""
+    if (options.heads or options.against) and options.key is None:
+        fail("--heads and --against need --key", code=USAGE)
+    began = datetime.now(UTC)
+    report, topic = run(_verify(options, as_json=as_json))
+    seconds = (datetime.now(UTC) - began).total_seconds()
+    document = {
+        "clean": report.clean,
+        "counts": report.counts,
+        "faults": report.faults,
+        "faultsTotal": report.faults_total,
+        "ahead": report.ahead,
+        "notes": report.notes,
+        "topic": topic,
+        "seconds": round(seconds, 3),
+    }
+    respond(document, lambda: _show(report, topic, seconds), as_json=as_json)
+    if not report.clean:
+        raise typer.Exit(FAILED)
+
+
+async def _verify(options: VerifyOptions, *, as_json: bool) -> tuple[Report, TopicReport | None]:
+    settings = read_operator_settings()
+    if options.topic and settings.kafka is None:
+        fail("--topic needs KAFKA_BOOTSTRAP_SERVERS", code=USAGE)
+    topic: TopicReport | None = None
+
+    async def beside(taken: Snapshots, report: Report) -> None:
+        nonlocal topic
+        store = taken.event_store
+        if options.topic and settings.kafka is not None:
+            with progress_bar("topic", as_json=as_json) as progress:
+                topic = await check_topic(
+                    store,
+                    settings.event_store_url,
+                    settings.kafka,
+                    progress,
+                    restored_at=options.restored_at_utc,
+                )
+            report.add_faults(topic.faults)
+        if options.against is not None and options.key is not None:
+            with options.against.open() as lines:
+                faults, compared = await compare_heads(store, lines, options.key)
+            report.add_faults(faults)
+            report.notes.append(f"{compared} signed heads were compared")
+        if options.heads is not None and options.key is not None:
+            if not report.clean:
+                report.notes.append("no heads were written: something is wrong")
+                return
+            unfinished = options.heads.with_name(options.heads.name + ".new")
+            with unfinished.open("w") as out:
+                written = await write_heads(store, out, options.key, taken.now)
+            unfinished.replace(options.heads)
+            report.notes.append(f"{written} heads were written to {options.heads}")
+
+    workers = options.workers or workers_default()
+    with progress_bar("events", as_json=as_json) as progress:
+        report = await verify(settings, workers=workers, progress=progress, beside=beside)
+    return report, topic
+
+
+def _show(report: Report, topic: TopicReport | None, seconds: float) -> None:
+    counts = report.counts
+    for fault in report.faults[:SHOWN_MAX]:
+        answers.print(f"[red]wrong[/red] {fault.text()}", soft_wrap=True)
+    if report.faults_total > SHOWN_MAX:
+        answers.print(f"and {report.faults_total - SHOWN_MAX} more: see --json")
+    for ahead in report.ahead[:SHOWN_MAX]:
+        answers.print(f"[yellow]ahead[/yellow] {ahead.text()}", soft_wrap=True)
+    answers.print(
+        f"{counts.events} events of {counts.accounts} accounts in {seconds:.1f} s: "
+        + ("all right" if report.clean else f"{report.faults_total} wrong")
+    )
+    for count, what in (
+        (counts.erased, "private parts are erased"),
+        (counts.erasures_pending, "of them are still to be erased in the statement"),
+        (counts.lagging_accounts, "accounts lag"),
+        (counts.lagging_positions, "positions are not projected yet"),
+        (counts.blocked_accounts, "accounts are blocked"),
+    ):
+        if count:
+            answers.print(f"{count} {what}")
+    if topic is not None:
+        answers.print(f"{topic.records} records on the topic, {topic.repeated} of them repeated")
+        if topic.lost_to_restore:
+            answers.print(f"{topic.lost_to_restore} records are of events that the restore lost")
+    for note in report.notes:
+        answers.print(note, soft_wrap=True)
