@@ -10,6 +10,7 @@ from uuid import UUID
 from saldo.domain.account import Account, new_account
 from saldo.domain.commands import Kind, RecordTransaction, ReverseTransaction, SetOverdraftLimit
 from saldo.domain.money import parse_value
+from saldo.domain.tag import Tag
 from saldo.project.fold import StreamEvent
 from saldo.record.batch import Ledger, decide_batch
 from saldo.record.intent import Intent, StoredEvent, prepare_line
@@ -94,7 +95,7 @@ def intent(
         )
         for number, command in enumerate(commands)
     )
-    return Intent(lines=lines, expected_position=expected)
+    return Intent(lines=lines, expected=None if expected is None else Tag(expected))
 
 
 def ledger(*accounts: Account) -> Ledger:

@@ -244,6 +244,16 @@ async def is_outbox_empty(connection: Connection) -> bool:
 # The lag sweep fails, and deliveries alone project.
 NOTHING_IS_SWEPT = "REVOKE SELECT ON read_model.sweep FROM saldo_project"
 
+# As after a restore of the event store to a moment before its last events: account, position.
+CUT = """
+WITH gone AS (DELETE FROM event_store.event WHERE account_id = $1 AND position > $2),
+     unsent AS (DELETE FROM event_store.outbox WHERE account_id = $1)
+UPDATE event_store.stream AS s
+SET position = e.position, balance_minor = e.balance_minor, hash = e.hash
+FROM event_store.event AS e
+WHERE s.account_id = $1 AND e.account_id = $1 AND e.position = $2
+"""
+
 AGE = timedelta(minutes=1)
 
 

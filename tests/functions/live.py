@@ -116,6 +116,11 @@ class Live:
         return httpx.Client(base_url=url, headers=headers, timeout=DEADLINE_S, verify=False)  # noqa: S501 - no TLS here; its set-up takes long
 
 
+def etag_of(told: dict[str, Any]) -> str:
+    """The ETag of an account's state, of a recorded event or of a balance."""
+    return f'"{told["position"]}-{told["hash"][:16]}"'
+
+
 def problem_type(answer: httpx.Response) -> str:
     """The name of the problem that was answered."""
     assert answer.headers["content-type"] == "application/problem+json", answer.text

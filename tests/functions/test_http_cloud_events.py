@@ -11,7 +11,7 @@ import pytest
 from cloudevents.conversion import to_binary, to_structured
 from cloudevents.http import CloudEvent, from_http
 
-from tests.functions.live import SINK_SUBJECT, fresh, problem_type
+from tests.functions.live import SINK_SUBJECT, etag_of, fresh, problem_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,6 +220,7 @@ def test_balance_is_answered_in_the_mode_of_the_question(
     )
     assert (told["sequence"], told["traceparent"]) == ("1", TRACEPARENT)
     assert told.data == live.balance.get("/balances", params={"accountId": account_id}).json()
+    assert told["id"] == f"{account_id}/" + etag_of(told.data).strip('"')
 
 
 @pytest.mark.parametrize("data", [{}, [], {"accountId": 5}, {"accountId": "a", "x": 1}])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from saldo.serve.problems import TYPE_PREFIX
-from tests.functions.live import fresh, problem_type
+from tests.functions.live import etag_of, fresh, problem_type
 
 if TYPE_CHECKING:
     import httpx
@@ -32,7 +32,7 @@ def test_answer_is_a_receipt_and_the_event_is_found_at_once(live: Live) -> None:
     body = body_of(account_id, value=10.5, description="Café", metadata=metadata)
     answer = record(live, body)
     assert answer.status_code == 201
-    assert answer.headers["etag"] == '"1"'
+    assert answer.headers["etag"] == etag_of(answer.json())
     receipt = answer.json()
     assert receipt["balance"] == receipt["value"] == 10.5
     assert receipt["metadata"] == metadata
@@ -151,6 +151,25 @@ def test_expected_position_is_compared(live: Live) -> None:
     assert (answer.json()["expected"], answer.json()["actual"]) == (0, 1)
 
 
+def test_etag_of_any_answer_may_be_expected(live: Live) -> None:
+    """A receipt's, the limit's and the balance's are the same tag of the same state."""
+    account_id = fresh()
+    receipt = live.recorded(account_id)[-1]
+    etag = etag_of(receipt)
+    assert live.record.get(f"/accounts/{account_id}/limit").headers["etag"] == etag
+    held = live.balance.get("/balances", params={"accountId": account_id})
+    assert held.headers["etag"] == etag
+    wrong_hash = f'"1-{"0" * 16}"'
+    refused = record(live, body_of(account_id), If_Match=wrong_hash)
+    assert (refused.status_code, problem_type(refused)) == (412, "position-conflict")
+    assert f'"{refused.json()["actualTag"]}"' == etag
+    first = record(live, body_of(account_id), If_Match=etag)
+    assert first.status_code == 201
+    path = f"/accounts/{account_id}/limit"
+    headers = {"If-Match": first.headers["etag"]}
+    assert live.record.put(path, json={"overdraftLimit": 5}, headers=headers).status_code == 200
+
+
 def test_repetition_is_judged_before_the_expected_position(live: Live) -> None:
     account_id = fresh()
     for _ in range(2):
@@ -158,7 +177,9 @@ def test_repetition_is_judged_before_the_expected_position(live: Live) -> None:
         assert answer.status_code == 201
 
 
-@pytest.mark.parametrize("text", ["5", "*", 'W/"5"', '"5", "6"', '"x"', '""', '"5-blocked"'])
+@pytest.mark.parametrize(
+    "text", ["5", "*", 'W/"5"', '"5", "6"', '"x"', '""', '"5-blocked"', '"5-1a2b"']
+)
 def test_malformed_expected_position_is_refused(live: Live, text: str) -> None:
     answer = record(live, body_of(fresh()), If_Match=text)
     assert answer.status_code == 400
@@ -296,7 +317,7 @@ def test_refused_expense_names_the_balance_and_position_it_was_judged_at(live: L
     account_id = fresh()
     set_limit = live.record.put(f"/accounts/{account_id}/limit", json={"overdraftLimit": 5.5})
     assert set_limit.status_code == 200
-    assert set_limit.headers["etag"] == '"1"'
+    assert set_limit.headers["etag"] == etag_of(set_limit.json())
     live.post(account_id, value=10)
     answer = record(live, body_of(account_id, type="EXPENSE", value=15.51))
     assert answer.status_code == 422

@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
+from saldo.domain.tag import tag_of
 from saldo.query import statement
 from saldo.query.balances import Standing
 from saldo.query.statement import Filters, accounts_json, make_cursor, statement_json
 from saldo.query.watch import TooManyWaiters, Watch
 from saldo.serve.problems import Invalid
 from tests.controls import ACCOUNT, NOW, expense, income, limit
-from tests.sides import DEADLINE_S, Reader, Writer, until
+from tests.sides import CUT, DEADLINE_S, Connection, Reader, Writer, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from saldo.domain.commands import Command
+    from saldo.query.balances import State
+    from saldo.record.intent import StoredEvent
 
 ALL = Filters()
 
@@ -238,16 +241,21 @@ async def test_a_balance_says_how_far_its_stream_is_ahead(writer: Writer, reader
 # --- waiting ----------------------------------------------------------------------------------
 
 
+def tag(event: StoredEvent) -> str:
+    """The tag of the account's state after ``event``."""
+    return tag_of(event.position, event.hash)
+
+
 class Counting:
-    """Reads positions, and remembers what it was asked for."""
+    """Reads states, and remembers what it was asked for."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self.asked: list[set[str]] = []
 
-    async def __call__(self, account_ids: Sequence[str]) -> dict[str, int]:
+    async def __call__(self, account_ids: Sequence[str]) -> dict[str, State]:
         self.asked.append(set(account_ids))
-        return await self._reader.balances.positions(account_ids)
+        return await self._reader.balances.states(account_ids)
 
 
 async def test_waiting_ends_when_the_position_is_reached(writer: Writer, reader: Reader) -> None:
@@ -255,14 +263,49 @@ async def test_waiting_ends_when_the_position_is_reached(writer: Writer, reader:
     waiting = [
         asyncio.create_task(watch.reach(ACCOUNT, wanted, DEADLINE_S)) for wanted in (1, 2, 2)
     ]
-    await writer.record(income("1"))
+    [first] = await writer.record(income("1"))
     await reader.catch_up(ACCOUNT)
-    assert await waiting[0] == 1
+    assert await waiting[0] == tag(first)
     assert not waiting[1].done()
-    await writer.record(income("1"))
+    [second] = await writer.record(income("1"))
     await reader.catch_up(ACCOUNT)
-    assert [await task for task in waiting[1:]] == [2, 2]
+    assert [await task for task in waiting[1:]] == [tag(second)] * 2
     assert watch.waiting == 0
+
+
+async def test_no_waiter_is_released_before_its_position(writer: Writer, reader: Reader) -> None:
+    await writer.record(*[income("1")] * 3)
+    await reader.catch_up(ACCOUNT)
+    counting = Counting(reader)
+    watch = Watch(counting)
+    waiting = asyncio.create_task(watch.reach(ACCOUNT, 4, DEADLINE_S))
+
+    async def looked() -> bool:
+        return len(counting.asked) >= 3
+
+    await until(looked)
+    assert not waiting.done()
+    [fourth] = await writer.record(income("1"))
+    await reader.catch_up(ACCOUNT)
+    assert await waiting == tag(fourth)
+
+
+async def test_a_state_that_was_seen_is_waited_past(
+    writer: Writer, reader: Reader, superuser: Connection
+) -> None:
+    """Also where another state comes to the same position, as after a restore."""
+    stored = await writer.record(*[income("1")] * 3)
+    await reader.catch_up(ACCOUNT)
+    watch = Watch(Counting(reader))
+    seen = await watch.reach(ACCOUNT, 0, DEADLINE_S)
+    assert seen == tag(stored[-1])
+    waiting = asyncio.create_task(watch.reach(ACCOUNT, 0, DEADLINE_S, seen))
+    await superuser.execute(CUT, ACCOUNT, 2)
+    [other] = await writer.record(income("2"))
+    assert other.position == 3
+    assert not waiting.done()
+    await reader.catch_up(ACCOUNT)
+    assert await waiting == tag(other) != seen
 
 
 async def test_waiting_ends_with_nothing_when_the_time_is_up(reader: Reader) -> None:
@@ -274,7 +317,7 @@ async def test_waiting_ends_with_nothing_when_the_time_is_up(reader: Reader) -> 
 async def test_all_that_wait_are_one_query_and_nobody_is_none(
     writer: Writer, reader: Reader
 ) -> None:
-    await writer.record(*[income("1", f"a{n}") for n in range(20)])
+    stored = await writer.record(*[income("1", f"a{n}") for n in range(20)])
     counting = Counting(reader)
     watch = Watch(counting)
     waiting = [asyncio.create_task(watch.reach(f"a{n}", 1, DEADLINE_S)) for n in range(20)]
@@ -285,7 +328,7 @@ async def test_all_that_wait_are_one_query_and_nobody_is_none(
     await until(asked)
     assert all(each == {f"a{n}" for n in range(20)} for each in counting.asked[1:])
     await reader.catch_up(*(f"a{n}" for n in range(20)))
-    assert await asyncio.gather(*waiting) == [1] * 20
+    assert await asyncio.gather(*waiting) == [tag(event) for event in stored]
 
     async def over() -> bool:
         return watch._poller is None  # noqa: SLF001 - that nothing runs shows nowhere else
@@ -303,9 +346,9 @@ async def test_a_waiter_that_goes_away_leaves_the_others(writer: Writer, reader:
 
     await until(both)
     gone.cancel()
-    await writer.record(income("1"))
+    [event] = await writer.record(income("1"))
     await reader.catch_up(ACCOUNT)
-    assert await stays == 1
+    assert await stays == tag(event)
     assert gone.cancelled()
     assert watch.waiting == 0
 
@@ -315,17 +358,17 @@ async def test_a_read_model_that_fails_for_a_moment_is_waited_through(
 ) -> None:
     failures = 0
 
-    async def failing_once(account_ids: Sequence[str]) -> dict[str, int]:
+    async def failing_once(account_ids: Sequence[str]) -> dict[str, State]:
         nonlocal failures
         failures += 1
         if failures == 1:
             raise OSError("gone")
-        return await reader.balances.positions(account_ids)
+        return await reader.balances.states(account_ids)
 
     watch = Watch(failing_once)
-    await writer.record(income("1"))
+    [event] = await writer.record(income("1"))
     await reader.catch_up(ACCOUNT)
-    assert await watch.reach(ACCOUNT, 1, DEADLINE_S) == 1
+    assert await watch.reach(ACCOUNT, 1, DEADLINE_S) == tag(event)
     assert failures == 2
 
 

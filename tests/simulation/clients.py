@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from saldo.domain.commands import Kind, ReverseTransaction
 from saldo.domain.errors import AlreadyReversed, InsufficientFunds, PositionConflict, Refused
+from saldo.domain.tag import Tag
 from saldo.record.batch import OutcomeUnknown
 from saldo.record.intent import RANDOM_BYTES, Intent, prepare_line, prepare_lines
 from tests.controls import SECRET, expense, income, limit
@@ -253,7 +254,8 @@ class Client:
             )
         # Their own ids tell the time of this machine, which a seed does not know.
         lines = tuple(replace(line, event_id=UUID(int=chance.getrandbits(128))) for line in lines)
-        return Intent(lines=lines, expected_position=request.expected)
+        expected = None if request.expected is None else Tag(request.expected)
+        return Intent(lines=lines, expected=expected)
 
     def _log(self, request: Request, invoked_s: float, answer: Answer) -> None:
         said = type(answer).__name__ if isinstance(answer, Exception) else "201"

@@ -13,6 +13,7 @@ import pytest
 import saldo
 from saldo.bank_import.lines import CurrencyUnknown, StatementUnreadable
 from saldo.domain import errors
+from saldo.domain.tag import Tag
 from saldo.operate.errors import MigrationChangedError
 from saldo.operate.verification.findings import Wrong
 from saldo.project.read_model import ReadModelRefused
@@ -36,7 +37,12 @@ SAMPLES: list[tuple[Exception, tuple[str, ...]]] = [
         ),
         ("-10.50", "20", "BRL", "41"),
     ),
-    (errors.PositionConflict(expected=7, actual=41), ("7", "41")),
+    (
+        errors.PositionConflict(
+            expected=Tag(7, "1a2b3c4d5e6f7081"), position=7, state_hash=bytes(32)
+        ),
+        ("7-1a2b3c4d5e6f7081", "7-0000000000000000"),
+    ),
     (errors.TooManyDigits(currency="BRL", digits=2), ("BRL", "2")),
     (errors.Unreadable("schema 9 is not known"), ("schema 9 is not known",)),
     (BadSetting("AUTH", "is missing"), ("AUTH", "is missing")),

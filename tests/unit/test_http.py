@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from saldo.domain.tag import Tag
 from saldo.serve.http import (
     EdgeRequest,
     idempotency_key_of,
@@ -100,9 +101,27 @@ def test_an_idempotency_key_is_a_string_or_its_bare_text(header: str, key: str) 
     assert idempotency_key_of(request(headers={"Idempotency-Key": header})) == key
 
 
-@pytest.mark.parametrize("header", ["5", "*", 'W/"5"', '"5", "6"', '"-1"', '""', f'"{"9" * 19}"'])
-def test_an_expected_position_is_one_position_in_quotes(header: str) -> None:
-    assert if_match_of(request(headers={"If-Match": ' "5" '})) == 5
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (' "5" ', Tag(5)),
+        ('"0"', Tag(0)),
+        ('"5-1a2b3c4d5e6f7081"', Tag(5, "1a2b3c4d5e6f7081")),
+    ],
+)
+def test_an_expected_state_is_a_position_or_a_tag(header: str, expected: Tag) -> None:
+    assert if_match_of(request(headers={"If-Match": header})) == expected
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("5", "*", 'W/"5"', '"5", "6"', '"-1"', '""', '"', "", f'"{"9" * 19}"', '"5', '5"'),
+        *('"5-"', '"5-1a2b"', '"5-1A2B3C4D5E6F7081"', '"5-1a2b3c4d5e6f70812"'),
+        *("5-1a2b3c4d5e6f7081", '"5-1a2b3c4d5e6f7081-blocked"', 'W/"5-1a2b3c4d5e6f7081"'),
+    ],
+)
+def test_an_expected_state_of_another_form_is_refused(header: str) -> None:
     with pytest.raises(Invalid) as refused:
         if_match_of(request(headers={"If-Match": header}))
     assert field_of(refused) == "If-Match"

@@ -41,7 +41,8 @@ HEADERS = {
 
 
 def scope_of(headers: Mapping[str, str], method: str = "POST") -> dict[str, Any]:
-    raw = [(name.encode(), text.encode("latin-1")) for name, text in headers.items()]
+    # The server has every name in lower case, and a header that came twice two times.
+    raw = [(name.lower().encode(), text.encode("latin-1")) for name, text in headers.items()]
     return {"type": "http", "method": method, "path": "/", "headers": raw}
 
 
@@ -132,7 +133,12 @@ async def test_a_delivery_is_answered_as_by_the_framework() -> None:
     taken: list[tuple[Mapping[str, str], bool]] = []
     text = b"text/plain; charset=utf-8"
     assert await answer_of(Deliveries(taking(taken)), BODY[:9], BODY[9:]) == (200, text, b"OK")
-    attributes = {"subject": "wesley", "sequence": "7", "time": HEADERS["ce-time"]}
+    attributes = {
+        "id": HEADERS["ce-id"],
+        "subject": "wesley",
+        "sequence": "7",
+        "time": HEADERS["ce-time"],
+    }
     assert taken == [(attributes, False)]
     refusing = Deliveries(taking(taken, HTTPException(503, "later")))
     erased = json.dumps({"event": {"schema": 2}, "private": None}).encode()

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from saldo.domain.tag import tag_of
+
 if TYPE_CHECKING:
     from uuid import UUID
+
+    from saldo.domain.tag import Tag
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is an ordinary outcome, and reads as one
@@ -75,12 +79,13 @@ class InsufficientFunds(Refused):
 
 
 class PositionConflict(Refused):
-    """The account has moved on from the expected position."""
+    """The account is not in the expected state: it has moved on, or was restored."""
 
-    def __init__(self, *, expected: int, actual: int) -> None:
-        super().__init__(f"The account is at position {actual}, not at {expected}.")
-        self.expected = expected
-        self.actual = actual
+    def __init__(self, *, expected: Tag, position: int, state_hash: bytes) -> None:
+        self.actual_tag = tag_of(position, state_hash)
+        super().__init__(f"The account is at {self.actual_tag}, not at {expected}.")
+        self.expected = expected.position
+        self.actual = position
 
 
 class IdempotencyKeyReused(Refused):

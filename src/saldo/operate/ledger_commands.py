@@ -31,7 +31,7 @@ class RecordOptions:
     currency: Annotated[str | None, typer.Option(help="Default: the account's own.")] = None
     occurred_at: Annotated[str | None, typer.Option(help="RFC 3339; default: now.")] = None
     key: Annotated[str | None, typer.Option(help="Idempotency key; default: a new one.")] = None
-    expected: Annotated[int | None, typer.Option(help="Only at this position.")] = None
+    expected: Annotated[str | None, typer.Option(help="Only at this position or ETag.")] = None
 
 
 @with_options
@@ -55,7 +55,7 @@ def record_command(
     members = {name: member for name, member in members.items() if member is not None}
     headers = {"idempotency-key": f'"{options.key or uuid.uuid4()}"'}
     if options.expected is not None:
-        headers["if-match"] = f'"{options.expected}"'
+        headers["if-match"] = '"' + options.expected.strip('"') + '"'
     recorded = Functions.from_environment().record(json.dumps(members).encode(), **headers)
     shown = "{id}: position {position}, balance {balance} {currency}"
     respond(recorded, lambda: answers.print(shown.format_map(recorded)), as_json=as_json)

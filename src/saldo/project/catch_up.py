@@ -18,6 +18,7 @@ from saldo.serve.logs import about_account
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from uuid import UUID
 
     from saldo.project.read_model import ReadModel, ReadModelTransaction, StreamReader
 
@@ -40,6 +41,8 @@ class CaughtUp:
     more: bool  # the stream goes on beyond what one round may read
     refolded: bool
     projected: int
+    # Those of the events that were read, as far as the balance has come: also the one it stood at.
+    event_ids: tuple[UUID, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,5 +177,6 @@ async def _fold(  # noqa: PLR0913, PLR0917 - what it reads from and writes to
             more=len(found) > events_max and not after.blocked,
             refolded=refolded,
             projected=after.position - balance.position,
+            event_ids=tuple(e.event_id for e in further if e.position <= after.position),
         )
     return diverged

@@ -31,7 +31,12 @@ _PLAIN = {
     b"ce-type": RECORDED.encode(),
     b"content-type": b"application/json",
 }
-_ASKED_FOR = (("subject", b"ce-subject"), ("sequence", b"ce-sequence"), ("time", b"ce-time"))
+_ASKED_FOR = (
+    ("id", b"ce-id"),
+    ("subject", b"ce-subject"),
+    ("sequence", b"ce-sequence"),
+    ("time", b"ce-time"),
+)
 _NEEDED = (b"ce-id", b"ce-source", b"ce-subject", b"ce-sequence", b"ce-time")
 
 

@@ -34,9 +34,10 @@ FURTHER_BATCH_ACCOUNTS_MIN = 32
 # that lags). Beyond this age it is given up.
 BEYOND_AGE_MAX = timedelta(minutes=5)
 ROUNDS_MAX = 10_000
-KNOWN_ACCOUNTS_MAX = 50_000
-# How long a position is taken as read from memory. Short, so that a read model that was restored or
-# rebuilt under a living process is looked at again soon.
+KNOWN_EVENTS_MAX = 50_000
+# How long an event is taken as projected from memory. Short, so that a read model that was restored
+# or rebuilt under a living process is looked at again soon. The memory is of events, not of
+# positions: after a restore of the event store a position may be another event.
 KNOWN_S = 5.0
 
 
@@ -58,7 +59,7 @@ def says_erased(data: object) -> bool:
 
 
 class Projection:
-    """Group commit, memory of positions, and the lag sweep of one process."""
+    """Group commit, memory of projected events, and the lag sweep of one process."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Projection:
             batches_max=BATCHES_IN_FLIGHT_MAX,
             further_weight_min=FURTHER_BATCH_ACCOUNTS_MIN,
         )
-        self.known: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._known: OrderedDict[str, float] = OrderedDict()  # event ids, and until when
         self.lag_sweep = LagSweep(lag_tables, self.catch_up_to, clock)
         self.projected = 0
         self.duplicates = 0
@@ -104,6 +105,9 @@ class Projection:
         position = int(sequence)
         if erased:
             await self._lag_tables.erase_copy(account_id, position)
+        if self._known.get(str(attributes.get("id")), 0.0) > self._monotonic():
+            self.duplicates += 1
+            return "duplicate"
         reached = await self.catch_up_to(account_id, position)
         if reached.position < position and not reached.blocked:
             await self._clock.read(self._lag_tables.store_now)
@@ -119,25 +123,19 @@ class Projection:
 
     async def catch_up_to(self, account_id: str, position: int) -> CaughtUp:
         """Catch an account up at least to ``position``, or as far as its stream reaches."""
-        known = self.known.get(account_id)
-        if known is not None and known[0] >= position and known[1] > self._monotonic():
-            self.duplicates += 1
-            return CaughtUp(
-                position=known[0],
-                blocked=False,
-                more=False,
-                refolded=False,
-                projected=0,
-            )
         for _ in range(ROUNDS_MAX):
             reached = await self.commit.submit(account_id, (account_id,))
             if reached.position >= position or not reached.more:
                 break
-        self.known[account_id] = (reached.position, self._monotonic() + KNOWN_S)
-        self.known.move_to_end(account_id)
-        if len(self.known) > KNOWN_ACCOUNTS_MAX:
-            self.known.popitem(last=False)
         return reached
+
+    def _remember(self, caught_up: CaughtUp) -> None:
+        until_s = self._monotonic() + KNOWN_S
+        for event_id in map(str, caught_up.event_ids):
+            self._known[event_id] = until_s
+            self._known.move_to_end(event_id)
+        while len(self._known) > KNOWN_EVENTS_MAX:
+            self._known.popitem(last=False)
 
     async def _catch_up_batch(self, account_ids: Sequence[str]) -> Sequence[CaughtUp]:
         reached = await catch_up(account_ids, self.around)
@@ -148,10 +146,9 @@ class Projection:
                     "the balance of an account had diverged from its stream and was refolded",
                     extra=about_account(account_id),
                 )
-                self.known.pop(account_id, None)
-        self.projected += sum(
-            each.projected for each in dict(zip(account_ids, reached, strict=True)).values()
-        )
+        for each in dict(zip(account_ids, reached, strict=True)).values():
+            self.projected += each.projected
+            self._remember(each)
         return reached
 
     def _age(self, text: object) -> timedelta:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
 
@@ -76,18 +76,30 @@ WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
   AND d.refobjid = ANY ($1::text[]::regclass[]) AND v.relkind = 'v'
 """
 STREAMS_PAGE = """
-SELECT account_id, position FROM event_store.stream
+SELECT account_id, position, hash FROM event_store.stream
 WHERE account_id > $1 AND position > 0 ORDER BY account_id LIMIT $2
 """
 STREAMS_COUNT = "SELECT count(*) FROM event_store.stream WHERE position > 0"
 APPENDED_SINCE = """
-SELECT account_id, max(position) AS position FROM event_store.event
-WHERE appended_at >= $1 GROUP BY account_id
+SELECT s.account_id, s.position, s.hash FROM event_store.stream AS s
+JOIN (SELECT DISTINCT account_id FROM event_store.event WHERE appended_at >= $1) AS e
+    USING (account_id)
 """
 ERASED_SINCE = "SELECT account_id, position FROM event_store.event WHERE erased_at >= $1"
 STANDING = """
-SELECT account_id, position, blocked_schema FROM read_model_next.balance
+SELECT account_id, position, hash, blocked_schema FROM read_model_next.balance
 WHERE account_id = ANY ($1::text[])
+"""
+# What an earlier run left may be from before a restore of the event store.
+NEXT_PAGE = """
+SELECT account_id, position, hash, blocked_schema FROM read_model_next.balance
+WHERE account_id > $1 ORDER BY account_id LIMIT $2
+"""
+ON_STREAM = """
+SELECT account_id FROM event_store.event AS e
+JOIN unnest($1::text[], $2::bigint[], $3::bytea[]) AS b (account_id, position, hash)
+    USING (account_id, position)
+WHERE e.hash = b.hash
 """
 # The old model may lag behind the new one, so each row is compared where both have come by. What
 # was erased in between is null in one of them: not a difference.
@@ -226,6 +238,8 @@ class Rebuild:
                 raise RebuildRefused("another rebuild is running")
             try:
                 await self._prepare(connection)
+                if self._result.resumed:
+                    await self._drop_diverged(connection)
                 await self._fill()
                 await self._pass_until_level()
                 self._result.differences = await self._compare()
@@ -268,6 +282,25 @@ class Rebuild:
         for table in TABLES:
             await connection.execute(f"DROP TABLE IF EXISTS {NEXT}.{table}")
 
+    async def _drop_diverged(self, connection: Connection) -> None:
+        """Delete the new balances that are not on their streams, or blocked, to fill them again."""
+        last = ""
+        while page := await connection.fetch(NEXT_PAGE, last, PAGE_ACCOUNTS):
+            last = page[-1]["account_id"]
+            open_rows = [row for row in page if row["blocked_schema"] is None]
+            kept = await self._streams.fetch(
+                ON_STREAM,
+                [row["account_id"] for row in open_rows],
+                [row["position"] for row in open_rows],
+                [row["hash"] for row in open_rows],
+            )
+            dropped = {row["account_id"] for row in page} - {row["account_id"] for row in kept}
+            for table in TABLES:
+                await connection.execute(
+                    f"DELETE FROM {NEXT}.{table} WHERE account_id = ANY ($1::text[])",  # noqa: S608 - of the list above
+                    list(dropped),
+                )
+
     async def _fill(self) -> None:
         total = await self._streams.fetchval(STREAMS_COUNT)
         done, last = 0, ""
@@ -276,7 +309,7 @@ class Rebuild:
             page = await self._streams.fetch(STREAMS_PAGE, last, PAGE_ACCOUNTS)
             if not page:
                 break
-            ends = {row["account_id"]: row["position"] for row in page}
+            ends = _ends(page)
             last = page[-1]["account_id"]
             await self._catch_up(ends)
             done += len(page)
@@ -293,25 +326,25 @@ class Rebuild:
                 return
         raise RebuildRefused("more is recorded than can be caught up: try at a quieter time")
 
-    async def _appended_since_pass(self) -> dict[str, int]:
-        """The accounts to which was appended since the last pass began, and their positions."""
+    async def _appended_since_pass(self) -> Ends:
+        """The ends of the streams to which was appended since the last pass began."""
         if self._pass_started is None:
             return {}
         rows = await self._streams.fetch(APPENDED_SINCE, self._pass_started - OVERLAP)
-        return {row["account_id"]: row["position"] for row in rows}
+        return _ends(rows)
 
-    async def _lagging(self, ends: dict[str, int]) -> list[str]:
-        """The accounts whose new balance has not reached ``ends``; a blocked one never will."""
+    async def _lagging(self, ends: Ends) -> list[str]:
+        """The accounts whose new balance is not at ``ends``; a blocked one never will be."""
         rows = await self._pool.fetch(STANDING, list(ends))
         standing = {row["account_id"]: row for row in rows}
         return [
             account_id
-            for account_id, position in ends.items()
+            for account_id, end in ends.items()
             if (row := standing.get(account_id)) is None
-            or (row["position"] < position and row["blocked_schema"] is None)
+            or ((row["position"], row["hash"]) != end and row["blocked_schema"] is None)
         ]
 
-    async def _catch_up(self, ends: dict[str, int]) -> int:
+    async def _catch_up(self, ends: Ends) -> int:
         """Bring the new balances to ``ends``; how many lagged."""
         lagging = await self._lagging(ends)
         batches = [lagging[i : i + BATCH_ACCOUNTS] for i in range(0, len(lagging), BATCH_ACCOUNTS)]
@@ -394,6 +427,14 @@ class Rebuild:
             )
         await connection.execute(KEEP_BLOCK_TIMES)
         await _replace_tables(connection)
+
+
+# By account: the position and the hash at the end of its stream.
+Ends: TypeAlias = dict[str, tuple[int, bytes]]
+
+
+def _ends(rows: Sequence[asyncpg.Record]) -> Ends:
+    return {row["account_id"]: (row["position"], row["hash"]) for row in rows}
 
 
 ERASED_EVER = "SELECT account_id, position FROM event_store.event WHERE erased_at IS NOT NULL"

@@ -215,9 +215,10 @@ class LagSweep:
             if (
                 balance is None
                 or balance.position < row.position
-                # On the last page the row is the end of the account's stream. A balance that stands
-                # elsewhere has diverged from it, as after a restore, and is refolded.
-                or (last_page and (balance.position != row.position or balance.hash != row.hash))
+                # The balance has diverged from its stream, as after a restore, and is refolded.
+                or (balance.position == row.position and balance.hash != row.hash)
+                # So it has where it stands beyond the stream's end, which the last page holds.
+                or (last_page and balance.position > row.position)
             ):
                 lagging.append(row)
         for start in range(0, len(lagging), ACCOUNTS_AT_ONCE):

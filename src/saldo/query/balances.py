@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
 
 from saldo.domain.events import format_time
 from saldo.domain.money import value_members
+from saldo.domain.tag import tag_of
 from saldo.serve.clock import StoreClock
 from saldo.serve.database import Failure, translating
 
@@ -30,11 +31,21 @@ SELECT account_id, currency, balance_minor, position, hash, recorded_at, blocked
 FROM read_model.balance WHERE account_id = ANY ($1::text[])
 """
 READ_STREAMS = """
-SELECT account_id, position, clock_timestamp() AS now FROM event_store.stream
+SELECT account_id, position, hash, clock_timestamp() AS now FROM event_store.stream
 WHERE account_id = ANY ($1::text[]) AND position > 0
 """
-READ_POSITIONS = """
-SELECT account_id, position FROM read_model.balance WHERE account_id = ANY ($1::text[])
+# Of balances (account, position) that are not at the end of their streams: that end, and the hash
+# that the stream has at the balance's position. Read later than the balances, so the end of a
+# stream that they stand on cannot lie before them.
+READ_PLACES = """
+SELECT s.account_id, s.position, e.hash
+FROM unnest($1::text[], $2::bigint[]) AS b (account_id, position)
+JOIN event_store.stream AS s ON s.account_id = b.account_id
+LEFT JOIN event_store.event AS e ON e.account_id = b.account_id AND e.position = b.position
+"""
+READ_STATES = """
+SELECT account_id, position, hash, blocked_at FROM read_model.balance
+WHERE account_id = ANY ($1::text[])
 """
 _LINE = """
 SELECT position, balance_minor, currency, hash, recorded_at FROM read_model.statement
@@ -102,8 +113,22 @@ class ProjectionBehind(Exception):  # noqa: N818 - it is where the projection is
         return self._applied
 
 
+class State(NamedTuple):
+    """What the read model shows of an account: the position, and what the body is a function of."""
+
+    position: int
+    tag: str
+
+
+def _tag(position: int, state_hash: bytes | None, blocked_at: datetime | None) -> str:
+    tag = tag_of(position, state_hash or b"")
+    return tag if blocked_at is None else f"{tag}-blocked"
+
+
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """One account as read: its balance (None when not projected yet) and its stream's position.
+
+    A balance that is not on its stream counts as not projected.
 
     ``stream_position`` 0 means that the account does not exist. ``now`` is the event store's time
     as its stream was read.
@@ -125,13 +150,18 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         """Positions that the stream has and the balance lacks."""
         return max(0, self.stream_position - self.position)
 
-    def etag(self) -> str:
+    def tag(self) -> str:
         """What the body is a function of."""
-        return f'"{self.position}"' if self.blocked_at is None else f'"{self.position}-blocked"'
+        return _tag(self.position, self.hash, self.blocked_at)
+
+    @property
+    def is_projected(self) -> bool:
+        """Whether there is a balance to show."""
+        return self.position > 0 or self.blocked_at is not None
 
     def require_projected(self) -> None:
         """Raise AccountNotFound or ProjectionBehind unless there is a balance to show."""
-        if self.position == 0 and self.blocked_at is None:
+        if not self.is_projected:
             if self.stream_position == 0:
                 raise AccountNotFound
             raise ProjectionBehind(position=0)
@@ -179,10 +209,22 @@ class Balances:
                 self.read_model.fetch(READ_BALANCES, wanted),
                 self.streams.fetch(READ_STREAMS, wanted),
             )
-        ends = {row["account_id"]: row["position"] for row in streams}
-        now = streams[-1]["now"] if streams else None
-        if now is not None:
-            self.clock.note(asked_s, now)
+            now = streams[-1]["now"] if streams else None
+            if now is not None:
+                self.clock.note(asked_s, now)
+            hashes = {row["account_id"]: row["hash"] for row in streams}
+            elsewhere = [
+                (row["account_id"], row["position"])
+                for row in balances
+                if row["position"] and row["hash"] != hashes.get(row["account_id"])
+            ]
+            places = (
+                await self.streams.fetch(READ_PLACES, *map(list, zip(*elsewhere, strict=True)))
+                if elsewhere
+                else []
+            )
+        hashes |= {row["account_id"]: row["hash"] for row in places}
+        ends = {row["account_id"]: row["position"] for row in (*streams, *places)}
         standings = {
             row["account_id"]: Standing(
                 account_id=row["account_id"],
@@ -197,6 +239,7 @@ class Balances:
                 blocked_reason=row["blocked_reason"],
             )
             for row in balances
+            if not row["position"] or row["hash"] == hashes.get(row["account_id"])
         }
         return [
             standings.get(account_id)
@@ -204,10 +247,15 @@ class Balances:
             for account_id in account_ids
         ]
 
-    async def positions(self, account_ids: Sequence[str]) -> dict[str, int]:
-        """The projected position of each account that has one."""
-        rows = await self.fetch(READ_POSITIONS, list(account_ids))
-        return {row["account_id"]: row["position"] for row in rows}
+    async def states(self, account_ids: Sequence[str]) -> dict[str, State]:
+        """The projected state of each account that has one, whether it is on its stream or not."""
+        rows = await self.fetch(READ_STATES, list(account_ids))
+        return {
+            row["account_id"]: State(
+                row["position"], _tag(row["position"], row["hash"], row["blocked_at"])
+            )
+            for row in rows
+        }
 
     async def as_of(
         self, account_id: str, moment: datetime, now: datetime | None

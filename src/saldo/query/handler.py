@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from cloudevents.conversion import to_binary, to_structured
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from saldo.domain.commands import ACCOUNT_ID, Kind
 from saldo.domain.events import format_time
 from saldo.domain.money import value_members
+from saldo.domain.tag import read_tag
 from saldo.query.balances import (
     AccountNotFound,
     Balances,
@@ -91,7 +93,7 @@ class Reader:
             batches_max=BATCHES_IN_FLIGHT_MAX,
             further_weight_min=FURTHER_BATCH_ACCOUNTS_MIN,
         )
-        self.watch = Watch(self.balances.positions)
+        self.watch = Watch(self.balances.states)
         self.system = System(self.read_model, self.streams_pool)
         self.authenticator = authenticator_of(settings.callers)
         self.streams = OpenStreams()
@@ -179,14 +181,15 @@ async def get_balances(request: EdgeRequest, _prefix: str) -> Response:
         account_id = account_ids[0]
     applied: Mapping[str, str] = {}
     if past == "minPosition":
-        applied = await _await_position(reader, request, account_id)
-    standing = await reader.read(account_id)
+        standing, applied = await _own_write(reader, request, account_id)
+    else:
+        standing = await reader.read(account_id)
     standing.require_projected()
     if past is not None and past != "minPosition":
         body = await _past(reader, standing, past, request.parameters[past])
         headers = {"Saldo-Behind": str(standing.behind)}
         return Response(body, 200, headers, "application/json")
-    etag = standing.etag()
+    etag = f'"{standing.tag()}"'
     if b"if-none-match" in request.first and is_held(request, etag):
         headers = {
             "Saldo-Behind": str(standing.behind),
@@ -224,7 +227,7 @@ async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:
     standings = await asyncio.gather(*(reader.read(account_id) for account_id in account_ids))
     shown: list[str] = []
     for standing in standings:
-        if standing.position > 0 or standing.blocked_at is not None:
+        if standing.is_projected:
             shown.append(f'{standing.json()[:-1]},"behind":{standing.behind}}}')
         else:
             status = "unknown" if standing.stream_position == 0 else "projection-behind"
@@ -234,27 +237,39 @@ async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:
     return Response(body, 200, {"Saldo-Behind": str(behind)}, "application/json")
 
 
-async def _await_position(
+async def _own_write(
     reader: Reader, request: EdgeRequest, account_id: str
-) -> Mapping[str, str]:
-    """Read your own write: wait for ``minPosition`` as long as ``Prefer: wait=`` allows.
+) -> tuple[Standing, Mapping[str, str]]:
+    """Return the balance once it has reached ``minPosition``, as far as ``Prefer: wait=`` allows.
 
-    Return the response's headers that say so.
+    Where ``minPosition`` is a tag, the account's stream must have that state. The headers say for
+    how long it was waited.
     """
-    wanted = whole_number(request, "minPosition", 0, 0, 2**62)
+    wanted = read_tag(request.parameters["minPosition"])
+    if wanted is None:
+        fault = "must be a position, or an ETag without its quotes"
+        raise Invalid([FieldError("minPosition", fault)])
     wait_s = wait_asked_for(request.headers_named(b"prefer"))
     applied = {} if wait_s is None else {"preference-applied": f"wait={wait_s}"}
-    standing = await reader.read(account_id)
-    if standing.position >= wanted:
-        return applied
-    if standing.stream_position == 0:
-        raise AccountNotFound
-    reached = None
-    if wait_s:
-        reached = await reader.watch.reach(account_id, wanted, wait_s)
-    if reached is None:
-        raise ProjectionBehind(position=standing.position, wanted=wanted, applied=applied)
-    return applied
+    ends_at = time.monotonic() + (wait_s or 0)
+    seen = ""
+    while (standing := await reader.read(account_id)).position < wanted.position:
+        if standing.stream_position == 0:
+            raise AccountNotFound
+        left_s = ends_at - time.monotonic()
+        reached = None
+        if left_s > 0:
+            reached = await reader.watch.reach(account_id, wanted.position, left_s, seen)
+        if reached is None:
+            raise ProjectionBehind(
+                position=standing.position, wanted=wanted.position, applied=applied
+            )
+        seen = reached
+    if wanted.hash_start and not wanted.names(standing.position, standing.hash or b""):
+        row = await reader.balances.at_position(account_id, wanted.position)
+        if row is None or not wanted.names(row["position"], row["hash"]):
+            raise PositionNotFound
+    return standing, applied
 
 
 async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
@@ -351,8 +366,7 @@ async def get_stream(request: EdgeRequest, _prefix: str) -> Response:
     account_id = request.parameters.get("accountId", "")
     _check_account_id(account_id)
     caller.require(READ, account_id)
-    last = request.header(b"last-event-id") or "0"
-    last_position = int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else 0  # noqa: PLR2004 - a bigint
+    last_tag = request.header(b"last-event-id") or ""
     if (await reader.read(account_id)).stream_position == 0:
         raise AccountNotFound
     reader.streams.require_room(caller)
@@ -361,7 +375,7 @@ async def get_stream(request: EdgeRequest, _prefix: str) -> Response:
         try:
             async for text in balance_events(
                 account_id,
-                last_position,
+                last_tag,
                 reader.read,
                 reader.watch,
                 lambda: reader.stopping,
@@ -390,7 +404,7 @@ async def post_cloud_event(request: EdgeRequest, _prefix: str) -> Response:
         {
             "type": ANSWERED,
             "source": SOURCE,
-            "id": f"{account_id}/{standing.position}",
+            "id": f"{account_id}/{standing.tag()}",
             "subject": account_id,
             "sequence": str(standing.position),
             "datacontenttype": "application/json",

@@ -75,23 +75,30 @@ class EventStream(StreamingResponse):
 
 async def balance_events(
     account_id: str,
-    last_position: int,
+    last_tag: str,
     read: Callable[[str], Awaitable[Standing]],
     watch: Watch,
     stopping: Callable[[], bool],
 ) -> AsyncIterator[bytes]:
-    """The text of the stream: a balance whenever its position is beyond the last one sent."""
+    """The text of the stream: a balance whenever its tag is another than the last one sent.
+
+    ``last_tag`` is the client's Last-Event-ID. What is no tag of the present state, such as one of
+    an event that a restore has removed, gets the present state.
+    """
     yield f"retry: {RECONNECT_MS}\n\n".encode()
     ends_at = time.monotonic() + STREAM_S
+    seen = last_tag
     while not stopping():
         left_s = ends_at - time.monotonic()
         if left_s <= 0:
             return
-        reached = await watch.reach(account_id, last_position + 1, min(HEARTBEAT_S, left_s))
+        reached = await watch.reach(account_id, 0, min(HEARTBEAT_S, left_s), seen)
         if reached is None:
             yield b": still here\n\n"
             continue
+        seen = reached
         standing = await read(account_id)
-        if standing.position > last_position:
-            last_position = standing.position
-            yield (f"id: {standing.position}\nevent: balance\ndata: {standing.json()}\n\n").encode()
+        # Nothing is sent of a balance that is not on its stream; its next state is waited for.
+        if standing.is_projected and standing.tag() != last_tag:
+            seen = last_tag = standing.tag()
+            yield f"id: {last_tag}\nevent: balance\ndata: {standing.json()}\n\n".encode()

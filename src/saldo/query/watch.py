@@ -1,4 +1,4 @@
-"""Waiting for a balance to reach a position.
+"""Waiting for a balance to reach a position, or to change.
 
 One query per process every 10 ms, none when nobody waits. It serves ``minPosition`` and the event
 streams alike.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from saldo.serve.tracing import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    from saldo.query.balances import State
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +29,18 @@ class TooManyWaiters(Exception):  # noqa: N818 - it is what there are
     """The process holds as many waiting readers as it can."""
 
 
-class Watch:
-    """Polls the positions of the accounts that somebody waits for."""
+class _Waiter(NamedTuple):
+    position: int
+    seen: str
+    outcome: asyncio.Future[str | None]
 
-    def __init__(self, positions: Callable[[Sequence[str]], Awaitable[dict[str, int]]]) -> None:
-        self._positions = positions
-        self._waiting: defaultdict[str, set[tuple[int, asyncio.Future[int]]]] = defaultdict(set)
+
+class Watch:
+    """Polls the states of the accounts that somebody waits for."""
+
+    def __init__(self, states: Callable[[Sequence[str]], Awaitable[dict[str, State]]]) -> None:
+        self._states = states
+        self._waiting: defaultdict[str, set[_Waiter]] = defaultdict(set)
         self._count = 0
         self._released = False
         self._poller: asyncio.Task[None] | None = None
@@ -42,14 +50,18 @@ class Watch:
         """How many wait."""
         return self._count
 
-    async def reach(self, account_id: str, position: int, timeout_s: float) -> int | None:
-        """The account's position once it is at least ``position``; None after ``timeout_s``."""
+    async def reach(
+        self, account_id: str, position: int, timeout_s: float, seen: str = ""
+    ) -> str | None:
+        """Return the account's tag once its position is at least ``position``.
+
+        A state whose tag is ``seen`` does not count. None after ``timeout_s``.
+        """
         if self._count >= WAITERS_MAX:
             raise TooManyWaiters
         if self._released:
             return None
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        waiter = (position, future)
+        waiter = _Waiter(position, seen, asyncio.get_running_loop().create_future())
         self._waiting[account_id].add(waiter)
         self._count += 1
         if self._poller is None:
@@ -57,11 +69,9 @@ class Watch:
             self._poller = asyncio.create_task(self._poll(), context=NOBODY.copy())
         try:
             async with asyncio.timeout(timeout_s):
-                reached = await future
+                return await waiter.outcome
         except TimeoutError:
             return None
-        else:
-            return reached if reached >= position else None
         finally:
             self._count -= 1
             waiters = self._waiting[account_id]
@@ -74,14 +84,15 @@ class Watch:
             while self._waiting:
                 delay_s = POLL_S
                 try:
-                    reached = await self._positions(list(self._waiting))
+                    states = await self._states(list(self._waiting))
                 except Exception:  # noqa: BLE001 - the waiters run into their own timeouts
                     log.warning("positions cannot be read; waiting readers wait on")
-                    reached, delay_s = {}, POLL_AFTER_FAILURE_S
-                for account_id, position in reached.items():
-                    for wanted, future in self._waiting.get(account_id, ()):
-                        if position >= wanted and not future.done():
-                            future.set_result(position)
+                    states, delay_s = {}, POLL_AFTER_FAILURE_S
+                for account_id, state in states.items():
+                    for wanted, seen, outcome in self._waiting.get(account_id, ()):
+                        reached = state.position >= wanted and state.tag != seen
+                        if reached and not outcome.done():
+                            outcome.set_result(state.tag)
                 await asyncio.sleep(delay_s)
         finally:
             self._poller = None
@@ -93,9 +104,9 @@ class Watch:
         """Let all waiters go with what they have, and keep no new one: the process stops."""
         self._released = True
         for waiters in self._waiting.values():
-            for _, future in waiters:
-                if not future.done():
-                    future.set_result(-1)
+            for waiter in waiters:
+                if not waiter.outcome.done():
+                    waiter.outcome.set_result(None)
 
     async def close(self) -> None:
         """Stop polling."""

@@ -199,8 +199,11 @@ def _decide_intent(
         if replay is not None:
             return [Recorded(replay, replayed=True)]
         account = ledger.accounts[line.command.account_id]
-        if intent.expected_position is not None and intent.expected_position != account.position:
-            raise PositionConflict(expected=intent.expected_position, actual=account.position)
+        expected = intent.expected
+        if expected is not None and not expected.names(account.position, account.hash):
+            raise PositionConflict(
+                expected=expected, position=account.position, state_hash=account.hash
+            )
         stored, account = _decide_line(line, account, ledger, now, default_currency, times)
         ledger.accounts[account.account_id] = account
         ledger.changed[account.account_id] = account

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from saldo.domain.commands import Command, RecordTransaction, ReverseTransaction
 from saldo.domain.errors import AmountOutOfRange, IdempotencyKeyReused, Refused, TooManyDigits
 from saldo.domain.events import TransactionRecorded, genesis_hash, read_event
+from saldo.domain.tag import tag_of
 from saldo.record.answers import (
     bulk_json,
     events_json,
@@ -360,7 +361,8 @@ async def get_limit(request: EdgeRequest, _prefix: str, account_id: str) -> Resp
     account = await recorder.store.find_account(account_id)
     if account is None or account.currency is None:
         raise AccountNotFound
-    headers = {"ETag": f'"{account.position}"', "Cache-Control": "private, no-cache"}
+    tag = tag_of(account.position, account.hash)
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     if is_held(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return _json(limit_json(account, account.currency), 200, headers)
@@ -374,9 +376,13 @@ async def get_transaction(request: EdgeRequest, _prefix: str, transaction_id: st
     reversal = await recorder.store.find_reversal(stored.account_id, stored.event_id)
     previous = await _hash_before(recorder, stored.account_id, stored.position)
     reversed_by = None if reversal is None else str(reversal.event_id)
-    # All of an event that can change: that it was reversed, and that its text was erased.
-    changes = ("-reversed" if reversal else "") + ("-erased" if stored.private_text is None else "")
-    headers = {"ETag": f'"{stored.position}{changes}"', "Cache-Control": "private, no-cache"}
+    tag = tag_of(stored.position, stored.hash)
+    # All of an event that can change: by what it was reversed, and that its text was erased.
+    if reversal is not None:
+        tag += f"-reversed-{tag_of(reversal.position, reversal.hash)}"
+    if stored.private_text is None:
+        tag += "-erased"
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     if is_held(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return _json(found_json(stored, previous, reversed_by), 200, headers)
@@ -424,7 +430,7 @@ def _record_one(
     return recorder.record_single(
         Intent(
             lines=(line,),
-            expected_position=if_match_of(request),
+            expected=if_match_of(request),
             traceparent=traceparent_of(request),
         )
     )
@@ -500,7 +506,7 @@ async def _post_cloud_event(recorder: Recorder, request: EdgeRequest, prefix: st
     recorded = await recorder.record_single(
         Intent(
             lines=(line,),
-            expected_position=if_match_of(request),
+            expected=if_match_of(request),
             traceparent=asked.traceparent,
         )
     )
@@ -557,15 +563,19 @@ def _location(recorded: Recorded, prefix: str) -> str:
     return f"{prefix}/transactions/{recorded.stored.event_id}"
 
 
+def _tag(recorded: Recorded) -> str:
+    return tag_of(recorded.stored.position, recorded.stored.hash)
+
+
 def _headers(recorded: Recorded) -> dict[str, str]:
-    headers = {"ETag": f'"{recorded.stored.position}"'}
+    headers = {"ETag": f'"{_tag(recorded)}"'}
     if recorded.replayed:
         headers["Idempotency-Replayed"] = "true"
     return headers
 
 
 def _created(recorded: Recorded, prefix: str) -> Response:
-    headers = [(b"etag", b'"%d"' % recorded.stored.position)]
+    headers = [(b"etag", f'"{_tag(recorded)}"'.encode())]
     if recorded.replayed:
         headers.append((b"idempotency-replayed", b"true"))
     headers.append((b"location", _location(recorded, prefix).encode()))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from saldo.domain.tag import Tag
+
 # A salt makes the private hash of a short, guessable text unguessable.
 SALT_BYTES = 16
 ID_RANDOM_BYTES = 10
@@ -76,7 +78,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """The lines of one request: recorded together or not at all."""
 
     lines: tuple[Line, ...]
-    expected_position: int | None = None
+    expected: Tag | None = None  # the state that the account must be in
     traceparent: str | None = None
 
     def account_ids(self) -> frozenset[str]:

@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
+from saldo.domain.tag import read_tag
 from saldo.serve import cors, openapi
 from saldo.serve.problems import (
     BODY_TOO_LARGE,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from saldo.domain.tag import Tag
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,6 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 # An RFC 8941 string: printable ASCII in quotes, in which a quote and a backslash are escaped.
 _STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"', re.ASCII)
 _ETAG = re.compile(r'(?:W/)?("[^"]*")')
-_QUOTED_POSITION = re.compile(r'"([0-9]{1,18})"', re.ASCII)
 _ONE_PARAMETER = re.compile(rb"([A-Za-z]+)=([A-Za-z0-9._~:@-]+)")
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -446,15 +448,17 @@ def _only_header(request: EdgeRequest, name: str, key: bytes) -> str | None:
     return text
 
 
-def if_match_of(request: EdgeRequest) -> int | None:
-    """The expected position of ``If-Match: "5"``; raises Invalid on any other form."""
+def if_match_of(request: EdgeRequest) -> Tag | None:
+    """The expected state of ``If-Match``, by its tag or its bare position; raises Invalid."""
     text = _only_header(request, "If-Match", b"if-match")
     if text is None:
         return None
-    match = _QUOTED_POSITION.fullmatch(text.strip())
-    if match is None:
-        raise Invalid([FieldError("If-Match", 'must be one position in quotes, such as "5"')])
-    return int(match.group(1))
+    text = text.strip()
+    tag = read_tag(text[1:-1])
+    if tag is None or text[0] + text[-1] != '""':
+        fault = 'must be one ETag or one position in quotes, such as "5"'
+        raise Invalid([FieldError("If-Match", fault)])
+    return tag
 
 
 def refuse_if_match(request: EdgeRequest, why: str) -> None:

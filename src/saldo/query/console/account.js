@@ -17,6 +17,7 @@ const REFRESH_MS = 400; // of many changes in a row, the chart and the statement
 export function accountView(accountId, app) {
   const held = new Map();
   let balance = null;
+  let tag = ""; // of the state that is shown
   let end = 0; // the last position that is known to be recorded
   let refresh = null;
   let stopStream = null;
@@ -43,10 +44,12 @@ export function accountView(accountId, app) {
       el("div", { class: "wide" }, chart.element, statement.element)));
   chart.element.hidden = statement.element.hidden = true;
 
-  function show(told, told_behind = null) {
+  function show(told, told_tag, told_behind = null) {
     const before = balance;
     balance = told;
+    tag = told_tag;
     const position = Number(told.position);
+    if (before !== null && position < Number(before.position)) end = position; // a restored store
     end = told_behind === null ? Math.max(end, position) : Math.max(end, position + told_behind);
     held.set(position, told.hash);
     const text = money(told.value, told.currency, locale());
@@ -120,7 +123,7 @@ export function accountView(accountId, app) {
       const told = await get("balances", { accountId });
       if (stopped) return true;
       app.health(null);
-      show(told.body, told.behind);
+      show(told.body, told.tag, told.behind);
       chart.element.hidden = statement.element.hidden = false;
       await Promise.all([showDays(), statement.load()]);
       follow();
@@ -153,16 +156,16 @@ export function accountView(accountId, app) {
     pill.hidden = false;
     stopStream = whileSeen((signal) => {
       poll(look, LOOK_MS, signal);
-      stream(accountId, Number(balance?.position ?? 0), {
+      stream(accountId, tag, {
         state(name, error) {
           pill.dataset.state = name;
           pill.textContent = t(name);
           if (name === "live") app.health(null);
           if (name === "waiting") app.health(error);
         },
-        balance(told) {
-          if (Number(told.position) <= Number(balance?.position ?? 0)) return;
-          show(told);
+        balance(told, told_tag) {
+          if (told_tag === tag) return;
+          show(told, told_tag);
           later();
         },
         refused(error) {

@@ -74,10 +74,14 @@ async function ask(base, path, query, signal) {
   }
   const { response, body } = await send(url, { headers: headersOf({}) }, signal);
   if (!response.ok) throw new Refused(response.status, body, response.headers.get("retry-after"));
-  return { body, behind: Number(response.headers.get("saldo-behind") ?? 0) };
+  return {
+    body,
+    behind: Number(response.headers.get("saldo-behind") ?? 0),
+    tag: response.headers.get("etag")?.replaceAll('"', "") ?? "",
+  };
 }
 
-/** GET from get_balance: `{ body, behind }`; numbers of the body are texts. */
+/** GET from get_balance: `{ body, behind, tag }`; numbers of the body are texts. */
 export function get(path, query = {}, signal = undefined) {
   return ask(BALANCE, path, query, signal);
 }
@@ -163,13 +167,13 @@ export async function poll(read, everyMs, signal) {
 
 /**
  * The balance's server-sent events, by fetch since EventSource cannot send a header. Goes on until
- * the signal: a stream ends by itself now and then, and is resumed after the last position seen.
+ * the signal: a stream ends by itself now and then, and is resumed after the last state seen.
  *
- * `on` has `balance(body)`, `state("connecting" | "live" | "waiting", error)`, and `refused(error)`,
+ * `on` has `balance(body, tag)`, `state("connecting" | "live" | "waiting", error)`, and `refused(error)`,
  * which ends it.
  */
-export async function stream(accountId, lastPosition, on, signal) {
-  let last = lastPosition;
+export async function stream(accountId, lastTag, on, signal) {
+  let last = lastTag;
   let failures = 0;
   on.state("connecting");
   while (!signal.aborted) {
@@ -182,7 +186,7 @@ export async function stream(accountId, lastPosition, on, signal) {
       url.searchParams.set("accountId", accountId);
       const response = await fetch(url, {
         credentials: "omit",
-        headers: headersOf({ Accept: "text/event-stream", "Last-Event-ID": String(last) }),
+        headers: headersOf({ Accept: "text/event-stream", "Last-Event-ID": last }),
         signal: connection.signal,
       });
       if (!response.ok) {
@@ -195,8 +199,8 @@ export async function stream(accountId, lastPosition, on, signal) {
         clearTimeout(stalled);
         stalled = setTimeout(stop, STALLED_MS);
         if (event.name !== "balance") continue;
-        last = Number(event.id);
-        on.balance(parseExact(event.data));
+        last = event.id;
+        on.balance(parseExact(event.data), last);
       }
     } catch (error) {
       if (signal.aborted) return;
