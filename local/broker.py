@@ -462,7 +462,9 @@ def create_topic(
     later records of an account may go to another partition, which the projector does not mind.
     """
     admin = _admin(bootstrap)
-    wanted = NewTopic(name, partitions, 1, config={"retention.ms": str(retention_ms)})
+    # As infra_pulumi/kafka.py has it: a record is dated by the broker, not by the recorder's clock.
+    config = {"retention.ms": str(retention_ms), "message.timestamp.type": "LogAppendTime"}
+    wanted = NewTopic(name, partitions, 1, config=config)
     try:
         admin.create_topics([wanted], request_timeout=ADMIN_TIMEOUT_S)[name].result()
     except KafkaException as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,6 +49,19 @@ def test_partitions_that_a_topic_lacks_are_added(kafka: Kafka) -> None:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     assert len(admin.list_topics(name, timeout=DEADLINE_S).topics[name].partitions) == 3
     assert words == [f"topic {name} has 1 of 3 partitions: adding the others"]
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_a_record_is_taken_whatever_the_producers_clock_says(kafka: Kafka, days: int) -> None:
+    """Kafka refuses what is an hour ahead, where it goes by the producer's clock."""
+    name = f"clock-{secrets.token_hex(6)}"
+    create_topic(kafka.bootstrap_servers, name, 1, DAY_MS, progress=list[str]().append)
+    errors: list[object] = []
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0})
+    stamp_ms = int(time.time() * 1_000) + days * DAY_MS
+    producer.produce(name, b"v", timestamp=stamp_ms, on_delivery=lambda e, _: errors.append(e))
+    assert producer.flush(DEADLINE_S) == 0
+    assert errors == [None]
 
 
 def test_a_neighbours_kafka_does_not_make_a_broker_ready(kafka: Kafka, tmp_path: Path) -> None:

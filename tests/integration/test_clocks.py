@@ -76,7 +76,7 @@ async def test_time_is_read_once_the_locks_are_held(writer: Writer, superuser: C
 
 
 @pytest.mark.parametrize("ahead", AHEAD)
-async def test_healthy_events_get_the_right_time_after_one_that_is_ahead(
+async def test_healthy_events_get_the_right_time_after_one_ahead(
     writer: Writer, superuser: Connection, ahead: timedelta
 ) -> None:
     """The recorded time may not go back, so it is held; when it occurred is not."""

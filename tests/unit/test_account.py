@@ -132,7 +132,7 @@ def test_the_client_says_when_it_occurred() -> None:
     assert (event.occurred_at, event.recorded_at) == (before, NOW)
 
 
-def test_what_is_not_dated_occurs_now_while_the_recorded_time_is_held() -> None:
+def test_what_is_not_dated_occurs_now_while_recorded_time_is_held() -> None:
     """The account's last event is from the future; the client says nothing of when it was."""
     account = evolve(
         new_account(ACCOUNT), when(new_account(ACCOUNT), income(), NOW + timedelta(days=400)), b""
