@@ -331,6 +331,44 @@ async def test_the_sweep_finds_an_account_that_has_diverged(
     await check_read_model(superuser)
 
 
+@pytest.mark.parametrize("page_events", [1_000, 2])
+async def test_the_sweep_finds_another_event_at_the_same_position(  # noqa: PLR0913, PLR0917 - both sides, and fixtures
+    page_events: int,
+    writer: Writer,
+    projector: Projector,
+    reader: Reader,
+    superuser: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On whichever page of the walk the event is."""
+    monkeypatch.setattr("saldo.project.sweep.PAGE_EVENTS", page_events)
+    await writer.record(*[income("1")] * 3, *[income("1", "other")] * 4)
+    await projector.sweep()
+    await superuser.execute(CUT, ACCOUNT, 2)
+    [event] = await writer.record(income("8"))
+    assert event.position == 3
+    await writer.record(*[income("1", "other")] * 4)
+    await reader.catch_up("other")
+    assert await projector.sweep() == 1
+    assert await reader.balance(ACCOUNT) == (3, 1000)
+    await check_read_model(superuser)
+
+
+async def test_what_is_remembered_of_a_lost_event_hides_no_new_one(
+    writer: Writer, projector: Projector, reader: Reader, superuser: Connection
+) -> None:
+    """The delivery of another event at a known position is no duplicate."""
+    stored = await writer.record(*[income("1")] * 3)
+    await projector.take(delivery(stored[-1]))
+    await superuser.execute(CUT, ACCOUNT, 1)
+    [event] = await writer.record(income("8"))
+    await projector.take(delivery(event))
+    assert await reader.balance(ACCOUNT) == (2, 900)
+    assert (projector.duplicates, projector.refolded) == (0, 1)
+    await projector.take(delivery(event))
+    assert projector.duplicates == 1
+
+
 # --- reversals and erasure --------------------------------------------------------------------
 
 
