@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from saldo.bank_import.detect import ReadingOptions, read_statement
+from saldo.bank_import.detect import read_statement
 from saldo.bank_import.sender import outgoing_lines
 from saldo.domain.money import format_minor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from saldo.bank_import.lines import BankStatement
+    from saldo.bank_import.reading_options import ReadingOptions
+    from saldo.bank_import.statement import BankStatement
 
 SAMPLES = Path(__file__).parent / "fixtures" / "statements"
 BANK_ACCOUNT = "0999/56789"

@@ -11,7 +11,12 @@ from uuid import UUID
 import pytest
 
 import saldo
-from saldo.bank_import.lines import CurrencyUnknown, StatementUnreadable
+from saldo.bank_import.errors import (
+    CurrencyUnknownError,
+    ImportFailedError,
+    OpeningExistsError,
+    StatementError,
+)
 from saldo.domain import errors
 from saldo.domain.tag import Tag
 from saldo.operate.errors import MigrationChangedError
@@ -48,15 +53,17 @@ SAMPLES: list[tuple[Exception, tuple[str, ...]]] = [
     (BadSetting("AUTH", "is missing"), ("AUTH", "is missing")),
     (MigrationChangedError("0007"), ("0007",)),
     (Contradicted("stream_position"), ("stream_position",)),
-    (CurrencyUnknown("give --currency", number=41), ("give --currency", "41")),
+    (CurrencyUnknownError("give --currency", number=41), ("give --currency", "41")),
+    (ImportFailedError("a.csv: line 41: it is empty", line=41), ("line 41: it is empty",)),
     (Invalid([FieldError("value", "is missing")]), ("value is missing",)),
     (LinesRefused([(41, errors.NotReversible())]), ("41",)),
+    (OpeningExistsError(), ("--with-opening-balance",)),
     (OutcomeUnknown(transaction_id=WHICH), (ID,)),
     (Problem(INTERNAL, "The error was logged."), ("The error was logged.",)),
     (ProjectionBehind(position=7, wanted=41), ("7", "41")),
     (ProjectionBehind(position=0), ()),
     (ReadModelRefused("statement_pkey"), ("statement_pkey",)),
-    (StatementUnreadable("it is empty", number=41), ("it is empty", "41")),
+    (StatementError("it is empty", number=41), ("it is empty", "41")),
     (Wrong("event", "hash", "it is another"), ("event", "hash", "it is another")),
 ]
 

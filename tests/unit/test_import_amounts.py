@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saldo.bank_import.amounts import MARKS, BadAmount, Decimal, decimal_of, parse_amount
+from saldo.bank_import.amounts import MARKS, Decimal, decimal_of, parse_amount
+from saldo.bank_import.errors import StatementError
 from saldo.domain.money import CURRENCY_DIGITS, MINOR_UNITS_MAX
 from tests.statement_files import UNHURRIED
 
@@ -85,14 +86,14 @@ def test_banks_write_amounts_like_this(text: str, decimal: Decimal, amount_minor
     ],
 )
 def test_what_is_not_clearly_an_amount_is_refused(text: str, decimal: Decimal) -> None:
-    with pytest.raises(BadAmount):
+    with pytest.raises(StatementError):
         parse_amount(text, "BRL", decimal)
 
 
 @UNHURRIED
 @given(st.text(max_size=20), st.sampled_from(DECIMALS))
 def test_no_text_does_more_than_be_refused(text: str, decimal: Decimal) -> None:
-    with contextlib.suppress(BadAmount):
+    with contextlib.suppress(StatementError):
         assert isinstance(parse_amount(text, "BRL", decimal), int)
 
 
@@ -120,5 +121,5 @@ def test_the_decimal_separator_shows_itself_or_stays_open(
 
 
 def test_two_decimal_separators_are_refused() -> None:
-    with pytest.raises(BadAmount, match="--decimal"):
+    with pytest.raises(StatementError, match="--decimal"):
         decimal_of(["10,50", "10.50"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saldo.bank_import.dates import ORDERS, Order, looks_like_date, read_dates
-from saldo.bank_import.lines import StatementUnreadable
+from saldo.bank_import.errors import StatementError
 from tests.statement_files import UNHURRIED
 
 FORMATS: dict[str, Order] = {
@@ -41,7 +41,7 @@ def test_dates_are_what_they_were_or_their_order_is_asked_for(days: list[date], 
     assert [read_dates(numbered(texts), FORMATS[style])[text] for text in texts] == days
     try:
         read = read_dates(numbered(texts), None)
-    except StatementUnreadable as error:
+    except StatementError as error:
         assert "--date-format" in error.reason  # noqa: PT017 - either this, or what follows
         assert all(each.day <= 12 or "y" in style for each in days)
     else:
@@ -49,7 +49,7 @@ def test_dates_are_what_they_were_or_their_order_is_asked_for(days: list[date], 
 
 
 def test_an_order_that_stays_open_is_asked_for_with_its_readings() -> None:
-    with pytest.raises(StatementUnreadable) as refused:
+    with pytest.raises(StatementError) as refused:
         read_dates(numbered(["05/05/2026", "03/04/2026"]), None)
 
     assert refused.value.number == 3
@@ -67,7 +67,7 @@ def test_dates_that_mean_the_same_in_every_order_need_none() -> None:
 
 
 def test_a_date_against_the_order_is_named_with_its_line() -> None:
-    with pytest.raises(StatementUnreadable, match=r"line 3: '01/31/2026'.* '31/01/2026' before"):
+    with pytest.raises(StatementError, match=r"line 3: '01/31/2026'.* '31/01/2026' before"):
         read_dates(numbered(["31/01/2026", "01/31/2026"]), None)
 
 
@@ -89,7 +89,7 @@ def test_months_in_letters_leave_nothing_open(text: str, day: date) -> None:
     "text", ["", "today", "31/02/2026", "2026-13-01", "0001-01-01", "05 Foo 2026", "1/2", "12345"]
 )
 def test_what_is_no_date_is_refused_with_its_line(text: str) -> None:
-    with pytest.raises(StatementUnreadable, match="line 2"):
+    with pytest.raises(StatementError, match="line 2"):
         read_dates(numbered([text]), None)
 
 
@@ -99,5 +99,5 @@ def test_no_text_does_more_than_be_refused(text: str, order: Order) -> None:
     looks_like_date(text)
     try:
         read_dates([(1, text)], order)
-    except StatementUnreadable as error:
+    except StatementError as error:
         assert error.number == 1  # noqa: PT017 - both outcomes are right

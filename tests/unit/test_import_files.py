@@ -5,23 +5,23 @@ from __future__ import annotations
 import codecs
 from dataclasses import replace
 from datetime import date
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saldo.bank_import.csv_columns import CsvMapping
-from saldo.bank_import.detect import FORMATS, Format, ReadingOptions, read_statement
-from saldo.bank_import.lines import BankStatement, StatementUnreadable
+from saldo.bank_import.detect import read_statement
+from saldo.bank_import.errors import StatementError
+from saldo.bank_import.reading_options import FORMATS, Format, ReadingOptions
 from tests.statement_files import SAMPLES, UNHURRIED, read
+
+if TYPE_CHECKING:
+    from saldo.bank_import.statement import BankStatement
 
 
 def sample(name: str, options: ReadingOptions | None = None) -> BankStatement:
     return read((SAMPLES / name).read_bytes(), options)
-
-
-def with_csv(mapping: CsvMapping) -> ReadingOptions:
-    return ReadingOptions(csv=mapping)
 
 
 Shown = tuple[int, str, int, str, str | None]
@@ -87,7 +87,7 @@ def test_ofx_of_two_accounts() -> None:
 
     assert shown(chosen) == [(21, "2026-01-03", 2_000, "second account", "1")]
     assert balances(chosen) == [("2026-01-03", 500), ("2026-01-31", 2_500)]
-    with pytest.raises(StatementUnreadable, match=r"--bank-account \(0999/111, 0999/222\)"):
+    with pytest.raises(StatementError, match=r"--bank-account \(0999/111, 0999/222\)"):
         sample("two_accounts.ofx")
 
 
@@ -174,9 +174,9 @@ def test_csv_with_a_column_of_sides() -> None:
 
 
 def test_csv_asks_for_an_order_of_dates_that_it_does_not_show() -> None:
-    with pytest.raises(StatementUnreadable, match=r"line 2: .*--date-format mdy"):
+    with pytest.raises(StatementError, match=r"line 2: .*--date-format mdy"):
         sample("american.csv")
-    statement = sample("american.csv", with_csv(CsvMapping(date_order="mdy")))
+    statement = sample("american.csv", ReadingOptions(date_format="mdy"))
 
     assert [(line.occurred_on, line.amount_minor) for line in statement.lines] == [
         (date(2026, 1, 6), 100_000),
@@ -185,28 +185,30 @@ def test_csv_asks_for_an_order_of_dates_that_it_does_not_show() -> None:
 
 
 def test_csv_asks_for_a_decimal_separator_that_it_does_not_show() -> None:
-    with pytest.raises(StatementUnreadable, match=r"line 2: .*--decimal comma"):
+    with pytest.raises(StatementError, match=r"line 2: .*--decimal comma"):
         sample("ambiguous_decimal.csv")
-    point = sample("ambiguous_decimal.csv", with_csv(CsvMapping(decimal="point")))
+    point = sample("ambiguous_decimal.csv", ReadingOptions(decimal="point"))
 
     assert [line.amount_minor for line in point.lines] == [100_000, -205_500]
 
 
 def test_csv_without_a_header_takes_columns_by_number() -> None:
-    mapping = CsvMapping(date="1", description=("2",), amount="3")
+    options = ReadingOptions(date_column="1", description_column=["2"], amount_column="3")
 
-    assert shown(sample("no_header.csv", with_csv(mapping))) == [
+    assert shown(sample("no_header.csv", options)) == [
         (1, "2026-01-05", 100_000, "salary", None),
         (2, "2026-01-06", -2_055, "groceries", None),
     ]
 
 
 def test_csv_takes_columns_by_name() -> None:
-    mapping = CsvMapping(
-        date="transaction date", description=("Description", "Category"), reference="Type"
+    options = ReadingOptions(
+        date_column="transaction date",
+        description_column=["Description", "Category"],
+        reference_column="Type",
     )
 
-    assert shown(sample("american.csv", with_csv(mapping)))[0] == (
+    assert shown(sample("american.csv", options))[0] == (
         3,
         "2026-01-05",
         100_000,
@@ -216,18 +218,18 @@ def test_csv_takes_columns_by_name() -> None:
 
 
 def test_csv_names_a_column_that_is_not_there() -> None:
-    with pytest.raises(StatementUnreadable, match=r"no column 'Betrag' for the amount.*Valor"):
-        sample("with_ids.csv", with_csv(CsvMapping(amount="Betrag")))
+    with pytest.raises(StatementError, match=r"no column 'Betrag' for the amount.*Valor"):
+        sample("with_ids.csv", ReadingOptions(amount_column="Betrag"))
 
 
 def test_csv_with_a_debit_column_alone_is_refused() -> None:
     """The other side may go by any name, and all income would be left out."""
-    with pytest.raises(StatementUnreadable, match="no header was recognised"):
+    with pytest.raises(StatementError, match="no header was recognised"):
         read(b"date,description,debit,inflow\n2026-01-05,salary,,10.00\n")
 
 
 def test_csv_without_a_currency_asks_for_it() -> None:
-    with pytest.raises(StatementUnreadable, match="--currency"):
+    with pytest.raises(StatementError, match="--currency"):
         read_statement((SAMPLES / "with_ids.csv").read_bytes())
 
 
@@ -266,7 +268,7 @@ def test_csv_without_a_currency_asks_for_it() -> None:
     ],
 )
 def test_a_broken_file_is_refused_with_its_line(name: str, number: int | None, reason: str) -> None:
-    with pytest.raises(StatementUnreadable) as refused:
+    with pytest.raises(StatementError) as refused:
         sample(name)
 
     assert refused.value.number == number
@@ -292,7 +294,7 @@ def test_a_document_type_is_refused_whatever_hides_it(
     text = (SAMPLES / name).read_text(encoding="utf-8").partition(begins)
     body = f"{text[1]}{text[2]}".replace("Lohn", "&a;")
     content = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>\n{doctype}\n{body}'
-    with pytest.raises(StatementUnreadable, match="declares a document type"):
+    with pytest.raises(StatementError, match="declares a document type"):
         read(content.encode(encoding, "xmlcharrefreplace"))
 
 
@@ -313,12 +315,12 @@ def test_a_document_type_is_refused_whatever_hides_it(
     ],
 )
 def test_what_is_no_statement_is_said_to_be_none(content: bytes, reason: str) -> None:
-    with pytest.raises(StatementUnreadable, match=reason):
+    with pytest.raises(StatementError, match=reason):
         read(content)
 
 
 def test_another_currency_than_the_one_asked_for_is_refused() -> None:
-    with pytest.raises(StatementUnreadable, match="in BRL, not in EUR"):
+    with pytest.raises(StatementError, match="in BRL, not in EUR"):
         sample("checking.ofx", ReadingOptions(currency="EUR"))
 
 
@@ -354,7 +356,7 @@ def test_an_encoding_can_be_named_and_is_then_kept_to() -> None:
 
     line = read(content, ReadingOptions(encoding="cp1250")).lines[0]
     assert line.description == "Ł"
-    with pytest.raises(StatementUnreadable, match=r"line 2: .*--encoding"):
+    with pytest.raises(StatementError, match=r"line 2: .*--encoding"):
         read(content, ReadingOptions(encoding="utf-8"))
 
 
@@ -381,7 +383,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(name: str, data: st.
     damage = data.draw(st.binary(max_size=8) | st.just(content[start:stop] * 2))
     try:
         read(content[:start] + damage + content[stop:])
-    except StatementUnreadable as error:
+    except StatementError as error:
         assert error.reason  # noqa: PT017 - both outcomes are right
 
 
@@ -390,5 +392,5 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(name: str, data: st.
 def test_no_bytes_do_more_than_be_refused(content: bytes, format: Format | None) -> None:  # noqa: A002 - the option's name
     try:
         read(content, ReadingOptions(format=format))
-    except StatementUnreadable as error:
+    except StatementError as error:
         assert error.reason  # noqa: PT017 - both outcomes are right

@@ -13,12 +13,11 @@ import httpx
 import pytest
 
 from saldo.bank_import import sender
+from saldo.bank_import.errors import OpeningExistsError, RecordingError
 from saldo.bank_import.sender import (
     CHUNK_BYTES_MAX,
     CHUNK_LINES_MAX,
     FIRST_CHUNK_LINES_MAX,
-    ImportFailed,
-    OpeningExists,
     Outcome,
     Outgoing,
     chunks_of,
@@ -147,7 +146,7 @@ async def test_a_recorder_that_stays_away_ends_the_import_after_bounded_tries() 
         raise httpx.ConnectError(message)
 
     recorder.before = refuse
-    with pytest.raises(ImportFailed, match="does not answer"):
+    with pytest.raises(RecordingError, match="does not answer"):
         await send(recorder, sent(bank_lines(10)))
 
     assert recorder.requests == sender.ATTEMPTS_MAX
@@ -157,7 +156,7 @@ async def test_an_import_that_was_cut_short_goes_on_where_it_ended() -> None:
     recorder = Recorder()
     lines = sent(bank_lines(12_000))
     recorder.before = lambda number: httpx.Response(500) if number > 2 else None
-    with pytest.raises(ImportFailed, match="500"):
+    with pytest.raises(RecordingError, match="500"):
         await send(recorder, lines)
     before = len(recorder.by_key)
     recorder.before = lambda _: None
@@ -189,7 +188,7 @@ async def test_a_refused_line_is_told_by_its_line_of_the_file() -> None:
     recorder.before = lambda _: problem(422, sender.LINES_REFUSED, [fault])
     lines = sent(bank_lines(5))
 
-    with pytest.raises(ImportFailed, match=f"line {lines[2].number}: too little"):
+    with pytest.raises(RecordingError, match=f"line {lines[2].number}: too little"):
         await send(recorder, lines)
 
 
@@ -197,7 +196,7 @@ async def test_a_refused_token_costs_one_small_request() -> None:
     recorder = Recorder()
     recorder.before = lambda _: problem(401, "urn:saldo:problem:unauthenticated", [])
 
-    with pytest.raises(ImportFailed, match="401"):
+    with pytest.raises(RecordingError, match="401"):
         await send(recorder, sent(bank_lines(12_000)))
 
     assert recorder.requests == 1
@@ -223,7 +222,7 @@ async def test_an_opening_balance_is_recorded_once_an_account() -> None:
 
     for _ in range(2):
         await send(recorder, outgoing_lines(january, "wesley", with_opening_balance=True))
-    with pytest.raises(OpeningExists, match="without --with-opening-balance"):
+    with pytest.raises(OpeningExistsError, match="without --with-opening-balance"):
         await send(recorder, outgoing_lines(february, "wesley", with_opening_balance=True))
 
     assert len(recorder.by_key) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
+from saldo.bank_import.errors import StatementError
 from saldo.domain.money import CURRENCY_DIGITS, MINOR_UNITS_MAX
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ _BEFORE_CENTS: dict[str, Decimal] = {",": "comma", ".": "point"}
 
 # Checked before any arithmetic: int() of a million digits runs for seconds.
 AMOUNT_CHARACTERS_MAX = 64
+GROUP_DIGITS = 3  # in thousands: 1,234
 
 _AMOUNT = re.compile(
     r"(?P<open>\()?\s*"
@@ -40,68 +42,60 @@ _SIGNS_AND_SPACES = str.maketrans(
 )
 
 
-class BadAmount(ValueError):  # noqa: N818 - it is what the text is
-    """The text is not an amount of the currency; the message says why."""
+def parse_amount(text: str, currency: str, decimal: Decimal, *, number: int | None = None) -> int:
+    """Return the signed minor units of ``-1.234,56``, ``R$ 10,00`` or ``(12,50)``.
 
-
-def parse_amount(text: str, currency: str, decimal: Decimal) -> int:
-    """Signed minor units of ``text``, such as ``-1.234,56``, ``R$ 10,00`` or ``(12,50)``.
-
-    Raises BadAmount with a message that fits behind a line number.
+    Raise StatementError, with the line ``number``.
     """
-    mark = MARKS[decimal]
-    digits = CURRENCY_DIGITS[currency]
+    try:
+        return _minor_units(text, currency, decimal)
+    except ValueError as error:
+        raise StatementError(str(error), number=number) from error
+
+
+def _minor_units(text: str, currency: str, decimal: Decimal) -> int:
     if len(text) > AMOUNT_CHARACTERS_MAX:
-        message = f"the amount has more than {AMOUNT_CHARACTERS_MAX} characters"
-        raise BadAmount(message)
-    match = _PLAIN[mark].fullmatch(text)
+        raise ValueError(f"the amount has more than {AMOUNT_CHARACTERS_MAX} characters")
+    match = _PLAIN[MARKS[decimal]].fullmatch(text)
     if match is not None:
         sign, whole, fraction = match.groups()
         negative = sign == "-"
     else:
-        negative, whole, fraction = _parse_written(text, currency, mark)
+        negative, whole, fraction = _parse_written(text, currency, decimal)
     fraction = fraction or ""
-    if len(fraction) > digits:
-        if fraction[digits:].strip("0"):
-            message = f"{text!r} has more digits after its decimal {decimal} than {currency} has"
-            raise BadAmount(message)
-        fraction = fraction[:digits]
-    amount_minor = int(whole + fraction.ljust(digits, "0"))
+    digits = CURRENCY_DIGITS[currency]
+    if fraction[digits:].strip("0"):
+        raise ValueError(
+            f"{text!r} has more digits after its decimal {decimal} than {currency} has"
+        )
+    amount_minor = int(whole + fraction[:digits].ljust(digits, "0"))
     if amount_minor > MINOR_UNITS_MAX:
-        message = f"{text!r} is larger than the ledger can hold"
-        raise BadAmount(message)
+        raise ValueError(f"{text!r} is larger than the ledger can hold")
     return -amount_minor if negative else amount_minor
 
 
-def _parse_written(text: str, currency: str, mark: str) -> tuple[bool, str, str]:
-    """Whether it is negative, its whole digits and its fraction; raises BadAmount."""
-    plain = text.translate(_SIGNS_AND_SPACES).strip()
-    match = _AMOUNT.fullmatch(plain)
+def _parse_written(text: str, currency: str, decimal: Decimal) -> tuple[bool, str, str]:
+    """Return whether it is negative, its whole digits and its fraction; raise ValueError."""
+    match = _AMOUNT.fullmatch(text.translate(_SIGNS_AND_SPACES).strip())
     if match is None:
-        message = f"{text!r} is not an amount"
-        raise BadAmount(message)
+        raise ValueError(f"{text!r} is not an amount")
     part = match.groupdict()
     symbol = part["symbol"] or part["symbol_last"] or currency
     if symbol.isalpha() and symbol != currency:
-        message = f"{text!r} is in {symbol}, but the statement is in {currency}"
-        raise BadAmount(message)
+        raise ValueError(f"{text!r} is in {symbol}, but the statement is in {currency}")
     signs = [part[name] for name in ("sign_first", "sign_second", "sign_last") if part[name]]
     if part["open"] and part["close"]:
         signs.append("-")
     if part["side"]:
         signs.append("-" if part["side"].startswith("D") else "+")
     if len(signs) > 1 or bool(part["open"]) != bool(part["close"]):
-        message = f"{text!r} has no clear sign"
-        raise BadAmount(message)
-    whole, _, fraction = part["number"].strip().rpartition(mark)
-    if mark not in part["number"]:
+        raise ValueError(f"{text!r} has no clear sign")
+    mark = MARKS[decimal]
+    whole, marked, fraction = part["number"].strip().rpartition(mark)
+    if not marked:
         whole, fraction = fraction, ""
-    if fraction and not fraction.isdigit():
-        message = f"{text!r} is not an amount with a decimal {_name(mark)}"
-        raise BadAmount(message)
-    if whole and not _is_whole(whole, mark):
-        message = f"{text!r} is not an amount with a decimal {_name(mark)}"
-        raise BadAmount(message)
+    if (fraction and not fraction.isdigit()) or (whole and not _is_whole(whole, mark)):
+        raise ValueError(f"{text!r} is not an amount with a decimal {decimal}")
     return "-" in signs, whole.translate(_UNGROUPED), fraction
 
 
@@ -115,15 +109,11 @@ def _is_whole(text: str, mark: str) -> bool:
     )
 
 
-def _name(mark: str) -> str:
-    return "comma" if mark == "," else "point"
-
-
 def decimal_of(texts: Iterable[str]) -> Decimal | None:
-    """The decimal separator that the amounts themselves show.
+    """Return the decimal separator that the amounts themselves show.
 
-    None when they leave it open: ``1,234`` alone may be either. Raises BadAmount when one amount
-    shows a comma and another a point.
+    None when they leave it open: ``1,234`` alone may be either. Raise StatementError when one
+    amount shows a comma and another a point.
     """
     seen: dict[Decimal, str] = {}
     separated = False
@@ -139,11 +129,10 @@ def decimal_of(texts: Iterable[str]) -> Decimal | None:
         elif shown not in seen:
             seen[shown] = text
             if len(seen) > 1:
-                message = (
+                raise StatementError(
                     f"{seen['comma']!r} has a decimal comma and {seen['point']!r} a decimal point: "
                     "say --decimal comma or --decimal point"
                 )
-                raise BadAmount(message)
     if seen:
         return next(iter(seen))
     # whole numbers without a separator read the same either way
@@ -151,7 +140,7 @@ def decimal_of(texts: Iterable[str]) -> Decimal | None:
 
 
 def _shown_decimal(text: str) -> Decimal | None:
-    """The decimal separator that one amount shows; None when it may be either."""
+    """Return the decimal separator that one amount shows; None when it may be either."""
     found = _DIGITS_AND_MARKS.search(text.translate(_SIGNS_AND_SPACES).translate(_SPACED))
     number = found.group() if found else ""
     comma, point = number.count(","), number.count(".")
@@ -161,6 +150,6 @@ def _shown_decimal(text: str) -> Decimal | None:
         # a separator that repeats groups thousands, so the other one is the decimal one
         return "point" if comma else "comma"
     before, after = number.split("," if comma else ".")
-    if len(after) == 3 and 1 <= len(before) <= 3 and before != "0":  # noqa: PLR2004 - a thousand's groups
+    if len(after) == GROUP_DIGITS and 1 <= len(before) <= GROUP_DIGITS and before != "0":
         return None
     return "comma" if comma else "point"

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING
 
 from lxml import etree
 
-from saldo.bank_import.amounts import BadAmount, parse_amount
-from saldo.bank_import.lines import (
+from saldo.bank_import.amounts import parse_amount
+from saldo.bank_import.errors import StatementError
+from saldo.bank_import.statement import (
     DOCUMENT_TYPE,
     BankStatement,
     LeftOut,
+    Page,
     StatementBalance,
     StatementLine,
-    StatementUnreadable,
-    in_order_of_days,
-    split_zeros,
+    choose_account,
+    join_pages,
     tidy_description,
     tidy_reference,
 )
@@ -45,62 +45,30 @@ _OTHER_MESSAGES = {
 }
 
 
-@dataclass(slots=True)
-class _Page:
-    """One Stmt element."""
-
-    number: int
-    account: str = ""
-    currency: str = ""
-    opening: StatementBalance | None = None
-    closing: StatementBalance | None = None
-    lines: list[StatementLine] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-
-
 def parse_camt(content: bytes, *, bank_account: str | None = None) -> BankStatement:
-    """The statement in ``content``, or that of ``bank_account`` where it holds several.
+    """Return the statement in ``content``, or that of ``bank_account``; raise StatementError.
 
-    Only booked entries count; the others are left out. Raises StatementUnreadable; so does a
-    statement whose entries do not lead from its opening balance to its closing one.
+    Entries that are not booked are left out.
     """
     try:
         pages = _read(content)
     except etree.XMLSyntaxError as error:
-        reason = f"the XML is broken: {error.msg}"
-        raise StatementUnreadable(reason, number=error.lineno) from error
+        raise StatementError(f"the XML is broken: {error.msg}", number=error.lineno) from error
     if not pages:
-        reason = "the file holds no statement (Stmt)"
-        raise StatementUnreadable(reason)
-    account, pages = _choose(pages, bank_account)
-    currency = pages[0].currency
-    for page in pages:
-        if page.currency != currency:
-            reason = f"the statement changes its currency to {page.currency}"
-            raise StatementUnreadable(reason, number=page.number)
-        _check_sum(page)
-    lines = [line for page in pages for line in page.lines]
-    moving, zeros = split_zeros(lines)
-    return BankStatement(
-        format="camt.053",
-        bank_account=account or None,
-        currency=currency,
-        opening=pages[0].opening,
-        closing=pages[-1].closing,
-        lines=in_order_of_days(moving),
-        left_out=tuple(zeros + [each for page in pages for each in page.left_out]),
-        remarks=(),
-    )
+        raise StatementError("the file holds no statement (Stmt)")
+    return join_pages("camt.053", choose_account(pages, lambda page: page.account, bank_account))
 
 
-def _read(content: bytes) -> list[_Page]:
+def _read(content: bytes) -> list[Page]:
     head = content[:HEAD_BYTES]
     message = _MESSAGE.search(head)
     name = message.group(1).decode() if message else ""
     if message and name in _OTHER_MESSAGES:
-        reason = f"the file is {_OTHER_MESSAGES[name]}: import the camt.053 statement"
-        raise StatementUnreadable(reason, number=head[: message.start()].count(b"\n") + 1)
-    pages: list[_Page] = []
+        raise StatementError(
+            f"the file is {_OTHER_MESSAGES[name]}: import the camt.053 statement",
+            number=head[: message.start()].count(b"\n") + 1,
+        )
+    pages: list[Page] = []
     stream = etree.iterparse(
         io.BytesIO(content),
         tag=("{*}Acct", "{*}Bal", "{*}Ntry"),
@@ -118,15 +86,15 @@ def _read(content: bytes) -> list[_Page]:
             continue
         if parent is not statement:
             statement = parent
-            pages.append(_Page(number=_number(parent)))
+            pages.append(Page(number=_number(parent)))
         _take(element, pages[-1])
     # The parser knows it, in any encoding and behind any comment. Nothing was read from it.
     if stream.root is not None and stream.root.getroottree().docinfo.doctype:
-        raise StatementUnreadable(DOCUMENT_TYPE, number=_number(stream.root))
+        raise StatementError(DOCUMENT_TYPE, number=_number(stream.root))
     return pages
 
 
-def _take(element: Element, page: _Page) -> None:
+def _take(element: Element, page: Page) -> None:
     name = _name(element)
     if name == "Ntry":
         _take_entry(element, page)
@@ -139,7 +107,7 @@ def _take(element: Element, page: _Page) -> None:
         page.currency = _at(element, "Ccy") or page.currency
 
 
-def _take_balance(element: Element, page: _Page) -> None:
+def _take_balance(element: Element, page: Page) -> None:
     code = _at(element, "Tp", "CdOrPrtry", "Cd")
     if code not in {"OPBD", "PRCD", "CLBD"}:
         return
@@ -147,8 +115,7 @@ def _take_balance(element: Element, page: _Page) -> None:
     amount_minor = _amount(element, children, page)
     on = _day(children.get("Dt"))
     if on is None:
-        reason = f"the balance {code} has no date"
-        raise StatementUnreadable(reason, number=_number(element))
+        raise StatementError(f"the balance {code} has no date", number=_number(element))
     balance = StatementBalance(amount_minor=amount_minor, on=on)
     if code == "CLBD":
         page.closing = balance
@@ -156,7 +123,7 @@ def _take_balance(element: Element, page: _Page) -> None:
         page.opening = balance
 
 
-def _take_entry(element: Element, page: _Page) -> None:
+def _take_entry(element: Element, page: Page) -> None:
     number = _number(element)
     children = _children(element)
     status = _text(children.get("Sts")) or _at(element, "Sts", "Cd")
@@ -166,8 +133,7 @@ def _take_entry(element: Element, page: _Page) -> None:
     amount_minor = _amount(element, children, page)
     booked = _day(children.get("BookgDt")) or _day(children.get("ValDt"))
     if booked is None:
-        reason = "the entry has neither a booking date nor a value date"
-        raise StatementUnreadable(reason, number=number)
+        raise StatementError("the entry has neither a booking date nor a value date", number=number)
     details = list(element.iter(f"{_space(element)}TxDtls")) if "NtryDtls" in children else []
     reference = _reference(children, details)
     info = _text(children.get("AddtlNtryInf"))
@@ -182,26 +148,23 @@ def _take_entry(element: Element, page: _Page) -> None:
     )
 
 
-def _amount(element: Element, children: Mapping[str, Element], page: _Page) -> int:
+def _amount(element: Element, children: Mapping[str, Element], page: Page) -> int:
     """Signed minor units. A reversal's indicator already says which way its own money goes."""
     amount = children.get("Amt")
     text = _text(amount)
     if amount is None or text is None:
-        reason = f"the {_name(element)} has no amount"
-        raise StatementUnreadable(reason, number=_number(element))
+        raise StatementError(f"the {_name(element)} has no amount", number=_number(element))
     currency = amount.get("Ccy") or ""
     page.currency = page.currency or currency
     if currency != page.currency or currency not in CURRENCY_DIGITS:
-        reason = f"the amount is in {currency!r}, but the statement is in {page.currency!r}"
-        raise StatementUnreadable(reason, number=_number(element))
-    try:
-        amount_minor = parse_amount(text, currency, "point")
-    except BadAmount as error:
-        raise StatementUnreadable(str(error), number=_number(element)) from error
+        raise StatementError(
+            f"the amount is in {currency!r}, but the statement is in {page.currency!r}",
+            number=_number(element),
+        )
+    amount_minor = parse_amount(text, currency, "point", number=_number(element))
     side = _text(children.get("CdtDbtInd"))
     if side not in {"CRDT", "DBIT"}:
-        reason = f"CdtDbtInd is {side!r}, not CRDT or DBIT"
-        raise StatementUnreadable(reason, number=_number(element))
+        raise StatementError(f"CdtDbtInd is {side!r}, not CRDT or DBIT", number=_number(element))
     return amount_minor if side == "CRDT" else -amount_minor
 
 
@@ -259,36 +222,7 @@ def _day(holder: Element | None) -> date | None:
     try:
         return None if text is None else date.fromisoformat(text[:10])
     except ValueError as error:
-        reason = f"{text!r} is not a date"
-        raise StatementUnreadable(reason, number=_number(holder)) from error
-
-
-def _choose(pages: Sequence[_Page], wanted: str | None) -> tuple[str, list[_Page]]:
-    accounts: dict[str, list[_Page]] = {}
-    for page in pages:
-        accounts.setdefault(page.account, []).append(page)
-    known = ", ".join(accounts)
-    if wanted is not None and wanted not in accounts:
-        reason = f"the file has no statement of the account {wanted}: it has {known}"
-        raise StatementUnreadable(reason)
-    if wanted is None and len(accounts) > 1:
-        reason = f"the file holds several accounts: choose one with --bank-account ({known})"
-        raise StatementUnreadable(reason)
-    account = wanted if wanted is not None else next(iter(accounts))
-    return account, accounts[account]
-
-
-def _check_sum(page: _Page) -> None:
-    if page.opening is None or page.closing is None:
-        return
-    gap_minor = page.closing.amount_minor - page.opening.amount_minor
-    gap_minor -= sum(line.amount_minor for line in page.lines)
-    if gap_minor:
-        reason = (
-            "the entries do not add up from the opening to the closing balance "
-            f"(off by {gap_minor} minor units): an entry is missing or was changed"
-        )
-        raise StatementUnreadable(reason, number=page.number)
+        raise StatementError(f"{text!r} is not a date", number=_number(holder)) from error
 
 
 def _children(element: Element) -> dict[str, Element]:

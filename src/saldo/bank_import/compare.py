@@ -1,4 +1,4 @@
-"""What get_balance says of the account: its currency before an import, its balance after it."""
+"""The account as get_balance shows it: its currency before an import, its balance after it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import httpx
 import msgspec
 
 from saldo.bank_import.amounts import parse_amount
+from saldo.bank_import.errors import BalanceUnknownError
 from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
@@ -23,10 +24,6 @@ NOT_FOUND = 404
 BEHIND = 503
 
 
-class BalanceUnknown(Exception):  # noqa: N818 - it is what the balance is
-    """get_balance did not say; the message tells why."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """The statement's closing balance beside Saldo's at the end of that day, in minor units."""
@@ -37,7 +34,7 @@ class Comparison:
 
     @property
     def difference_minor(self) -> int:
-        """What Saldo has more than the statement."""
+        """Return what Saldo has more than the statement."""
         return self.saldo_minor - self.statement_minor
 
 
@@ -49,9 +46,9 @@ class _Balance(msgspec.Struct):
 async def account_currency(
     client: httpx.AsyncClient, url: str, account_id: str, *, wait_s: int = 0
 ) -> str | None:
-    """The currency that the account holds; None for a new account. Raises BalanceUnknown.
+    """Return the account's currency, None for a new account; raise BalanceUnknownError.
 
-    An account whose first transaction is not projected yet is waited for as long as ``wait_s``.
+    Wait up to ``wait_s`` for the account's first transaction to be projected.
     """
     query = {"accountId": account_id, "minPosition": "1"}
     response = await _get(client, url, query, wait_s=wait_s)
@@ -63,9 +60,9 @@ async def account_currency(
 async def effective_balance(
     client: httpx.AsyncClient, url: str, account_id: str, *, on: date, position: int
 ) -> int:
-    """Minor units at the end of the day ``on``, once ``position`` is projected.
+    """Return the minor units at the end of the day ``on``, once ``position`` is projected.
 
-    Raises BalanceUnknown.
+    Raise BalanceUnknownError.
     """
     deadline = time.monotonic() + PROJECTED_WITHIN_S
     while True:
@@ -91,16 +88,16 @@ async def _get(
     try:
         return await client.get(f"{url}/balances", params=query, headers=headers)
     except httpx.TransportError as error:
-        raise BalanceUnknown(f"{url} does not answer ({type(error).__name__})") from error
+        raise BalanceUnknownError(f"{url} does not answer ({type(error).__name__})") from error
 
 
 def _balance_in(response: httpx.Response) -> _Balance:
     if response.status_code != FOUND:
-        raise BalanceUnknown(f"get_balance answers {response.status_code}")
+        raise BalanceUnknownError(f"get_balance answers {response.status_code}")
     try:
         balance = msgspec.json.decode(response.content, type=_Balance)
     except msgspec.DecodeError as error:
-        raise BalanceUnknown("get_balance answers something else than a balance") from error
+        raise BalanceUnknownError("get_balance answers something else than a balance") from error
     if balance.currency not in CURRENCY_DIGITS:
-        raise BalanceUnknown(f"get_balance answers the currency {balance.currency!r}")
+        raise BalanceUnknownError(f"get_balance answers the currency {balance.currency!r}")
     return balance

@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saldo.bank_import.dates import looks_like_date
-from saldo.bank_import.lines import StatementUnreadable
+from saldo.bank_import.errors import StatementError
 from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from saldo.bank_import.amounts import Decimal
-    from saldo.bank_import.dates import Order
+    from saldo.bank_import.reading_options import ReadingOptions
 
 DELIMITERS = (";", ",", "\t", "|")
 # Banks write their name, the account and the period above the header, on some lines.
@@ -78,41 +77,6 @@ _SYMBOLS = re.compile(r"\([^)]*\)|\[[^\]]*\]|R\$|US\$|[$€£]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CsvMapping:
-    """What the user says about the file; None and () are left to detection.
-
-    A column is said by its name in the header, or by its number from 1.
-    """
-
-    delimiter: str | None = None
-    decimal: Decimal | None = None
-    date_order: Order | None = None
-    date: str | None = None
-    amount: str | None = None
-    debit: str | None = None
-    credit: str | None = None
-    description: tuple[str, ...] = ()
-    reference: str | None = None
-    balance: str | None = None
-
-    def told(self, role: str) -> tuple[str, ...]:
-        """The columns that the user gives for ``role``."""
-        if role == "description":
-            return self.description
-        told: str | None = getattr(self, role) if role in _TOLD_ROLES else None
-        return () if told is None else (told,)
-
-    @property
-    def by_number(self) -> bool:
-        """Whether the file may do without a header: date and amounts are told by number."""
-        money = self.amount or self.debit or self.credit or ""
-        return (self.date or "").isdigit() and money.isdigit()
-
-
-_TOLD_ROLES = {each.name for each in fields(CsvMapping)} & NAMES.keys()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CsvLayout:
     """Where the table stands in the file, and each thing in the table (indices from 0)."""
 
@@ -137,23 +101,22 @@ class CsvLayout:
         return tuple(each for each in found if each is not None)
 
 
-def find_layout(text: str, mapping: CsvMapping) -> CsvLayout:
-    """The layout of the file; raises StatementUnreadable when it does not show one."""
-    delimiters = DELIMITERS if mapping.delimiter is None else (mapping.delimiter,)
+def find_layout(text: str, options: ReadingOptions) -> CsvLayout:
+    """The layout of the file; raises StatementError when it does not show one."""
+    delimiters = DELIMITERS if options.delimiter is None else (options.delimiter,)
     top = text.split("\n", PREAMBLE_LINES_MAX)[:PREAMBLE_LINES_MAX]
     found: list[tuple[int, CsvLayout]] = []
     for delimiter in delimiters:
         for above, cells in enumerate(_top_rows(top, delimiter)):
-            layout = _layout_of(cells, above, delimiter, mapping)
+            layout = _layout_of(cells, above, delimiter, options)
             if layout is not None:
                 found.append(layout)
     if not found:
-        _name_missing_column(top, delimiters, mapping)
-        reason = (
+        _name_missing_column(top, delimiters, options)
+        raise StatementError(
             "no header was recognised: say --date-column, --amount-column (or --debit-column and "
             "--credit-column) and --description-column, by name or by number from 1"
         )
-        raise StatementUnreadable(reason)
     # of equal ones the first: a later row that looks like a header as much is a transaction
     return max(found, key=lambda each: each[0])[1]
 
@@ -186,23 +149,23 @@ def _top_rows(top: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _layout_of(
-    cells: Sequence[str], above: int, delimiter: str, mapping: CsvMapping
+    cells: Sequence[str], above: int, delimiter: str, options: ReadingOptions
 ) -> tuple[int, CsvLayout] | None:
     """How good a header this row is, and the layout by it; None when it is none."""
-    if mapping.by_number:
-        column = int(mapping.date or "0") - 1
+    if options.by_number:
+        column = int(options.date_column or "0") - 1
         if not 0 <= column < len(cells) or not looks_like_date(cells[column]):
             return None
         # the row is the first transaction itself, and has no names to go by
-        roles = _roles([""] * len(cells), mapping)
+        roles = _roles([""] * len(cells), options)
         above -= 1
     else:
-        roles = _roles(cells, mapping)
-    if "date" not in roles or not _settle_money(roles, mapping):
+        roles = _roles(cells, options)
+    if "date" not in roles or not _settle_money(roles, options):
         return None
-    if any(_place(told, cells) is None for role in NAMES for told in mapping.told(role)):
+    if any(_place(told, cells) is None for role in NAMES for told in options.columns(role)):
         return None
-    described = [_place(told, cells) for told in mapping.description]
+    described = [_place(told, cells) for told in options.columns("description")]
     described = described or [roles.get("description")]
     layout = CsvLayout(
         delimiter=delimiter,
@@ -219,19 +182,23 @@ def _layout_of(
         side=roles.get("side"),
         status=roles.get("status"),
     )
-    return (len(cells) if mapping.by_number else len(roles)), layout
+    return (len(cells) if options.by_number else len(roles)), layout
 
 
-def _settle_money(roles: dict[str, int], mapping: CsvMapping) -> bool:
+def _settle_money(roles: dict[str, int], options: ReadingOptions) -> bool:
     """Keep one way to read amounts, the told one first; False where the row shows none.
 
     A debit column alone is none: the other side goes by a name that is not known here, and all
     income would be lost.
     """
     both = {"debit", "credit"}
-    if mapping.amount is not None:
+    if options.amount_column is not None:
         dropped = both
-    elif mapping.debit is not None or mapping.credit is not None or roles.keys() >= both:
+    elif (
+        options.debit_column is not None
+        or options.credit_column is not None
+        or roles.keys() >= both
+    ):
         dropped = {"amount"}
     elif "amount" in roles:
         # "Credit" beside an amount is a word about it, not a column of money
@@ -243,11 +210,11 @@ def _settle_money(roles: dict[str, int], mapping: CsvMapping) -> bool:
     return True
 
 
-def _roles(cells: Sequence[str], mapping: CsvMapping) -> dict[str, int]:
+def _roles(cells: Sequence[str], options: ReadingOptions) -> dict[str, int]:
     plain = [plain_name(cell) for cell in cells]
     roles: dict[str, int] = {}
     for role, names in NAMES.items():
-        told = mapping.told(role)
+        told = options.columns(role)
         if told:
             column = _place(told[0], cells)
             if column is not None:
@@ -271,16 +238,15 @@ def _place(told: str, cells: Sequence[str]) -> int | None:
 
 
 def _name_missing_column(
-    top: Sequence[str], delimiters: Sequence[str], mapping: CsvMapping
+    top: Sequence[str], delimiters: Sequence[str], options: ReadingOptions
 ) -> None:
     """Raise with the column that the user named but no row at the top has."""
     rows = [row for delimiter in delimiters for row in _top_rows(top, delimiter)]
     for role in NAMES:
-        for told in mapping.told(role):
+        for told in options.columns(role):
             if all(_place(told, row) is None for row in rows):
                 widest = max(rows, key=len, default=[])
                 shown = ", ".join(cell for cell in widest if cell)
-                reason = (
+                raise StatementError(
                     f"there is no column {told!r} for the {role}; a row of the file is: {shown}"
                 )
-                raise StatementUnreadable(reason)

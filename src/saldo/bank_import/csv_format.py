@@ -8,29 +8,28 @@ from __future__ import annotations
 import csv
 import io
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from saldo.bank_import.amounts import BadAmount, Decimal, decimal_of, parse_amount
+from saldo.bank_import.amounts import Decimal, decimal_of, parse_amount
 from saldo.bank_import.csv_columns import (
     CsvLayout,
-    CsvMapping,
     find_layout,
     names_in,
     plain_name,
 )
 from saldo.bank_import.dates import looks_like_date, read_dates
 from saldo.bank_import.encoding import decode_text
-from saldo.bank_import.lines import (
+from saldo.bank_import.errors import CurrencyUnknownError, StatementError
+from saldo.bank_import.statement import (
     BankStatement,
-    CurrencyUnknown,
     LeftOut,
+    Page,
     StatementBalance,
     StatementLine,
-    StatementUnreadable,
-    in_order_of_days,
-    split_zeros,
+    gap_between,
+    join_pages,
     tidy_description,
     tidy_reference,
 )
@@ -38,6 +37,8 @@ from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from saldo.bank_import.reading_options import ReadingOptions
 
 _SIDES = {
     **dict.fromkeys(names_in("d;dr;debit;debito;expense;despesa;saida;out;withdrawal"), -1),
@@ -75,9 +76,13 @@ class _Row:
     number: int
     cells: list[str]
 
+    def cell(self, column: int | None) -> str:
+        """Return the cell; blank where the file has no such column."""
+        return "" if column is None else self.cells[column]
+
 
 @dataclass(slots=True)
-class _Sorted:
+class _Table:
     """The rows below the header: transactions, the opening balance, and what is left out."""
 
     rows: list[_Row] = field(default_factory=list)
@@ -86,44 +91,35 @@ class _Sorted:
 
 
 def parse_csv(
-    content: bytes,
-    *,
-    currency: str | None = None,
-    encoding: str | None = None,
-    mapping: CsvMapping | None = None,
+    content: bytes, options: ReadingOptions, currency: str | None = None
 ) -> BankStatement:
-    """The statement in ``content``; raises StatementUnreadable.
+    """Return the statement in ``content``; raise StatementError.
 
     ``currency`` is needed where the file has no column of it.
     """
-    mapping = mapping or CsvMapping()
-    text = decode_text(content, encoding)
-    layout = find_layout(text, mapping)
+    text = decode_text(content, options.encoding)
+    layout = find_layout(text, options)
     table = _sort_rows(_rows(text, layout), layout)
     if not table.rows:
-        reason = "there is no transaction in the file"
-        raise StatementUnreadable(reason)
+        raise StatementError("there is no transaction in the file")
     currency = _currency(table.rows, layout, currency)
-    decimal = mapping.decimal or _decimal(table.rows, layout)
-    lines = _lines(table.rows, layout, currency, decimal, mapping)
-    balances = _running_balances(table.rows, layout, currency, decimal)
+    money = _Money(table.rows, layout, currency, options.decimal)
+    lines = _lines(table.rows, layout, money, options)
+    balances = [money.parse(row, layout.balance) for row in table.rows]
     if _latest_first(lines, balances):
         lines.reverse()
         balances.reverse()
     opening, closing = _outer_balances(lines, balances)
     if opening is None and table.opening is not None:
-        opening = _stated_opening(table.opening, layout, currency, decimal, lines[0])
-    moving, zeros = split_zeros(lines)
-    return BankStatement(
-        format="csv",
-        bank_account=None,
-        currency=currency,
-        opening=opening,
-        closing=closing,
-        lines=in_order_of_days(moving),
-        left_out=tuple(sorted(zeros + table.left_out, key=lambda each: each.number)),
-        remarks=tuple(_remarks(moving, opening, closing)),
+        opening = money.stated_opening(table.opening, lines[0])
+    page = Page(number=1, currency=currency, lines=lines, left_out=table.left_out)
+    gap_minor = gap_between(opening, closing, lines)
+    remark = (
+        "the lines do not add up from the first balance to the last one "
+        f"(off by {gap_minor} minor units): some may be missing"
     )
+    remarks = [remark] if gap_minor else []
+    return replace(join_pages("csv", [page], remarks), opening=opening, closing=closing)
 
 
 def _rows(text: str, layout: CsvLayout) -> Iterator[_Row]:
@@ -135,12 +131,13 @@ def _rows(text: str, layout: CsvLayout) -> Iterator[_Row]:
                 yield _Row(number, [cell.strip() for cell in cells])
             number = reader.line_num + 1
     except csv.Error as error:
-        reason = f"the row is broken ({error}): a quote may be open"
-        raise StatementUnreadable(reason, number=number) from error
+        raise StatementError(
+            f"the row is broken ({error}): a quote may be open", number=number
+        ) from error
 
 
-def _sort_rows(rows: Iterator[_Row], layout: CsvLayout) -> _Sorted:
-    table = _Sorted()
+def _sort_rows(rows: Iterator[_Row], layout: CsvLayout) -> _Table:
+    table = _Table()
     money = layout.money
     needed = max(layout.date, *money) + 1
     for row in rows:
@@ -149,15 +146,17 @@ def _sort_rows(rows: Iterator[_Row], layout: CsvLayout) -> _Sorted:
             continue
         if len(cells) < needed:
             if len(cells) > layout.date and looks_like_date(cells[layout.date]):
-                reason = (
-                    f"the row has {len(cells)} columns where {needed} are needed: it is cut off"
+                raise StatementError(
+                    f"the row has {len(cells)} columns where {needed} are needed: it is cut off",
+                    number=row.number,
                 )
-                raise StatementUnreadable(reason, number=row.number)
             table.left_out.append(LeftOut(number=row.number, reason="a note, not a transaction"))
             continue
         if len(cells) > layout.width and any(cells[layout.width :]):
-            reason = f"the row has {len(cells)} columns where the header has {layout.width}"
-            raise StatementUnreadable(reason, number=row.number)
+            raise StatementError(
+                f"the row has {len(cells)} columns where the header has {layout.width}",
+                number=row.number,
+            )
         if len(cells) < layout.width:
             cells += [""] * (layout.width - len(cells))
         why = _why_left_out(row, layout, table)
@@ -168,12 +167,11 @@ def _sort_rows(rows: Iterator[_Row], layout: CsvLayout) -> _Sorted:
         elif cells[layout.date]:
             table.rows.append(row)
         else:
-            reason = "the row has an amount but no date"
-            raise StatementUnreadable(reason, number=row.number)
+            raise StatementError("the row has an amount but no date", number=row.number)
     return table
 
 
-def _why_left_out(row: _Row, layout: CsvLayout, table: _Sorted) -> str | None:
+def _why_left_out(row: _Row, layout: CsvLayout, table: _Table) -> str | None:
     stating = _states_balance(row, layout)
     if stating is not None:
         if stating in _OPENING_NAMES and not table.rows:
@@ -195,147 +193,123 @@ def _states_balance(row: _Row, layout: CsvLayout) -> str | None:
     return None
 
 
-def _cell(row: _Row, column: int | None) -> str:
-    return "" if column is None else row.cells[column]
-
-
 def _currency(rows: Sequence[_Row], layout: CsvLayout, asked: str | None) -> str:
     currency = asked
     if layout.currency is not None:
         for row in rows:
-            stated = _cell(row, layout.currency).upper()
+            stated = row.cell(layout.currency).upper()
             if stated and currency is not None and stated != currency:
-                reason = f"the line is in {stated}, but the statement is in {currency}"
-                raise StatementUnreadable(reason, number=row.number)
+                raise StatementError(
+                    f"the line is in {stated}, but the statement is in {currency}",
+                    number=row.number,
+                )
             currency = currency or stated or None
     if currency is None:
-        reason = "the file does not name its currency: say --currency"
-        raise CurrencyUnknown(reason)
+        raise CurrencyUnknownError("the file does not name its currency: say --currency")
     if currency not in CURRENCY_DIGITS:
-        reason = f"{currency!r} is not an ISO 4217 currency"
-        raise StatementUnreadable(reason)
+        raise StatementError(f"{currency!r} is not an ISO 4217 currency")
     return currency
 
 
 def _decimal(rows: Sequence[_Row], layout: CsvLayout) -> Decimal:
     columns = [*layout.money, *([] if layout.balance is None else [layout.balance])]
-    try:
-        found = decimal_of(_cell(row, column) for row in rows for column in columns)
-    except BadAmount as error:
-        raise StatementUnreadable(str(error)) from error
-    if found is None:
-        open_ended = next(
-            (row for row in rows if any(m in row.cells[c] for c in layout.money for m in ",.")),
-            rows[0],
-        )
-        reason = (
-            "the amounts do not show whether they have a decimal comma or a decimal point: "
-            "say --decimal comma or --decimal point"
-        )
-        raise StatementUnreadable(reason, number=open_ended.number)
-    return found
+    found = decimal_of(row.cells[column] for row in rows for column in columns)
+    if found is not None:
+        return found
+    undecided = next(
+        (row for row in rows if any(m in row.cells[c] for c in layout.money for m in ",.")),
+        rows[0],
+    )
+    raise StatementError(
+        "the amounts do not show whether they have a decimal comma or a decimal point: "
+        "say --decimal comma or --decimal point",
+        number=undecided.number,
+    )
 
 
 def _lines(
-    rows: Sequence[_Row],
-    layout: CsvLayout,
-    currency: str,
-    decimal: Decimal,
-    mapping: CsvMapping,
+    rows: Sequence[_Row], layout: CsvLayout, money: _Money, options: ReadingOptions
 ) -> list[StatementLine]:
-    days = read_dates(((row.number, row.cells[layout.date]) for row in rows), mapping.date_order)
-    money = _Money(layout, currency, decimal, rows)
+    days = read_dates(((row.number, row.cells[layout.date]) for row in rows), options.date_format)
     return [
         StatementLine(
             number=row.number,
             occurred_on=days[row.cells[layout.date]],
             amount_minor=money.of(row),
-            description=_description(row, layout),
-            reference=tidy_reference(_cell(row, layout.reference)),
+            description=tidy_description(
+                " - ".join(filter(None, (row.cells[each] for each in layout.description)))
+            ),
+            reference=tidy_reference(row.cell(layout.reference)),
         )
         for row in rows
     ]
 
 
-def _description(row: _Row, layout: CsvLayout) -> str:
-    columns = layout.description
-    if len(columns) == 1:
-        return tidy_description(row.cells[columns[0]])
-    return tidy_description(" - ".join(filter(None, (row.cells[each] for each in columns))))
-
-
 class _Money:
-    """Reads a row's signed amount, by the layout's columns."""
+    """Reads a row's signed amount and its balance."""
 
     def __init__(
-        self, layout: CsvLayout, currency: str, decimal: Decimal, rows: Sequence[_Row]
+        self, rows: Sequence[_Row], layout: CsvLayout, currency: str, decimal: Decimal | None
     ) -> None:
         self._layout = layout
         self._currency = currency
-        self._decimal: Decimal = decimal
+        self._decimal: Decimal = decimal or _decimal(rows, layout)
         self._debit_sign = 0
         self._side = layout.side
         # a column called "type" tells the sides only when it tells nothing else
         if layout.amount is None or any(
-            plain_name(text) not in _SIDES for text in {_cell(row, self._side) for row in rows}
+            plain_name(text) not in _SIDES for text in {row.cell(layout.side) for row in rows}
         ):
             self._side = None
 
     def of(self, row: _Row) -> int:
-        """Signed minor units; raises StatementUnreadable."""
+        """Return signed minor units; raise StatementError."""
         if self._layout.amount is None:
             return self._of_two_columns(row)
-        amount_minor = self._parse(row, self._layout.amount)
+        amount_minor = self.parse(row, self._layout.amount) or 0
         if self._side is None:
             return amount_minor
-        sign = _SIDES[plain_name(_cell(row, self._side))]
+        side = row.cells[self._side]
+        sign = _SIDES[plain_name(side)]
         if amount_minor < 0 < sign:
-            reason = f"the amount is negative, but its side is {_cell(row, self._side)!r}"
-            raise StatementUnreadable(reason, number=row.number)
+            raise StatementError(
+                f"the amount is negative, but its side is {side!r}", number=row.number
+            )
         return sign * abs(amount_minor)
 
     def _of_two_columns(self, row: _Row) -> int:
-        debit_minor = self._parse(row, self._layout.debit)
-        credit_minor = self._parse(row, self._layout.credit)
+        debit_minor = self.parse(row, self._layout.debit) or 0
+        credit_minor = self.parse(row, self._layout.credit) or 0
         if debit_minor and credit_minor:
-            reason = "the row has both a debit and a credit"
-            raise StatementUnreadable(reason, number=row.number)
+            raise StatementError("the row has both a debit and a credit", number=row.number)
         if credit_minor < 0:
-            reason = "the credit is negative"
-            raise StatementUnreadable(reason, number=row.number)
+            raise StatementError("the credit is negative", number=row.number)
         if not debit_minor:
             return credit_minor
         # some banks write debits with a minus and some without, but none does both
         sign = 1 if debit_minor > 0 else -1
         if self._debit_sign not in {0, sign}:
-            reason = "some debits are negative and some are not"
-            raise StatementUnreadable(reason, number=row.number)
+            raise StatementError("some debits are negative and some are not", number=row.number)
         self._debit_sign = sign
         return -abs(debit_minor)
 
-    def _parse(self, row: _Row, column: int | None) -> int:
-        text = _cell(row, column)
+    def parse(self, row: _Row, column: int | None) -> int | None:
+        """Return the cell's amount, None for a blank cell; raise StatementError."""
+        text = row.cell(column)
         if not text:
-            return 0
-        try:
-            return parse_amount(text, self._currency, self._decimal)
-        except BadAmount as error:
-            raise StatementUnreadable(str(error), number=row.number) from error
+            return None
+        return parse_amount(text, self._currency, self._decimal, number=row.number)
 
-
-def _running_balances(
-    rows: Sequence[_Row], layout: CsvLayout, currency: str, decimal: Decimal
-) -> list[int | None]:
-    """Each row's balance. Some banks print it on the last line of a day only."""
-    balances: list[int | None] = []
-    for row in rows:
-        text = _cell(row, layout.balance)
+    def stated_opening(self, row: _Row, first: StatementLine) -> StatementBalance | None:
+        """Return the balance of a line such as SALDO ANTERIOR, in either column."""
+        column = self._layout.balance if row.cell(self._layout.balance) else self._layout.amount
         try:
-            balances.append(parse_amount(text, currency, decimal) if text else None)
-        except BadAmount as error:
-            reason = f"the balance cannot be read: {error}"
-            raise StatementUnreadable(reason, number=row.number) from error
-    return balances
+            amount_minor = self.parse(row, column)
+        except StatementError:
+            return None
+        if amount_minor is None:
+            return None
+        return StatementBalance(amount_minor=amount_minor, on=first.occurred_on)
 
 
 def _latest_first(lines: Sequence[StatementLine], balances: Sequence[int | None]) -> bool:
@@ -369,31 +343,3 @@ def _outer_balances(
     if balances[-1] is not None:
         closing = StatementBalance(amount_minor=balances[-1], on=days[-1])
     return opening, closing
-
-
-def _stated_opening(
-    row: _Row, layout: CsvLayout, currency: str, decimal: Decimal, first: StatementLine
-) -> StatementBalance | None:
-    """The balance of a line such as SALDO ANTERIOR, in its own column or in that of the amounts."""
-    text = _cell(row, layout.balance) or _cell(row, layout.amount)
-    try:
-        amount_minor = parse_amount(text, currency, decimal)
-    except BadAmount:
-        return None
-    return StatementBalance(amount_minor=amount_minor, on=first.occurred_on)
-
-
-def _remarks(
-    lines: Sequence[StatementLine],
-    opening: StatementBalance | None,
-    closing: StatementBalance | None,
-) -> Iterator[str]:
-    if opening is None or closing is None:
-        return
-    gap_minor = closing.amount_minor - opening.amount_minor
-    gap_minor -= sum(line.amount_minor for line in lines)
-    if gap_minor:
-        yield (
-            "the lines do not add up from the first balance to the last one "
-            f"(off by {gap_minor} minor units): some may be missing"
-        )

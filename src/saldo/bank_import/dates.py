@@ -6,12 +6,13 @@ it, and asked for when none does: a guess would put every transaction on a wrong
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from datetime import date
 from typing import TYPE_CHECKING, Literal
 
-from saldo.bank_import.lines import StatementUnreadable
+from saldo.bank_import.errors import StatementError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +22,7 @@ ORDERS: tuple[Order, ...] = ("dmy", "mdy", "ymd")
 
 # A two-digit year is of this century: no bank exports files from the one before.
 CENTURY = 2000
+DAYS_CACHED = 10_000
 # What the recorder accepts as the time at which a transaction occurred.
 YEAR_MIN, YEAR_MAX = 1900, 2200
 YEAR_DIGITS = {2, 4}
@@ -43,14 +45,14 @@ _MONTHS = {
 
 
 def looks_like_date(text: str) -> bool:
-    """Whether ``text`` is a date in some order."""
+    """Return whether ``text`` is a date in some order."""
     return any(_in_order(text, order) is not None for order in ORDERS)
 
 
 def read_dates(texts: Iterable[tuple[int, str]], order: Order | None) -> dict[str, date]:
-    """Each text's date. ``texts`` are line numbers with what stands there; repeats are welcome.
+    """Return each text's date. ``texts`` are pairs of a line's number and its text.
 
-    Raises StatementUnreadable where a text is no date, or when the order stays open.
+    Raise StatementError where a text is no date, or when several orders are possible.
     """
     first_lines: dict[str, int] = {}
     for number, text in texts:
@@ -63,7 +65,7 @@ def read_dates(texts: Iterable[tuple[int, str]], order: Order | None) -> dict[st
             if day is None and len(readings) > 1:
                 del readings[each]
             elif day is None:
-                raise StatementUnreadable(_fault(text, each, order, first_lines), number=number)
+                raise StatementError(_fault(text, each, order, first_lines), number=number)
             else:
                 readings[each][text] = day
     distinct = list({tuple(days.values()): each for each, days in readings.items()}.values())
@@ -79,8 +81,9 @@ def _ask_for_order(readings: dict[Order, dict[str, date]], first_lines: dict[str
             choices = " or ".join(
                 f"{day.isoformat()} (--date-format {order})" for day, order in days.items()
             )
-            reason = f"the dates do not show their order: {text!r} is {choices}"
-            raise StatementUnreadable(reason, number=number)
+            raise StatementError(
+                f"the dates do not show their order: {text!r} is {choices}", number=number
+            )
 
 
 def _fault(text: str, order: Order, asked: Order | None, first_lines: dict[str, int]) -> str:
@@ -113,8 +116,9 @@ def _letters(text: str) -> str:
     return "".join(c for c in decomposed if c.isalpha())
 
 
+@functools.lru_cache(maxsize=DAYS_CACHED)
 def day_of(year: str, month: str, day: str) -> date | None:
-    """The day of these digits, of a two- or four-digit year; None when there is no such day."""
+    """Return the day of these digits; None when there is no such day. A year has 2 or 4 digits."""
     if len(year) not in YEAR_DIGITS or len(month) > DAY_DIGITS or len(day) > DAY_DIGITS:
         return None
     short = len(year) == DAY_DIGITS

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from saldo.bank_import.csv_columns import CsvMapping
-from saldo.bank_import.lines import StatementUnreadable
+from saldo.bank_import.errors import StatementError
+from saldo.bank_import.reading_options import Format, ReadingOptions
 
 if TYPE_CHECKING:
-    from saldo.bank_import.lines import BankStatement
-
-Format = Literal["ofx", "mt940", "camt", "csv"]
-FORMATS: tuple[Format, ...] = ("ofx", "mt940", "camt", "csv")
+    from saldo.bank_import.statement import BankStatement
 
 # A million lines of the wordiest format; more is not a statement.
 FILE_BYTES_MAX = 512 * 1024 * 1024
@@ -23,7 +19,7 @@ HEAD_BYTES = 65_536
 _OFX = re.compile(rb"OFXHEADER|<\?OFX|<OFX>", re.IGNORECASE)
 _XML = re.compile(rb"\s*<(?:\?xml|[A-Za-z:]*Document)\b")
 _MT940 = re.compile(rb"(?:\A|[\r\n])\s*(?:\{1:|:20:)")
-# What people try instead of an export: said by name, since "no header was recognised" helps nobody.
+# What people try instead of an export. Each is named: "no header was recognised" does not help.
 _OTHERS = (
     (b"%PDF", "a PDF: download the statement as OFX, CAMT.053, MT940 or CSV"),
     (b"PK\x03\x04", "a ZIP archive or a spreadsheet: unpack it, or save it as CSV"),
@@ -32,33 +28,20 @@ _OTHERS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadingOptions:
-    """What the user says about the file; None is left to detection."""
-
-    format: Format | None = None
-    currency: str | None = None
-    bank_account: str | None = None
-    encoding: str | None = None
-    csv: CsvMapping = field(default_factory=CsvMapping)
-
-
 def read_statement(
     content: bytes, options: ReadingOptions | None = None, *, currency_held: str | None = None
 ) -> BankStatement:
-    """The statement in ``content``; raises StatementUnreadable.
+    """Return the statement in ``content``; raise StatementError.
 
-    ``currency_held``, the account's, is what a CSV file that does not name its currency is in.
+    A CSV file that does not name its currency is read in the account's, ``currency_held``.
     """
     options = options or ReadingOptions()
     if not content.strip():
-        raise StatementUnreadable("the file is empty")
+        raise StatementError("the file is empty")
     found = options.format or detect_format(content)
     statement = _parse(content, found, options, currency_held)
     if options.currency is not None and options.currency != statement.currency:
-        raise StatementUnreadable(
-            f"the statement is in {statement.currency}, not in {options.currency}"
-        )
+        raise StatementError(f"the statement is in {statement.currency}, not in {options.currency}")
     return statement
 
 
@@ -68,32 +51,27 @@ def _parse(
     # Only the reader that is needed is loaded: together they take half a second, which every other
     # command of `saldo` would spend too.
     if found == "csv":
-        from saldo.bank_import.csv_format import parse_csv  # noqa: PLC0415
+        from saldo.bank_import.csv_format import parse_csv
 
-        return parse_csv(
-            content,
-            currency=options.currency or currency_held,
-            encoding=options.encoding,
-            mapping=options.csv,
-        )
+        return parse_csv(content, options, options.currency or currency_held)
     if found == "ofx":
-        from saldo.bank_import.ofx import parse_ofx  # noqa: PLC0415
+        from saldo.bank_import.ofx import parse_ofx
 
         return parse_ofx(content, bank_account=options.bank_account)
     if found == "mt940":
-        from saldo.bank_import.mt940_format import parse_mt940  # noqa: PLC0415
+        from saldo.bank_import.mt940 import parse_mt940
 
         return parse_mt940(content, bank_account=options.bank_account)
-    from saldo.bank_import.camt import parse_camt  # noqa: PLC0415
+    from saldo.bank_import.camt import parse_camt
 
     return parse_camt(content, bank_account=options.bank_account)
 
 
 def detect_format(content: bytes) -> Format:
-    """The format by what the file begins with; raises StatementUnreadable for known others."""
+    """Return the format by the file's beginning; raise StatementError for a PDF and the like."""
     for mark, what in _OTHERS:
         if content.startswith(mark):
-            raise StatementUnreadable(f"the file is {what}")
+            raise StatementError(f"the file is {what}")
     # UTF-16 has a zero in every other byte of what is looked for
     head = content[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
     if _OFX.search(head):

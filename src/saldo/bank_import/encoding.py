@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 
-from saldo.bank_import.lines import StatementUnreadable
+from saldo.bank_import.errors import StatementError
 
 # The longer marks first: UTF-32's begins with UTF-16's.
 _MARKS = (
@@ -21,7 +21,7 @@ _MARKS = (
 
 
 def decode_text(content: bytes, encoding: str | None = None) -> str:
-    """The text of ``content``, each line ended by a newline alone; raises StatementUnreadable.
+    """The text of ``content``, each line ended by a newline alone; raises StatementError.
 
     In this order: a byte-order mark, ``encoding`` when one is named, UTF-8 when the bytes are
     UTF-8, else Windows-1252, what banks mean when they say ISO 8859-1.
@@ -34,8 +34,7 @@ def decode_text(content: bytes, encoding: str | None = None) -> str:
         text = _strictly(content, encoding) if encoding else _guess(content)
     if "\0" in text:
         number = text.count("\n", 0, text.index("\0")) + 1
-        reason = "the file is not text: it holds a zero byte"
-        raise StatementUnreadable(reason, number=number)
+        raise StatementError("the file is not text: it holds a zero byte", number=number)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text
@@ -45,12 +44,14 @@ def _strictly(content: bytes, encoding: str) -> str:
     try:
         return content.decode(encoding)
     except LookupError as error:
-        reason = f"there is no encoding called {encoding!r}: say --encoding utf-8 or latin-1"
-        raise StatementUnreadable(reason) from error
+        raise StatementError(
+            f"there is no encoding called {encoding!r}: say --encoding utf-8 or latin-1"
+        ) from error
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
-        reason = f"the text is not {encoding}: say --encoding with the right one"
-        raise StatementUnreadable(reason, number=number) from error
+        raise StatementError(
+            f"the text is not {encoding}: say --encoding with the right one", number=number
+        ) from error
 
 
 def _guess(content: bytes) -> str:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from saldo.bank_import.lines import StatementLine
+    from saldo.bank_import.statement import StatementLine
 
 # One for each account, whatever the file: an opening balance stands for all that was before, so a
 # second one would count the same past again.
@@ -40,15 +40,11 @@ KEY_DIGEST_BYTES = 20
 
 
 def idempotency_keys(lines: Sequence[StatementLine]) -> list[str]:
-    """The key of each line, in their order. All of a file's lines must be given at once."""
+    """Return the key of each line, in their order. Give all lines of a file at once."""
     keys: list[str] = []
     seen: dict[str, int] = {}
-    days: dict[int, str] = {}
     for line in lines:
-        ordinal = line.occurred_on.toordinal()
-        day = days.get(ordinal)
-        if day is None:
-            day = days[ordinal] = line.occurred_on.isoformat()
+        day = line.occurred_on.isoformat()
         if line.reference is not None:
             known_by = f"reference\0{line.reference}\0{day}\0{line.amount_minor}"
         else:

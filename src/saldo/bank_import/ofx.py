@@ -7,23 +7,25 @@ before and read here: its tree needs 3 s for 100,000 of them and forgets on whic
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ofxtools.Parser import TreeBuilder
 
-from saldo.bank_import.amounts import BadAmount, Decimal, parse_amount
+from saldo.bank_import.amounts import Decimal, parse_amount
 from saldo.bank_import.dates import day_of
 from saldo.bank_import.encoding import decode_text
-from saldo.bank_import.lines import (
+from saldo.bank_import.errors import StatementError
+from saldo.bank_import.statement import (
     DOCUMENT_TYPE,
     BankStatement,
     LeftOut,
+    Page,
     StatementBalance,
     StatementLine,
-    StatementUnreadable,
-    in_order_of_days,
-    split_zeros,
+    choose_account,
+    join_pages,
     tidy_description,
     tidy_reference,
 )
@@ -45,103 +47,112 @@ _POSITION = re.compile(r"position=\[([0-9]+):")
 _DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})", re.ASCII)
 
 _START, _END = "<STMTTRN>", "</STMTTRN>"
-_CORRECTION = "<CORRECTFITID>"
 # The element of a statement, and within it the one that says whose it is.
 _STATEMENTS = {"STMTRS": "BANKACCTFROM", "CCSTMTRS": "CCACCTFROM"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """The text between a transaction's tags, the line that it starts on, and its statement."""
+    """The text between a transaction's tags, and the line that it starts on."""
 
     text: str
     number: int
-    statement: int
+
+
+@dataclass(slots=True)
+class _Source:
+    """A statement's element, its account, and the blocks of its transactions."""
+
+    element: Element
+    account: str
+    blocks: list[_Block]
 
 
 def parse_ofx(content: bytes, *, bank_account: str | None = None) -> BankStatement:
-    """The statement in ``content``, or the one of ``bank_account`` where it holds several.
+    """Return the statement in ``content``, or that of ``bank_account``; raise StatementError.
 
-    Raises StatementUnreadable. OFX states no opening balance: it is worked out from the closing one
-    when that is of a day that the lines reach.
+    OFX states no opening balance: it is worked out from the closing one when that is of a day that
+    the lines reach.
     """
     text = decode_text(content)
-    found = _BODY.search(text)
-    if found is None:
-        reason = "there is no <OFX> in the file"
-        raise StatementUnreadable(reason)
-    if not text.rstrip(" \n\t\x1a").upper().endswith("</OFX>"):
-        reason = "the file ends before </OFX>: it is not complete, so download it again"
-        raise StatementUnreadable(reason, number=text.count("\n") + 1)
-    doctype = _DOCTYPE.search(text)
-    if doctype is not None:
-        raise StatementUnreadable(DOCUMENT_TYPE, number=text.count("\n", 0, doctype.start()) + 1)
-    if "<INVSTMTRS>" in text:
-        reason = "the file is of an investment account: only bank accounts and cards are imported"
-        raise StatementUnreadable(reason)
+    body = _body_start(text)
     if "<stmttrn>" in text:
         text = _TAG.sub(lambda tag: tag.group().upper(), text)
-    skeleton, blocks = _cut_out(text, found.start())
-    root = _read_skeleton(skeleton)
-    statements = [element for element in root.iter() if element.tag in _STATEMENTS]
-    if not statements:
-        reason = "the file holds no statement of a bank account or credit card"
-        raise StatementUnreadable(reason)
-    chosen, account = _choose(statements, bank_account)
-    currencies = {_text(statements[index], "CURDEF") or "" for index in chosen}
-    currency = currencies.pop()
-    if currencies or currency not in CURRENCY_DIGITS:
-        reason = f"CURDEF is {currency!r}, which is not an ISO 4217 currency"
-        raise StatementUnreadable(reason)
-    days: dict[str, date] = {}
-    own = [block for block in blocks if block.statement in chosen]
-    corrections = [block for block in own if "<CORRECTFITID>" in block.text]
-    lines = [_line(block, currency, days) for block in own if block not in corrections]
-    moving, left_out = split_zeros(lines)
-    left_out += [
-        LeftOut(
-            number=block.number,
-            reason="the bank corrects an earlier line: do so by hand",
-        )
-        for block in corrections
+    skeleton, blocks = _cut_out(text, body)
+    elements = [each for each in _read_skeleton(skeleton).iter() if each.tag in _STATEMENTS]
+    if not elements:
+        raise StatementError("the file holds no statement of a bank account or credit card")
+    sources = [
+        _Source(element, _account(element), blocks.get(index, []))
+        for index, element in enumerate(elements)
     ]
-    last = statements[chosen[-1]]
-    closing = _closing(last, currency)
-    return BankStatement(
-        format="ofx",
-        bank_account=account,
+    chosen = choose_account(sources, lambda source: source.account, bank_account)
+    pages = [_page(source) for source in chosen]
+    last = chosen[-1].element
+    lines = [line for page in pages for line in page.lines if line.amount_minor]
+    if len(pages) == 1:
+        pages[0].opening = _opening(pages[0].closing, lines, last)
+    own = [block for source in chosen for block in source.blocks]
+    return join_pages("ofx", pages, _remarks(lines, own, pages[-1].closing, last))
+
+
+def _body_start(text: str) -> int:
+    """Return where the body begins of a file that is whole; raise StatementError."""
+    found = _BODY.search(text)
+    if found is None:
+        raise StatementError("there is no <OFX> in the file")
+    if not text.rstrip(" \n\t\x1a").upper().endswith("</OFX>"):
+        raise StatementError(
+            "the file ends before </OFX>: it is not complete, so download it again",
+            number=text.count("\n") + 1,
+        )
+    doctype = _DOCTYPE.search(text)
+    if doctype is not None:
+        raise StatementError(DOCUMENT_TYPE, number=text.count("\n", 0, doctype.start()) + 1)
+    if "<INVSTMTRS>" in text:
+        raise StatementError(
+            "the file is of an investment account: only bank accounts and cards are imported"
+        )
+    return found.start()
+
+
+def _page(source: _Source) -> Page:
+    currency = _text(source.element, "CURDEF") or ""
+    if currency not in CURRENCY_DIGITS:
+        raise StatementError(f"CURDEF is {currency!r}, which is not an ISO 4217 currency")
+    page = Page(
+        number=1,
+        account=source.account,
         currency=currency,
-        opening=_opening(closing, moving, last) if len(chosen) == 1 else None,
-        closing=closing,
-        lines=in_order_of_days(moving),
-        left_out=tuple(left_out),
-        remarks=tuple(_remarks(moving, own, closing, last)),
+        closing=_closing(source.element, currency),
     )
+    for block in source.blocks:
+        if "<CORRECTFITID>" in block.text:
+            reason = "the bank corrects an earlier line: do so by hand"
+            page.left_out.append(LeftOut(number=block.number, reason=reason))
+        else:
+            page.lines.append(_line(block, currency))
+    return page
 
 
-def _cut_out(text: str, start: int) -> tuple[str, list[_Block]]:
-    """The text from ``start`` without its transactions, line ends kept, and the transactions."""
-    blocks: list[_Block] = []
-    parts = text.split(_START)
-    number = parts[0].count("\n") + 1
-    head = parts[0]
+def _cut_out(text: str, start: int) -> tuple[str, dict[int, list[_Block]]]:
+    """Return the text from ``start`` without its transactions, and those by their statement.
+
+    The text keeps its line ends, so that positions in it still tell the line.
+    """
+    head, *parts = text.split(_START)
+    blocks: dict[int, list[_Block]] = {}
+    number = head.count("\n") + 1
     statement = _statements_opened(head) - 1
-    # what stood before the body keeps its line ends, so that positions still tell the line
     skeleton = ["\n" * head.count("\n", 0, start), head[start:]]
-    for part in parts[1:]:
+    for part in parts:
         body, end, rest = part.partition(_END)
         if not end:
-            reason = f"{_START} is never closed by {_END}"
-            raise StatementUnreadable(reason, number=number)
-        blocks.append(_Block(body, number, statement))
-        ends = body.count("\n")
-        skeleton.append("\n" * ends)
-        if rest:
-            skeleton.append(rest)
-            if "STMTRS>" in rest:
-                statement += _statements_opened(rest)
-            ends += rest.count("\n")
-        number += ends
+            raise StatementError(f"{_START} is never closed by {_END}", number=number)
+        blocks.setdefault(statement, []).append(_Block(body, number))
+        skeleton += ["\n" * body.count("\n"), rest]
+        statement += _statements_opened(rest)
+        number += part.count("\n")
     return "".join(skeleton), blocks
 
 
@@ -160,8 +171,7 @@ def _read_skeleton(skeleton: str) -> Element:
         # others get through. Its message quotes the whole document before it says where.
         position = _POSITION.search(str(error), max(0, len(str(error)) - 80))
         number = skeleton.count("\n", 0, int(position.group(1))) + 1 if position else None
-        reason = "the OFX tags do not fit together here"
-        raise StatementUnreadable(reason, number=number) from error
+        raise StatementError("the OFX tags do not fit together here", number=number) from error
     return root
 
 
@@ -177,57 +187,36 @@ def _check_nesting(skeleton: str) -> None:
         while open_tags and open_tags[-1][0] != name:
             open_tags.pop()
         if not open_tags:
-            reason = f"</{name}> closes nothing"
-            raise StatementUnreadable(reason, number=skeleton.count("\n", 0, tag.start()) + 1)
+            raise StatementError(
+                f"</{name}> closes nothing", number=skeleton.count("\n", 0, tag.start()) + 1
+            )
         open_tags.pop()
 
 
-def _choose(statements: Sequence[Element], wanted: str | None) -> tuple[list[int], str | None]:
-    """The places of the statements of one account, and the account."""
-    accounts: dict[str | None, list[int]] = {}
-    for index, element in enumerate(statements):
-        accounts.setdefault(_account(element), []).append(index)
-    if wanted is not None:
-        if wanted not in accounts:
-            known = ", ".join(str(each) for each in accounts)
-            reason = f"the file has no statement of the account {wanted}: it has {known}"
-            raise StatementUnreadable(reason)
-        return accounts[wanted], wanted
-    if len(accounts) > 1:
-        known = ", ".join(str(each) for each in accounts)
-        reason = f"the file holds several accounts: choose one with --bank-account ({known})"
-        raise StatementUnreadable(reason)
-    account, chosen = next(iter(accounts.items()))
-    return chosen, account
-
-
-def _account(statement: Element) -> str | None:
+def _account(statement: Element) -> str:
     source = next(statement.iter(_STATEMENTS[statement.tag]), None)
     if source is None:
-        return None
+        return ""
     parts = [_text(source, name) for name in ("BANKID", "BRANCHID", "ACCTID")]
-    return "/".join(part for part in parts if part) or None
+    return "/".join(part for part in parts if part)
 
 
-def _line(block: _Block, currency: str, days: dict[str, date]) -> StatementLine:
+def _line(block: _Block, currency: str) -> StatementLine:
     text = block.text
     if "<![CDATA[" in text:
         text = _CDATA.sub(lambda match: match.group(1).replace("<", "&lt;"), text)
     fields = {name: value.strip() for name, value in _FIELD.findall(text)}
     if _START in text or "TRNAMT" not in fields or "DTPOSTED" not in fields:
         missing = "TRNAMT" if "TRNAMT" not in fields else "DTPOSTED"
-        reason = f"the transaction has no {missing}"
-        raise StatementUnreadable(reason, number=block.number)
+        raise StatementError(f"the transaction has no {missing}", number=block.number)
     if "<CURRENCY>" in text and fields.get("CURSYM", currency) != currency:
-        reason = f"the amount is in {fields['CURSYM']}, but the statement is in {currency}"
-        raise StatementUnreadable(reason, number=block.number)
-    posted = fields["DTPOSTED"][:8]
-    day = days.get(posted)
-    if day is None:
-        day = days[posted] = _date(fields["DTPOSTED"], "DTPOSTED", block.number)
+        raise StatementError(
+            f"the amount is in {fields['CURSYM']}, but the statement is in {currency}",
+            number=block.number,
+        )
     return StatementLine(
         number=block.number,
-        occurred_on=day,
+        occurred_on=_date(fields["DTPOSTED"], "DTPOSTED", block.number),
         amount_minor=_amount(fields["TRNAMT"], currency, block.number),
         description=_description(fields),
         reference=tidy_reference(_unescape(fields.get("FITID", ""))),
@@ -245,36 +234,30 @@ def _description(fields: dict[str, str]) -> str:
 
 
 def _unescape(text: str) -> str:
-    if "&" not in text:
-        return text
-    return _ENTITY.sub(_character, text)
+    return _ENTITY.sub(_character, text) if "&" in text else text
 
 
 def _character(match: re.Match[str]) -> str:
-    name = match.group(1)
+    name: str = match.group(1)
     if not name.startswith("#"):
         return _ENTITIES[name]
     code = int(name[1:])
-    return chr(code) if code <= 0x10FFFF else ""  # noqa: PLR2004 - the last code point
+    return chr(code) if code <= sys.maxunicode else ""
 
 
 def _amount(text: str, currency: str, number: int | None) -> int:
     # OFX knows no thousands separator, so a single comma or point is the decimal one
     decimal: Decimal = "comma" if text.rfind(",") > text.rfind(".") else "point"
-    try:
-        return parse_amount(text, currency, decimal)
-    except BadAmount as error:
-        raise StatementUnreadable(str(error), number=number) from error
+    return parse_amount(text, currency, decimal, number=number)
 
 
 def _date(text: str, name: str, number: int | None) -> date:
-    """The day as the bank writes it: its own calendar, whatever time zone stands behind."""
+    """Return the day of the bank's own calendar: the time zone behind it is left out."""
     match = _DATE.match(text)
     day = day_of(*match.groups()) if match else None
-    if day is not None:
-        return day
-    reason = f"{name} is {text[:40]!r}, which is not a date"
-    raise StatementUnreadable(reason, number=number)
+    if day is None:
+        raise StatementError(f"{name} is {text[:40]!r}, which is not a date", number=number)
+    return day
 
 
 def _closing(statement: Element, currency: str) -> StatementBalance | None:
@@ -289,7 +272,7 @@ def _closing(statement: Element, currency: str) -> StatementBalance | None:
 
 
 def _listed_until(lines: Sequence[StatementLine], statement: Element) -> date | None:
-    """The last day that the file lists, by its own word or its last line."""
+    """Return the last day that the file covers, by its DTEND or its last line."""
     stated = _text(statement, "DTEND")
     days = [line.occurred_on for line in lines]
     if stated is not None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from saldo.bank_import.compare import Comparison
-    from saldo.bank_import.lines import BankStatement, StatementBalance
     from saldo.bank_import.sender import Outcome
+    from saldo.bank_import.statement import BankStatement, StatementBalance
 
 # Enough of both ends to see that dates, signs and descriptions are read rightly.
 FIRST_LINES_SHOWN = 10
@@ -35,13 +35,13 @@ class ImportPlan:
     with_opening_balance: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ImportReport:
-    """What came of it. ``uncompared`` says why there is no comparison, where one was possible."""
+    """The outcome. ``uncompared`` says why there is no comparison, where one was possible."""
 
     outcome: Outcome
-    comparison: Comparison | None
-    uncompared: str | None
+    comparison: Comparison | None = None
+    uncompared: str | None = None
 
 
 def shown_money(amount_minor: int, currency: str) -> str:

@@ -1,7 +1,7 @@
-"""Sending a statement's lines to the recorder, in bulk, so that nothing is recorded twice.
+"""The bulk requests that record a statement's lines.
 
-Every line carries an idempotency key of its own, so whatever happens to a request, sending its
-lines again is safe: that is how lost answers, restarts and interrupted imports are survived.
+Every line has its own idempotency key, so a request can always be sent again: after a lost
+response, a restart of the recorder, or an interrupted import.
 """
 
 from __future__ import annotations
@@ -10,25 +10,27 @@ import asyncio
 import contextlib
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import msgspec
 
+from saldo.bank_import.errors import OpeningExistsError, RecordingError
 from saldo.bank_import.keys import OPENING_KEY, idempotency_keys
 from saldo.domain.money import format_minor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import date
 
-    from saldo.bank_import.lines import BankStatement
+    from saldo.bank_import.statement import BankStatement
 
 # The recorder takes 10,000 lines in 8 MiB a request, and two such requests at a time. Smaller ones
 # are no slower, hold less in memory on both sides, and let the progress be seen.
 CHUNK_LINES_MAX = 5_000
 CHUNK_BYTES_MAX = 6 * 1024 * 1024
 # The first request is small and goes alone: what would refuse all of them (a token, the currency)
-# is found out before much is sent.
+# shows before much is sent.
 FIRST_CHUNK_LINES_MAX = 200
 REQUESTS_IN_FLIGHT_MAX = 2
 
@@ -37,20 +39,13 @@ ATTEMPTS_MAX = 10
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 5.0
 CONNECT_TIMEOUT_S = 5.0
-ANSWER_TIMEOUT_S = 60.0
+RESPONSE_TIMEOUT_S = 60.0
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 CREATED = 201
+ERRORS_SHOWN = 10
 
 KEY_REUSED = "urn:saldo:problem:idempotency-key-reused"
 LINES_REFUSED = "urn:saldo:problem:lines-refused"
-
-
-class ImportFailed(Exception):  # noqa: N818 - an outcome that the user is told
-    """The recorder refused lines or could not be reached; the message says which and what to do."""
-
-
-class OpeningExists(ImportFailed):
-    """The account has an opening balance from an earlier import, and it is another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +58,7 @@ class Outgoing:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What became of the lines so far."""
+    """How many lines were recorded so far, and how many were there before."""
 
     recorded: int = 0
     already_there: int = 0
@@ -73,7 +68,7 @@ class Outcome:
 
     @property
     def done(self) -> int:
-        """Lines that the account now holds."""
+        """Return how many lines the account now holds."""
         return self.recorded + self.already_there + len(self.reworded)
 
 
@@ -82,7 +77,7 @@ class _Recorded(msgspec.Struct):
     replayed: bool = False
 
 
-class _BulkAnswer(msgspec.Struct):
+class _BulkResponse(msgspec.Struct):
     transactions: list[_Recorded]
 
 
@@ -93,62 +88,58 @@ class _Fault(msgspec.Struct):
     field: str = ""
 
 
-class _Problem(msgspec.Struct):
+class _Problem(msgspec.Struct, rename="camel"):
     type: str = ""
     title: str = ""
     detail: str = ""
     errors: list[_Fault] = msgspec.field(default_factory=list)
-    errorCount: int = 0  # noqa: N815 - the wire's name
+    error_count: int = 0
 
 
 def outgoing_lines(
     statement: BankStatement, account_id: str, *, with_opening_balance: bool
 ) -> list[Outgoing]:
-    """The NDJSON line of each transaction, the opening balance first where it is asked for.
+    """Return the NDJSON line of each transaction, the opening balance first where it is recorded.
 
-    What is sent is a function of what the bank says of the transaction: no file name and no line
-    number, which would make the same transaction of another file another request.
+    A line has neither the file's name nor its own number: the same transaction of another file must
+    be the same request.
     """
     encode = msgspec.json.Encoder().encode
+
+    def outgoing(number: int, amount_minor: int, on: date, key: str, **more: object) -> Outgoing:
+        members = {
+            "accountId": account_id,
+            "type": "INCOME" if amount_minor > 0 else "EXPENSE",
+            # a string, since an encoder would write a JSON number from a float
+            "value": format_minor(abs(amount_minor), statement.currency),
+            "currency": statement.currency,
+            # the bank's calendar day, so that a day of the statement is a day of effective time
+            "occurredAt": f"{on.isoformat()}T00:00:00Z",
+            "idempotencyKey": key,
+            **more,
+        }
+        return Outgoing(number=number, body=encode(members))
+
     lines: list[Outgoing] = []
     opening = statement.opening
     if with_opening_balance and opening is not None and opening.amount_minor:
-        body = _body(
-            account_id,
-            opening.amount_minor,
-            statement.currency,
-            opening.on.isoformat(),
-            OPENING_KEY,
+        lines.append(
+            outgoing(
+                0, opening.amount_minor, opening.on, OPENING_KEY, description="Opening balance"
+            )
         )
-        body["description"] = "Opening balance"
-        lines.append(Outgoing(number=0, body=encode(body)))
     for line, key in zip(statement.lines, idempotency_keys(statement.lines), strict=True):
-        body = _body(
-            account_id, line.amount_minor, statement.currency, line.occurred_on.isoformat(), key
-        )
+        more: dict[str, object] = {}
         if line.description:
-            body["description"] = line.description
+            more["description"] = line.description
         if line.reference is not None:
-            body["metadata"] = {"bankReference": line.reference}
-        lines.append(Outgoing(number=line.number, body=encode(body)))
+            more["metadata"] = {"bankReference": line.reference}
+        lines.append(outgoing(line.number, line.amount_minor, line.occurred_on, key, **more))
     return lines
 
 
-def _body(account_id: str, amount_minor: int, currency: str, day: str, key: str) -> dict[str, Any]:
-    return {
-        "accountId": account_id,
-        "type": "INCOME" if amount_minor > 0 else "EXPENSE",
-        # a string, since an encoder would write a JSON number from a float
-        "value": format_minor(abs(amount_minor), currency),
-        "currency": currency,
-        # the bank's calendar day, so that a day of the statement is a day of the effective time
-        "occurredAt": f"{day}T00:00:00Z",
-        "idempotencyKey": key,
-    }
-
-
 def chunks_of(lines: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
-    """The lines in requests that keep the bounds, the first of them small."""
+    """Yield the lines of each request, within the bounds; those of the first are few."""
     chunk: list[Outgoing] = []
     size = 0
     lines_max = FIRST_CHUNK_LINES_MAX
@@ -169,10 +160,9 @@ async def record_lines(
     outcome: Outcome,
     on_progress: Callable[[Outcome], None],
 ) -> None:
-    """Send all lines to the recorder at ``url``; ``outcome`` grows as they are answered.
+    """Send all lines to the recorder at ``url`` and count them in ``outcome``.
 
-    Raises ImportFailed. Chunks that were answered before stay recorded: the same import, run again,
-    goes on where this one ended.
+    Raise RecordingError. What was recorded before it stays: the same import goes on from there.
     """
     sender = _Sender(client, f"{url}/transactions", outcome, on_progress)
     waiting = deque(chunks_of(lines))
@@ -192,7 +182,7 @@ async def record_lines(
 
 
 class _Sender:
-    """Sends chunks to one recorder and adds up what became of them."""
+    """Sends chunks to one recorder and counts their lines."""
 
     def __init__(
         self,
@@ -207,28 +197,24 @@ class _Sender:
         self._on_progress = on_progress
 
     async def send(self, chunk: list[Outgoing], before: asyncio.Task[None] | None = None) -> None:
-        """Send ``chunk`` until it is recorded; raises ImportFailed.
+        """Send ``chunk`` until it is recorded; raise RecordingError.
 
-        A refusal may be due to ``before`` not being recorded yet (an expense that its income would
-        cover), so it counts only once that is done.
+        A refusal counts only after ``before`` is recorded: its income may cover this expense.
         """
         response = await self._post(chunk)
         if response.status_code != CREATED and before is not None:
             await asyncio.wait([before])
             response = await self._post(chunk)
         if response.status_code == CREATED:
-            self._count(msgspec.json.decode(response.content, type=_BulkAnswer))
+            self._count(msgspec.json.decode(response.content, type=_BulkResponse))
             return
         problem = _problem_of(response)
         reused = _reused_keys(problem, chunk)
         if reused is None:
-            raise ImportFailed(_refusal(response, problem, chunk))
+            raise RecordingError(_refusal(response, problem, chunk))
         if any(chunk[index].number == 0 for index in reused):
-            raise OpeningExists(
-                "the account already has another opening balance from an earlier import: "
-                "import without --with-opening-balance"
-            )
-        if problem.errorCount > len(reused) < len(chunk):
+            raise OpeningExistsError
+        if problem.error_count > len(reused) < len(chunk):
             # Only the first of the refusals are named. In pieces of that size all of them are.
             for start in range(0, len(chunk), len(reused)):
                 await self.send(chunk[start : start + len(reused)])
@@ -241,7 +227,7 @@ class _Sender:
         if rest:
             await self.send(rest)
 
-    def _count(self, answer: _BulkAnswer) -> None:
+    def _count(self, answer: _BulkResponse) -> None:
         replayed = sum(1 for each in answer.transactions if each.replayed)
         self._outcome.already_there += replayed
         self._outcome.recorded += len(answer.transactions) - replayed
@@ -250,7 +236,7 @@ class _Sender:
         self._on_progress(self._outcome)
 
     async def _post(self, chunk: Sequence[Outgoing]) -> httpx.Response:
-        """The recorder's last word on the chunk, after bounded tries; raises ImportFailed."""
+        """Return the recorder's response to the chunk, after ATTEMPTS_MAX tries at most."""
         content = b"\n".join(line.body for line in chunk)
         backoff_s = BACKOFF_FIRST_S
         said = ""
@@ -270,14 +256,14 @@ class _Sender:
             if attempt + 1 < ATTEMPTS_MAX:
                 await asyncio.sleep(wait_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
-        raise ImportFailed(f"{said}, {ATTEMPTS_MAX} times")
+        raise RecordingError(f"{said}, {ATTEMPTS_MAX} times")
 
 
 def new_client(token: str | None) -> httpx.AsyncClient:
-    """A client for one import, with the bearer token if there is one."""
+    """Return a client for one import, with the bearer token if there is one."""
     return httpx.AsyncClient(
         headers={"Authorization": f"Bearer {token}"} if token else {},
-        timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        timeout=httpx.Timeout(RESPONSE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         limits=httpx.Limits(max_connections=REQUESTS_IN_FLIGHT_MAX),
     )
 
@@ -294,7 +280,7 @@ def _problem_of(response: httpx.Response) -> _Problem:
 
 
 def _reused_keys(problem: _Problem, chunk: Sequence[Outgoing]) -> set[int] | None:
-    """The places in the chunk whose keys have other content; None when anything else is wrong."""
+    """Return the places in the chunk whose keys have other content; None for any other problem."""
     if problem.type == KEY_REUSED and len(chunk) == 1:
         return {0}
     if problem.type != LINES_REFUSED or not problem.errors:
@@ -308,9 +294,9 @@ def _reused_keys(problem: _Problem, chunk: Sequence[Outgoing]) -> set[int] | Non
 
 
 def _refusal(response: httpx.Response, problem: _Problem, chunk: Sequence[Outgoing]) -> str:
-    """What the recorder refused, by the lines of the file."""
+    """Return what the recorder refused, by the lines of the file."""
     said = [f"the recorder refused: {problem.title or problem.type} ({response.status_code})"]
-    for fault in problem.errors[:10]:
+    for fault in problem.errors[:ERRORS_SHOWN]:
         where = ""
         if fault.line is not None and 1 <= fault.line <= len(chunk):
             number = chunk[fault.line - 1].number
@@ -318,7 +304,7 @@ def _refusal(response: httpx.Response, problem: _Problem, chunk: Sequence[Outgoi
         said.append(where + " ".join(filter(None, (fault.field, fault.message))))
     if not problem.errors and problem.detail:
         said.append(problem.detail)
-    more = problem.errorCount - 10
+    more = problem.error_count - ERRORS_SHOWN
     if more > 0:
         said.append(f"and {more} more")
     return "; ".join(said)

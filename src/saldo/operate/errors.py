@@ -4,6 +4,8 @@
 class CommandError(Exception):
     """The command failed."""
 
+    exit_status = 1
+
 
 class MigrationChangedError(CommandError):
     """A migration that was applied before has another text now."""

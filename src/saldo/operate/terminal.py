@@ -47,7 +47,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own click hides its types
         try:
             return super().invoke(ctx)
-        except (CommandError, RebuildRefused) as error:
+        except CommandError as error:
+            fail(str(error), code=error.exit_status)
+        except RebuildRefused as error:
             fail(str(error))
         except BadSetting as error:
             fail(str(error), code=USAGE)

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from mt940 import Options, models, processors, tags
 
-from saldo.bank_import.amounts import BadAmount, parse_amount
+from saldo.bank_import.amounts import parse_amount
 from saldo.bank_import.dates import day_of
 from saldo.bank_import.encoding import decode_text
-from saldo.bank_import.lines import (
+from saldo.bank_import.errors import StatementError
+from saldo.bank_import.statement import (
     BankStatement,
+    Page,
     StatementBalance,
     StatementLine,
-    StatementUnreadable,
-    in_order_of_days,
-    split_zeros,
+    choose_account,
+    join_pages,
     tidy_description,
     tidy_reference,
 )
 from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from datetime import date
 
 _TAG = re.compile(r":([0-9]{2}[A-Z]?|NS):", re.ASCII)
@@ -57,8 +57,8 @@ class _Field:
 
 
 @dataclass(slots=True)
-class _Page:
-    """What stands between one :20: and the next."""
+class _RawPage:
+    """The fields from one :20: to the next."""
 
     number: int
     account: str = ""
@@ -68,75 +68,47 @@ class _Page:
 
 
 def parse_mt940(content: bytes, *, bank_account: str | None = None) -> BankStatement:
-    """The statement in ``content``, or that of ``bank_account`` where it holds several.
-
-    Raises StatementUnreadable; so does a page whose lines do not lead from its opening balance to
-    its closing one, since a line of it must be missing.
-    """
+    """Return the statement in ``content``, or that of ``bank_account``; raise StatementError."""
     pages = _pages(_fields(decode_text(content)))
     if not pages:
-        reason = "there is no :20: in the file, with which an MT940 statement begins"
-        raise StatementUnreadable(reason)
-    account, pages = _choose(pages, bank_account)
-    lines: list[StatementLine] = []
-    balances: list[tuple[StatementBalance, StatementBalance]] = []
-    currencies: set[str] = set()
-    for page in pages:
-        opening, closing, currency = _balances(page)
-        currencies.add(currency)
-        if len(currencies) > 1:
-            reason = f"the statement changes its currency to {currency}"
-            raise StatementUnreadable(reason, number=page.number)
-        page_lines = [_line(at, details, currency) for at, details in page.lines]
-        _check_sum(page, page_lines, opening, closing)
-        lines += page_lines
-        balances.append((opening, closing))
-    moving, left_out = split_zeros(lines)
-    return BankStatement(
-        format="mt940",
-        bank_account=account or None,
-        currency=currencies.pop(),
-        opening=balances[0][0],
-        closing=balances[-1][1],
-        lines=in_order_of_days(moving),
-        left_out=tuple(left_out),
-        remarks=(),
-    )
+        raise StatementError("there is no :20: in the file, with which an MT940 statement begins")
+    chosen = choose_account(pages, lambda page: page.account, bank_account)
+    return join_pages("mt940", [_read(page) for page in chosen])
 
 
-def _fields(text: str) -> Iterator[_Field]:
-    current: _Field | None = None
+def _fields(text: str) -> list[_Field]:
+    fields: list[_Field] = []
+    is_open = False
     for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.rstrip()
         if "{" in line[:1]:
             line = _ENVELOPE.sub("", line).removeprefix("{4:")
         match = _TAG.match(line)
         if match is not None:
-            if current is not None:
-                yield current
-            current = _Field(match.group(1), line[match.end() :], number)
-        elif line in {"-", "-}"} or line.startswith("-}"):
-            if current is not None:
-                yield current
-            current = None
-        elif current is not None and line:
-            current.text = f"{current.text}\n{line}"
+            fields.append(_Field(match.group(1), line[match.end() :], number))
+            is_open = True
+        elif line == "-" or line.startswith("-}"):
+            is_open = False
+        elif is_open and line:
+            fields[-1].text += f"\n{line}"
         elif line.strip():
-            reason = f"{line[:40]!r} belongs to no field of an MT940 statement"
-            raise StatementUnreadable(reason, number=number)
-    if current is not None:
-        yield current
+            raise StatementError(
+                f"{line[:40]!r} belongs to no field of an MT940 statement", number=number
+            )
+    return fields
 
 
-def _pages(fields: Iterator[_Field]) -> list[_Page]:
-    pages: list[_Page] = []
+def _pages(fields: list[_Field]) -> list[_RawPage]:
+    pages: list[_RawPage] = []
     previous = ""
     for each in fields:
         if each.tag == "20":
-            pages.append(_Page(number=each.number))
+            pages.append(_RawPage(number=each.number))
         elif not pages:
-            reason = f":{each.tag}: stands before :20:, with which an MT940 statement begins"
-            raise StatementUnreadable(reason, number=each.number)
+            raise StatementError(
+                f":{each.tag}: stands before :20:, with which an MT940 statement begins",
+                number=each.number,
+            )
         page = pages[-1]
         if each.tag in {"25", "25P"}:
             page.account = each.text.split("\n")[0].strip()
@@ -154,32 +126,28 @@ def _pages(fields: Iterator[_Field]) -> list[_Page]:
     return pages
 
 
-def _choose(pages: Sequence[_Page], wanted: str | None) -> tuple[str, list[_Page]]:
-    accounts: dict[str, list[_Page]] = {}
-    for page in pages:
-        accounts.setdefault(page.account, []).append(page)
-    known = ", ".join(accounts)
-    if wanted is not None and wanted not in accounts:
-        reason = f"the file has no statement of the account {wanted}: it has {known}"
-        raise StatementUnreadable(reason)
-    if wanted is None and len(accounts) > 1:
-        reason = f"the file holds several accounts: choose one with --bank-account ({known})"
-        raise StatementUnreadable(reason)
-    account = wanted if wanted is not None else next(iter(accounts))
-    return account, accounts[account]
-
-
-def _balances(page: _Page) -> tuple[StatementBalance, StatementBalance, str]:
+def _read(page: _RawPage) -> Page:
     if page.opening is None or page.closing is None:
         tag = "60F" if page.opening is None else "62F"
-        reason = f"the statement that begins here has no field {tag}: the file is not complete"
-        raise StatementUnreadable(reason, number=page.number)
+        raise StatementError(
+            f"the statement that begins here has no field {tag}: the file is not complete",
+            number=page.number,
+        )
     opening, currency = _balance(page.opening)
     closing, closing_currency = _balance(page.closing)
     if closing_currency != currency:
-        reason = f"the statement opens in {currency} and closes in {closing_currency}"
-        raise StatementUnreadable(reason, number=page.closing.number)
-    return opening, closing, currency
+        raise StatementError(
+            f"the statement opens in {currency} and closes in {closing_currency}",
+            number=page.closing.number,
+        )
+    return Page(
+        number=page.closing.number,
+        account=page.account,
+        currency=currency,
+        opening=opening,
+        closing=closing,
+        lines=[_line(at, details, currency) for at, details in page.lines],
+    )
 
 
 def _balance(at: _Field) -> tuple[StatementBalance, str]:
@@ -188,9 +156,11 @@ def _balance(at: _Field) -> tuple[StatementBalance, str]:
     currency = part.get("currency", "").upper()
     on = day_of(part["year"], part["month"], _in_february(part)) if part else None
     if on is None or currency not in CURRENCY_DIGITS:
-        reason = f":{at.tag}: {at.text[:40]!r} is not a balance such as C261124EUR1234,56"
-        raise StatementUnreadable(reason, number=at.number)
-    amount_minor = _amount(part["amount"], currency, at.number)
+        raise StatementError(
+            f":{at.tag}: {at.text[:40]!r} is not a balance such as C261124EUR1234,56",
+            number=at.number,
+        )
+    amount_minor = parse_amount(part["amount"], currency, "comma", number=at.number)
     if part["status"].upper() == "D":
         amount_minor = -amount_minor
     return StatementBalance(amount_minor=amount_minor, on=on), currency
@@ -199,10 +169,12 @@ def _balance(at: _Field) -> tuple[StatementBalance, str]:
 def _line(at: _Field, details: str, currency: str) -> StatementLine:
     match = _STATEMENT.fullmatch(at.text)
     if match is None:
-        reason = f":61: {at.text[:40]!r} is not a statement line such as 2611241124C1,5NTRFREF//ID"
-        raise StatementUnreadable(reason, number=at.number)
+        raise StatementError(
+            f":61: {at.text[:40]!r} is not a statement line such as 2611241124C1,5NTRFREF//ID",
+            number=at.number,
+        )
     part: dict[str, str | None] = match.groupdict()
-    amount_minor = _amount(part["amount"] or "", currency, at.number)
+    amount_minor = parse_amount(part["amount"] or "", currency, "comma", number=at.number)
     # D takes money out, and so does the reversal of a credit
     if (part["status"] or "").upper() in {"D", "RC"}:
         amount_minor = -amount_minor
@@ -226,8 +198,7 @@ def _booked_on(part: dict[str, str | None], at: _Field) -> date:
     """The entry date, whose year is told by the value date; the value date when there is none."""
     valued = day_of(part["year"] or "", part["month"] or "", _in_february(part))
     if valued is None:
-        reason = f":61: {at.text[:6]!r} is not a date"
-        raise StatementUnreadable(reason, number=at.number)
+        raise StatementError(f":61: {at.text[:6]!r} is not a date", number=at.number)
     month, day = part["entry_month"] or "", part["entry_day"] or ""
     if not month.strip() or not day.strip():
         return valued
@@ -235,8 +206,7 @@ def _booked_on(part: dict[str, str | None], at: _Field) -> date:
     if booked is not None and abs((booked - valued).days) > YEAR_TURN_DAYS:
         booked = day_of(str(valued.year + (1 if booked < valued else -1)), month, day)
     if booked is None:
-        reason = f":61: {month + day!r} is not an entry date"
-        raise StatementUnreadable(reason, number=at.number)
+        raise StatementError(f":61: {month + day!r} is not an entry date", number=at.number)
     return booked
 
 
@@ -246,13 +216,6 @@ def _in_february(part: dict[str, Any]) -> str:
     if part["month"] != "02" or day not in {"29", "30"}:
         return day
     return str(min(int(day), calendar.monthrange(2000 + int(part["year"]), 2)[1]))
-
-
-def _amount(text: str, currency: str, number: int) -> int:
-    try:
-        return parse_amount(text, currency, "comma")
-    except BadAmount as error:
-        raise StatementUnreadable(str(error), number=number) from error
 
 
 def _description(details: str) -> str:
@@ -278,19 +241,3 @@ def _description(details: str) -> str:
 
 
 _TRANSACTIONS = models.Transactions(options=Options.all())
-
-
-def _check_sum(
-    page: _Page,
-    lines: Sequence[StatementLine],
-    opening: StatementBalance,
-    closing: StatementBalance,
-) -> None:
-    gap_minor = closing.amount_minor - opening.amount_minor
-    gap_minor -= sum(line.amount_minor for line in lines)
-    if gap_minor and page.closing is not None:
-        reason = (
-            "the lines do not add up from the opening to the closing balance "
-            f"(off by {gap_minor} minor units): a line is missing or was changed"
-        )
-        raise StatementUnreadable(reason, number=page.closing.number)

@@ -1,0 +1,91 @@
+"""What the user says about a bank's file. None is left to detection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+from saldo.bank_import.amounts import Decimal
+from saldo.bank_import.dates import Order
+from saldo.domain.money import CURRENCY_DIGITS
+
+Format = Literal["ofx", "mt940", "camt", "csv"]
+FORMATS: tuple[Format, ...] = ("ofx", "mt940", "camt", "csv")
+
+_CSV = "CSV files"
+
+
+def _checked_currency(currency: str | None) -> str | None:
+    code = currency and currency.upper()
+    if code and code not in CURRENCY_DIGITS:
+        raise typer.BadParameter("must be an ISO 4217 code such as BRL")
+    return code
+
+
+def _checked_delimiter(delimiter: str | None) -> str | None:
+    mark = "\t" if delimiter in {"\\t", "tab"} else delimiter
+    if mark is not None and len(mark) != 1:
+        raise typer.BadParameter("must be one character, or tab")
+    return mark
+
+
+Column = Annotated[str | None, typer.Option(rich_help_panel=_CSV)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingOptions:
+    """The options. A column is given by its name in the header, or by its number from 1."""
+
+    format: Annotated[
+        Format | None, typer.Option(help="What the file is; detected by default.")
+    ] = None
+    bank_account: Annotated[
+        str | None, typer.Option(help="Which account, where the file holds several.")
+    ] = None
+    currency: Annotated[
+        str | None,
+        typer.Option(
+            help="The ISO 4217 currency, where neither the file nor the account has one.",
+            callback=_checked_currency,
+        ),
+    ] = None
+    encoding: Annotated[
+        str | None, typer.Option(help="UTF-8, else Windows-1252.", rich_help_panel=_CSV)
+    ] = None
+    delimiter: Annotated[
+        str | None, typer.Option(rich_help_panel=_CSV, callback=_checked_delimiter)
+    ] = None
+    decimal: Annotated[Decimal | None, typer.Option(rich_help_panel=_CSV)] = None
+    date_format: Annotated[
+        Order | None,
+        typer.Option(help="The order of day, month and year.", rich_help_panel=_CSV),
+    ] = None
+    date_column: Annotated[
+        str | None,
+        typer.Option(help="By name, or by number from 1; so are all.", rich_help_panel=_CSV),
+    ] = None
+    amount_column: Column = None
+    debit_column: Column = None
+    credit_column: Column = None
+    description_column: Annotated[
+        list[str] | None,
+        typer.Option(help="May be given several times.", rich_help_panel=_CSV),
+    ] = None
+    reference_column: Annotated[
+        str | None,
+        typer.Option(help="The bank's own id of a transaction.", rich_help_panel=_CSV),
+    ] = None
+    balance_column: Column = None
+
+    def columns(self, role: str) -> list[str]:
+        """Return the columns that are given for ``role``."""
+        given: list[str] | str | None = getattr(self, f"{role}_column", None)
+        return [given] if isinstance(given, str) else given or []
+
+    @property
+    def by_number(self) -> bool:
+        """Return whether the file may have no header: date and amounts are given by number."""
+        money = self.amount_column or self.debit_column or self.credit_column or ""
+        return (self.date_column or "").isdigit() and money.isdigit()

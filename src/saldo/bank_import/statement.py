@@ -1,0 +1,185 @@
+"""A bank statement, whatever the file's format: plain values, money in minor units."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from saldo.bank_import.errors import StatementError
+from saldo.domain.commands import DESCRIPTION_CHARACTERS_MAX, METADATA_CHARACTERS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import date
+
+PageType = TypeVar("PageType")
+
+# What banks write where they have no reference to give.
+_VOID_REFERENCES = frozenset({"NONREF", "NOTPROVIDED", "NOREF", "NA", "NULL", "NONE"})
+
+DOCUMENT_TYPE = "the file declares a document type, which a bank's file does not need"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementLine:
+    """One booked line. ``amount_minor`` is signed: what it adds to the balance.
+
+    ``number`` is the line of the file that it starts on, from 1. ``reference`` is the bank's own
+    name for the transaction, when it gives one.
+    """
+
+    number: int
+    occurred_on: date
+    amount_minor: int
+    description: str
+    reference: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementBalance:
+    """A balance that the file states: at the end of the day ``on``, an opening one at its start."""
+
+    amount_minor: int
+    on: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A line of the file that is not a transaction to record, and why."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankStatement:
+    """One account's lines, earliest day first, with what else the file says about it."""
+
+    format: str
+    bank_account: str | None
+    currency: str
+    opening: StatementBalance | None
+    closing: StatementBalance | None
+    lines: tuple[StatementLine, ...]
+    left_out: tuple[LeftOut, ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Page:
+    """A part of a file: one account's lines between an opening and a closing balance.
+
+    ``number`` is the line of the file to name when the lines do not lead from one to the other.
+    """
+
+    number: int
+    account: str = ""
+    currency: str = ""
+    opening: StatementBalance | None = None
+    closing: StatementBalance | None = None
+    lines: list[StatementLine] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def choose_account(
+    pages: Iterable[PageType], account_of: Callable[[PageType], str], wanted: str | None
+) -> list[PageType]:
+    """Return the pages of the account ``wanted``, or of the only one; raise StatementError."""
+    accounts: dict[str, list[PageType]] = {}
+    for page in pages:
+        accounts.setdefault(account_of(page), []).append(page)
+    known = ", ".join(accounts)
+    if wanted is not None and wanted not in accounts:
+        raise StatementError(f"the file has no statement of the account {wanted}: it has {known}")
+    if wanted is None and len(accounts) > 1:
+        raise StatementError(
+            f"the file holds several accounts: choose one with --bank-account ({known})"
+        )
+    return accounts[next(iter(accounts)) if wanted is None else wanted]
+
+
+def join_pages(
+    format_name: str, pages: Sequence[Page], remarks: Iterable[str] = ()
+) -> BankStatement:
+    """Return the statement that ``pages`` make; raise StatementError.
+
+    Lines that do not lead from a page's opening balance to its closing one are refused: one of them
+    is missing. Lines that move no money are left out, as no ledger records them.
+    """
+    first = pages[0]
+    for page in pages:
+        if page.currency != first.currency:
+            raise StatementError(
+                f"the statement changes its currency to {page.currency}", number=page.number
+            )
+        gap_minor = gap_between(page.opening, page.closing, page.lines)
+        if gap_minor:
+            raise StatementError(
+                "the lines do not add up from the opening to the closing balance "
+                f"(off by {gap_minor} minor units): a line is missing or was changed",
+                number=page.number,
+            )
+    lines = [line for page in pages for line in page.lines]
+    left_out = [
+        LeftOut(number=each.number, reason="the amount is zero")
+        for each in lines
+        if not each.amount_minor
+    ]
+    left_out += [each for page in pages for each in page.left_out]
+    return BankStatement(
+        format=format_name,
+        bank_account=first.account or None,
+        currency=first.currency,
+        opening=first.opening,
+        closing=pages[-1].closing,
+        # Those of one day keep the order of the file.
+        lines=tuple(
+            sorted((each for each in lines if each.amount_minor), key=lambda each: each.occurred_on)
+        ),
+        left_out=tuple(sorted(left_out, key=lambda each: each.number)),
+        remarks=tuple(remarks),
+    )
+
+
+def gap_between(
+    opening: StatementBalance | None,
+    closing: StatementBalance | None,
+    lines: Iterable[StatementLine],
+) -> int:
+    """Return what the closing balance has more than opening and lines; 0 where one is unknown."""
+    if opening is None or closing is None:
+        return 0
+    moved_minor = sum(line.amount_minor for line in lines)
+    return closing.amount_minor - opening.amount_minor - moved_minor
+
+
+def tidy_description(text: str) -> str:
+    """Return one line of printable text within the ledger's bound, equal for equal content.
+
+    A description is part of what tells lines without a reference apart, so the same text must come
+    out however the bank's file wraps, pads or composes it.
+    """
+    text = " ".join(text.split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    if not text.isprintable():
+        printable = "".join(c if c.isprintable() else " " for c in text)
+        text = " ".join(printable.split())
+    if len(text) > DESCRIPTION_CHARACTERS_MAX:
+        text = text[: DESCRIPTION_CHARACTERS_MAX - 1].rstrip() + "…"
+    return text
+
+
+def tidy_reference(text: str | None) -> str | None:
+    """Return the bank's reference; None where it says that there is none (blank, zeros, NONREF)."""
+    if not text:
+        return None
+    text = " ".join(text.split())
+    if not text.isprintable():
+        text = "".join(c for c in text if c.isprintable())
+    word = (text if text.isalnum() else re.sub(r"[\W_]", "", text)).upper()
+    if not word.strip("0") or word in _VOID_REFERENCES:
+        return None
+    return text[:METADATA_CHARACTERS_MAX]
