@@ -66,7 +66,7 @@ class Captured:
 
 
 def stack_values(stack: str) -> dict[str, Any]:
-    """The values below ``saldo:`` of a stack file."""
+    """Return the values below ``saldo:`` of a stack file."""
     config = yaml.safe_load((HERE / f"Pulumi.{stack}.yaml").read_text())["config"]
     return {
         key.removeprefix(_PREFIX): value for key, value in config.items() if key.startswith(_PREFIX)
@@ -74,7 +74,7 @@ def stack_values(stack: str) -> dict[str, Any]:
 
 
 def sample_images(values: Mapping[str, Any]) -> dict[str, str]:
-    """References that look as `make images-push` would print them for this stack."""
+    """Return references that look as `make images-push` would print them for this stack."""
     place = values.get("aws")
     registry = (
         "registry.example.com"
@@ -106,9 +106,9 @@ def capture(stack: str, values: Mapping[str, Any]) -> Captured:
 
 
 def capture_apart(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Captured]:
-    """What ``capture`` returns for each stack and its values, in another process."""
+    """Return what ``capture`` returns for each stack and its values, in another process."""
     command = [sys.executable, "-m", "infra_pulumi.capture"]
-    done = subprocess.run(  # noqa: S603 - this module
+    done = subprocess.run(
         command,
         input=json.dumps(runs),
         check=True,
@@ -157,7 +157,7 @@ class _Recorder(mocks.MockMonitor):
         self.asked: list[Resource] = []
         self.outputs: dict[str, Any] = {}
 
-    def RegisterResource(self, request: Any) -> Any:  # noqa: ANN401, N802 - the service's name
+    def RegisterResource(self, request: Any) -> Any:
         # A resource handed over as an input would be fetched in this thread, for another's loop.
         _name_references(request.object)
         if request.type == "eks:index:Cluster":
@@ -184,12 +184,12 @@ class _Recorder(mocks.MockMonitor):
             )
         return response
 
-    def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: ANN401, N802 - the service's name
+    def RegisterResourceOutputs(self, request: Any) -> Any:
         if "::pulumi:pulumi:Stack::" in request.urn:
             self.outputs |= _plain(rpc.deserialize_properties(request.outputs), "", set())
         return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
 
-    def _register_eks_cluster(self, request: Any) -> None:  # noqa: ANN401 - the service's type
+    def _register_eks_cluster(self, request: Any) -> None:
         """pulumi-eks runs elsewhere: what it would register is put there for it."""
         urn = _eks_urn(request.name)
         self.resources[urn] = mocks.MockMonitor.ResourceRegistration(
@@ -202,7 +202,7 @@ def _eks_urn(name: str) -> str:
 
 
 def eks_cluster(name: str) -> dict[str, Any]:
-    """What pulumi-eks's cluster is to the program."""
+    """Return what pulumi-eks's cluster is to the program."""
     issuer = f"https://oidc.eks.{REGION}.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE"
     return {
         "name": name,
@@ -237,9 +237,9 @@ def _service(token: str) -> str:
 
 
 def _reference(urn: str, name: str) -> dict[str, Any]:
-    """A resource, as Pulumi's wire spells it."""
+    """Return a resource, as Pulumi's wire spells it."""
     return {
-        rpc._special_sig_key: rpc._special_resource_sig,  # noqa: SLF001 - the wire's own constant
+        rpc._special_sig_key: rpc._special_resource_sig,
         "urn": urn,
         "id": name,
         "packageVersion": "",
@@ -279,27 +279,27 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 
 
-def _name_references(struct: Any) -> None:  # noqa: ANN401 - protobuf's type
+def _name_references(struct: Any) -> None:
     """Replace every resource among the values of ``struct`` by its URN."""
     for field in struct.fields.values():
         _name_reference(field)
 
 
-def _name_reference(value: Any) -> None:  # noqa: ANN401 - protobuf's type
+def _name_reference(value: Any) -> None:
     kind = value.WhichOneof("kind")
     if kind == "list_value":
         for item in value.list_value.values:
             _name_reference(item)
     elif kind == "struct_value":
         fields = value.struct_value.fields
-        signature = fields.get(rpc._special_sig_key)  # noqa: SLF001 - the wire's own constant
-        if signature is not None and signature.string_value == rpc._special_resource_sig:  # noqa: SLF001 - the same
+        signature = fields.get(rpc._special_sig_key)
+        if signature is not None and signature.string_value == rpc._special_resource_sig:
             value.string_value = fields["urn"].string_value
         else:
             _name_references(value.struct_value)
 
 
-def _plain(value: Any, path: str, secrets: set[str]) -> Any:  # noqa: ANN401 - any JSON
+def _plain(value: Any, path: str, secrets: set[str]) -> Any:
     """``value`` without the marks of secrets, whose paths go to ``secrets``."""
     if rpc.is_rpc_secret(value):
         secrets.add(path)

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from infra_pulumi.cluster import EksConfig
-from infra_pulumi.database import DatabaseConfig
-from infra_pulumi.edge import EdgeConfig
-from infra_pulumi.functions import CallersConfig
-from infra_pulumi.kafka import KafkaConfig
-from infra_pulumi.knative import KnativeConfig
-from infra_pulumi.network import AwsConfig
-from infra_pulumi.observability import TelemetryConfig
-from infra_pulumi.registry import ImagesConfig
-from infra_pulumi.scaling import FunctionsConfig
+from infra_pulumi.layers.database.config import DatabaseConfig
+from infra_pulumi.layers.edge import EdgeConfig
+from infra_pulumi.layers.eks.cluster import EksConfig
+from infra_pulumi.layers.functions.environment import CallersConfig
+from infra_pulumi.layers.functions.scaling import FunctionsConfig
+from infra_pulumi.layers.kafka.config import KafkaConfig
+from infra_pulumi.layers.knative import KnativeConfig
+from infra_pulumi.layers.network import AwsConfig
+from infra_pulumi.layers.observability import TelemetryConfig
+from infra_pulumi.layers.registry import ImagesConfig
 from infra_pulumi.section import Problem, RefusedError, Section, matching, only_in
 
 if TYPE_CHECKING:

@@ -74,14 +74,17 @@ SWEEPS = (
 )
 
 
-def source_identity(name: str, kind: Literal["kafkasource", "pingsource"]) -> str:
-    """The subject of the tokens that Knative makes for a source.
+# Of a service account that Knative makes; a longer one it shortens by a hash.
+ACCOUNT_NAME_MAX = 63
 
-    The service account behind it is called name-oidc-sources.knative.dev-kind, at most 63
-    characters long; beyond that Knative shortens it by a hash, which this does not follow.
+
+def source_identity(name: str, kind: Literal["kafkasource", "pingsource"]) -> str:
+    """Return the subject of the tokens that Knative makes for a source.
+
+    The service account behind it is called name-oidc-sources.knative.dev-kind.
     """
     account = f"{name}-oidc-sources.knative.dev-{kind}"
-    if len(account) > 63:  # noqa: PLR2004 - see above
+    if len(account) > ACCOUNT_NAME_MAX:
         message = f"{name} is too long a name for a {kind}: {account}"
         raise ValueError(message)
     return f"system:serviceaccount:{NAMESPACE}:{account}"

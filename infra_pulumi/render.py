@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from infra_pulumi.capture import capture, stack_values
+from infra_pulumi.capture import Resource, capture, stack_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from infra_pulumi.capture import Resource
 
 STACK = "cluster"
 INTRODUCTION = """\
@@ -66,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = yaml.safe_load(options.images.read_text())
         values["images"] = given.get("config", {}).get("saldo:images", given)
     if values["images"] == "pending":
-        print(  # noqa: T201 - to whoever runs make
+        print(
             f"saldo:images of Pulumi.{STACK}.yaml is pending: put the digests there that"
             " `make images-push` prints, or name them by --images",
             file=sys.stderr,
         )
         return 1
     written = write(capture(STACK, values).resources, options.out)
-    print(f"{written} objects in {options.out}")  # noqa: T201 - to whoever runs make
+    print(f"{written} objects in {options.out}")
     return 0
 
 
@@ -98,7 +97,7 @@ def write(resources: Iterable[Resource], folder: Path) -> int:
 
 
 def objects(resources: Iterable[Resource]) -> list[dict[str, Any]]:
-    """The objects of Kubernetes among ``resources``, each after what it depends on."""
+    """Return the objects of Kubernetes among ``resources``, each after what it depends on."""
     everything = {resource.urn: resource for resource in resources}
     placed: dict[str, None] = {}
 
@@ -120,7 +119,7 @@ def objects(resources: Iterable[Resource]) -> list[dict[str, Any]]:
 
 
 def charts(resources: Iterable[Resource]) -> list[dict[str, Any]]:
-    """The inputs of the charts among ``resources``, by name."""
+    """Return the inputs of the charts among ``resources``, by name."""
     releases = [r.inputs for r in resources if r.type == "kubernetes:helm.sh/v3:Release"]
     return sorted((_whole(release) for release in releases), key=lambda r: str(r["name"]))
 
@@ -133,7 +132,7 @@ def _without_pulumi(item: dict[str, Any]) -> dict[str, Any]:
     return item | {"metadata": metadata | ({"annotations": kept} if kept else {})}
 
 
-def _whole(value: Any) -> Any:  # noqa: ANN401 - any JSON
+def _whole(value: Any) -> Any:
     """``value`` with its whole numbers whole again: Pulumi's wire has floats only."""
     if isinstance(value, dict):
         return {key: _whole(item) for key, item in value.items()}

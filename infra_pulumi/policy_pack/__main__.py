@@ -1,6 +1,4 @@
-"""The policies of policies.py inside `pulumi preview --policy-pack infra_pulumi/policy_pack`."""
-
-# ruff: noqa: INP001 - Pulumi runs it by its path
+"""The policies of ../policies inside `pulumi preview --policy-pack infra_pulumi/policy_pack`."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def _validator(policy: Policy) -> Callable[[ResourceValidationArgs, ReportViolat
     return validate
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
+def _plain(value: Any) -> Any:
     """``value`` without the pack's proxies, which equal nothing and raise at what is unknown."""
     if isinstance(value, Mapping):
         return {key: _known(value, key) for key in value}
@@ -58,14 +56,14 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
     return value
 
 
-def _known(container: Any, key: Any) -> Any:  # noqa: ANN401 - any JSON
+def _known(container: Any, key: Any) -> Any:
     try:
         return _plain(container[key])
     except UnknownValueError:
         return UNKNOWN
 
 
-def _texts(value: Any) -> set[str]:  # noqa: ANN401 - any JSON
+def _texts(value: Any) -> set[str]:
     if isinstance(value, dict):
         return {text for item in value.values() for text in _texts(item)}
     if isinstance(value, list):

@@ -1,7 +1,5 @@
 """One way, or more, of breaking each policy: what a policy does not notice, it does not guard."""
 
-# ruff: noqa: FBT003 - a value to put has no name but its path
-
 from __future__ import annotations
 
 import json

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def cloudformation(captured: Captured) -> dict[str, Any]:
-    """A template of the resources whose values cfn-lint knows: databases, policies, keys, logs."""
+    """Return a template of the databases, policies, keys and logs: cfn-lint knows their values."""
     resources = {}
     for resource in captured.resources:
         made = _FORMED.get(resource.type)

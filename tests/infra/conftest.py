@@ -64,20 +64,20 @@ def captures() -> dict[str, Captured]:
 
 @pytest.fixture(params=STACKS)
 def stack(request: pytest.FixtureRequest) -> str:
-    """The name of each stack file in turn."""
+    """Return the name of each stack file in turn."""
     name: str = request.param
     return name
 
 
 @pytest.fixture
 def captured(captures: dict[str, Captured], stack: str) -> Captured:
-    """What that stack asks for."""
+    """Return what that stack asks for."""
     return captures[stack]
 
 
 @pytest.fixture(scope="session")
 def schemas() -> dict[tuple[str, str], Schema]:
-    """The closed definitions of custom resources, from the folder beside the repository."""
+    """Return the closed definitions of custom resources, from the folder beside the repository."""
     folder = Path(os.environ.get("SALDO_CRDS", HERE.parents[2] / "shared" / "crds"))
     if not folder.is_dir():
         pytest.skip("the definitions of the custom resources are not here")
@@ -85,16 +85,16 @@ def schemas() -> dict[tuple[str, str], Schema]:
 
 
 def tool(variable: str, name: str) -> str | None:
-    """The path of a program that make names in ``variable``, or that is on the PATH."""
+    """Return the path of a program that make names in ``variable``, or that is on the PATH."""
     named = os.environ.get(variable)
     return named if named and Path(named).is_file() else shutil.which(name)
 
 
 def by_kind(captured: Captured, *kinds: str) -> list[dict[str, Any]]:
-    """The inputs of the captured objects of Kubernetes of these kinds."""
+    """Return the inputs of the captured objects of Kubernetes of these kinds."""
     return [r.inputs for r in captured.resources if r.kind in kinds]
 
 
 def by_type(captured: Captured, *types: str) -> list[dict[str, Any]]:
-    """The inputs of the captured resources of these types of Pulumi."""
+    """Return the inputs of the captured resources of these types of Pulumi."""
     return [r.inputs for r in captured.resources if r.type in types]

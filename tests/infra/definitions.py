@@ -17,7 +17,7 @@ Schema = dict[str, Any]
 
 
 def read_definitions(folder: Path) -> dict[tuple[str, str], Schema]:
-    """The closed schema of each served version, by apiVersion and kind."""
+    """Return the closed schema of each served version, by apiVersion and kind."""
     found: dict[tuple[str, str], Schema] = {}
     for file in sorted(folder.glob("*.yaml")):
         # The same loader in C: these are 1.6 MB, and the other one takes half a minute.
@@ -29,7 +29,7 @@ def read_definitions(folder: Path) -> dict[tuple[str, str], Schema]:
 
 
 def close(schema: Schema) -> Schema:
-    """``schema`` in which every object with named fields takes no others."""
+    """Return ``schema`` in which every object with named fields takes no others."""
     closed = dict(schema)
     if closed.get("x-kubernetes-int-or-string"):
         closed.pop("type", None)
@@ -50,7 +50,7 @@ def close(schema: Schema) -> Schema:
 
 
 def _with_metadata(schema: Schema) -> Schema:
-    """What every object has besides: definitions leave it to Kubernetes."""
+    """Return what every object has besides: definitions leave it to Kubernetes."""
     properties = schema.setdefault("properties", {})
     properties.setdefault("apiVersion", {"type": "string"})
     properties.setdefault("kind", {"type": "string"})
@@ -69,7 +69,7 @@ def _with_metadata(schema: Schema) -> Schema:
 
 
 def problems(schema: Schema, item: dict[str, Any]) -> list[str]:
-    """What is wrong with ``item``, each with its path."""
+    """Return what is wrong with ``item``, each with its path."""
     validator = jsonschema.Draft4Validator(schema)
     return [
         f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}"

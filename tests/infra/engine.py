@@ -32,7 +32,7 @@ POLICY_PACK = HERE / "policy_pack"
 
 
 def run_program() -> None:
-    """What the language host would run."""
+    """Run the program, as the language host would."""
     runpy.run_path(str(HERE / "__main__.py"), run_name="__main__")
 
 
@@ -70,14 +70,14 @@ class Life:
         self.configure()
 
     def _analyzer(self) -> Path:
-        """The folder with what starts a policy pack: Pulumi's own build of the CLI brings it."""
+        """Return the folder with what starts a policy pack, as Pulumi's build of the CLI has it."""
         program = self._folder / "bin" / "pulumi-analyzer-policy-python"
         program.parent.mkdir()
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -u -m pulumi.policy "$1" "$2"\n')
         program.chmod(0o755)
         return program.parent
 
-    def configure(self, **changes: Any) -> None:  # noqa: ANN401 - any value of the stack file
+    def configure(self, **changes: Any) -> None:
         """Set the stack's configuration, with the values under paths (a__b) changed."""
         values = copy.deepcopy(self._values)
         for path, value in changes.items():
@@ -96,12 +96,12 @@ class Life:
         )
 
     def pods_max(self) -> int:
-        """The bound that is lowered by one."""
+        """Return the bound that is lowered by one."""
         bound: int = self._values["functions"]["get_balance"]["podsMax"]
         return bound
 
     def preview(self) -> dict[str, list[str]]:
-        """The URNs by the operation that a preview would carry out on them."""
+        """Return the URNs by the operation that a preview would carry out on them."""
         operations: dict[str, list[str]] = {}
 
         def note(event: auto.EngineEvent) -> None:
@@ -113,11 +113,11 @@ class Life:
         return operations
 
     def judged(self) -> str:
-        """What a preview under the policy pack says: every policy that it broke."""
+        """Return what a preview under the policy pack says: every policy that it broke."""
         return self.refused(policy_packs=[str(POLICY_PACK)])
 
-    def refused(self, **options: Any) -> str:  # noqa: ANN401 - Pulumi's
-        """What a preview says that must fail; empty if it does not."""
+    def refused(self, **options: Any) -> str:
+        """Return what a preview says that must fail; empty if it does not."""
         try:
             self.stack.preview(**options)
         except auto.CommandError as error:
@@ -125,7 +125,7 @@ class Life:
         return ""
 
     def files_with(self, text: str) -> list[str]:
-        """The files of the backend, history and backups included, that hold ``text``."""
+        """Return the files of the backend, history and backups included, that hold ``text``."""
         return [
             str(file.relative_to(self._folder))
             for file in (self._folder / "state").rglob("*")

@@ -48,7 +48,7 @@ class Call:
 
 
 def wrong(policies: Iterable[Policy], calls: Iterable[Call]) -> list[str]:
-    """What each call is that the policies judge otherwise than it says."""
+    """Return what each call is that the policies judge otherwise than it says."""
     kept = list(policies)
     return [
         f"{'must' if call.possible else 'must not'} be possible: {call.what}, port {call.port}"

@@ -44,30 +44,30 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):
 
     # The names are the protocol's. N802 throughout.
 
-    def GetPluginInfo(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def GetPluginInfo(self, request: Any, context: Any) -> Any:
         return plugin_pb2.PluginInfo(version="999.0.0")
 
-    def Attach(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def Attach(self, request: Any, context: Any) -> Any:
         return empty_pb2.Empty()
 
-    def Cancel(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def Cancel(self, request: Any, context: Any) -> Any:
         return empty_pb2.Empty()
 
-    def CheckConfig(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def CheckConfig(self, request: Any, context: Any) -> Any:
         return provider_pb2.CheckResponse(inputs=request.news)
 
-    def DiffConfig(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def DiffConfig(self, request: Any, context: Any) -> Any:
         return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
 
-    def Configure(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def Configure(self, request: Any, context: Any) -> Any:
         return provider_pb2.ConfigureResponse(
             acceptSecrets=True, supportsPreview=True, acceptResources=True
         )
 
-    def Check(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def Check(self, request: Any, context: Any) -> Any:
         return provider_pb2.CheckResponse(inputs=request.news)
 
-    def Diff(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def Diff(self, request: Any, context: Any) -> Any:
         old = json_format.MessageToDict(request.old_inputs)
         new = json_format.MessageToDict(request.news)
         changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
@@ -80,7 +80,7 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):
             replaces=changed if ":Job::" in request.urn else [],
         )
 
-    def Create(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def Create(self, request: Any, context: Any) -> Any:
         if request.preview:
             return provider_pb2.CreateResponse(id="", properties=request.properties)
         _, kind, name = request.urn.rsplit("::", 2)
@@ -90,7 +90,7 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):
             properties=self._state(kind.rpartition("$")[2], name, request.properties),
         )
 
-    def _state(self, kind: str, name: str, properties: Any) -> Struct:  # noqa: ANN401 - protobuf's
+    def _state(self, kind: str, name: str, properties: Any) -> Struct:
         state = Struct()
         state.CopyFrom(properties)
         for key, value in {"arn": f"arn:aws:x:us-east-1:000000000000:{name}", "name": name}.items():
@@ -104,17 +104,17 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):
                 state[key] = self._secrets[kind]
         return state
 
-    def Update(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def Update(self, request: Any, context: Any) -> Any:
         properties = Struct()
         properties.CopyFrom(request.olds)
         properties.MergeFrom(request.news)
         return provider_pb2.UpdateResponse(properties=properties)
 
-    def Delete(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def Delete(self, request: Any, context: Any) -> Any:
         self.deleted.append(request.urn)
         return empty_pb2.Empty()
 
-    def Construct(self, request: Any, context: Any) -> Any:  # noqa: ANN401, ARG002, N802
+    def Construct(self, request: Any, context: Any) -> Any:
         """pulumi-eks: a component with the cluster of AWS in it."""
         if request.type != EKS:
             raise AssertionError(f"nobody asked for {request.type} before")
@@ -146,7 +146,7 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):
             )
             outputs = Struct()
             reference = {
-                rpc._special_sig_key: rpc._special_resource_sig,  # noqa: SLF001 - the wire's own
+                rpc._special_sig_key: rpc._special_resource_sig,
                 "urn": cluster.urn,
                 "id": cluster.id,
                 "packageVersion": "",
@@ -159,7 +159,7 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):
 
 
 def _eks_cluster(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The cluster of AWS that pulumi-eks makes of its inputs, as far as anything here looks."""
+    """Return the cluster that pulumi-eks makes of its inputs, as far as anything here looks."""
     return eks_cluster(inputs["name"]) | {
         "accessConfig": {"authenticationMode": inputs["authenticationMode"]},
         "vpcConfig": {

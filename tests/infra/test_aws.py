@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from infra_pulumi import versions
-from infra_pulumi.capture import capture_apart, stack_values
-from infra_pulumi.certificates import rds_root
-from infra_pulumi.network import subnets
+from infra_pulumi.capture import Captured, capture_apart, stack_values
+from infra_pulumi.layers.database.rds import rds_root
+from infra_pulumi.layers.network import subnets
 from tests.infra.cloudformation import cloudformation
 from tests.infra.conftest import by_type
 
 if TYPE_CHECKING:
-    from infra_pulumi.capture import Captured
     from tests.infra.conftest import RecordProperty
 
 AWS_STACKS = ("dev", "prod")
@@ -163,7 +162,7 @@ def test_a_stack_without_images_makes_their_repositories_and_no_function() -> No
 
 
 def cfn_lint(template: dict[str, Any], folder: Path) -> list[str]:
-    """The rule and message of each finding."""
+    """Return the rule and message of each finding."""
     file = folder / "template.json"
     file.write_text(json.dumps(template))
     done = subprocess.run(

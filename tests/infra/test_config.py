@@ -11,8 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from infra_pulumi import config
-from infra_pulumi.budget import connections_needed, connections_usable
 from infra_pulumi.config import BadConfigError, read_config
+from infra_pulumi.layers.database.connection_budget import connections_needed, connections_usable
 from infra_pulumi.parts import FUNCTIONS, source_identity
 
 PROGRAM = Path(config.__file__).parent
@@ -32,7 +32,7 @@ def problems_of(values: dict[str, Any]) -> tuple[str, ...]:
 
 
 def changed(stack: str, path: str, value: object) -> dict[str, Any]:
-    """The values of ``stack`` with the one under ``path`` (keys joined by dots) replaced."""
+    """Return the values of ``stack`` with the one under ``path`` (keys joined by dots) replaced."""
     values = copy.deepcopy(values_of(stack))
     *tables, last = path.split(".")
     table = values

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIFE_TIMEOUT_S + 60)]
 
 @pytest.fixture(scope="module", params=STACKS_LIVED)
 def life(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What engine.py told of the stack."""
+    """Return what engine.py told of the stack."""
     pulumi = tool("PULUMI", "pulumi")
     if pulumi is None:
         pytest.skip("neither Pulumi's CLI nor Go to build it with is here")

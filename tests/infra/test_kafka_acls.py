@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourceType
 
-from infra_pulumi.kafka_acls import acls
+from infra_pulumi.layers.kafka.kafka_acls import acls
 from infra_pulumi.parts import CONSUMER_GROUP, KAFKA_SOURCE_USER, TOPIC
 
 

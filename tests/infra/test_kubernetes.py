@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from infra_pulumi import render, versions
-from infra_pulumi.capture import sample_images, stack_values
-from infra_pulumi.database import AUTHORITY_DIR
-from infra_pulumi.functions import DELIVERY, DELIVERY_RETRIES
-from infra_pulumi.observability import HERE
+from infra_pulumi.capture import Captured, sample_images, stack_values
+from infra_pulumi.layers.database.access import AUTHORITY_DIR
+from infra_pulumi.layers.functions.event_sources import DELIVERY, DELIVERY_RETRIES
+from infra_pulumi.layers.observability import HERE
 from infra_pulumi.parts import CONSUMER_GROUP, FUNCTIONS, TOPIC
 from saldo.serve.settings import read_settings
 from tests.infra import definitions
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from infra_pulumi.capture import Captured
     from tests.infra.conftest import RecordProperty
 
 # Kinds whose definition is not at hand: the load balancer controller's, and ESO's generator.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from infra_pulumi.isolation import PART, STRIMZI_PODS
+from infra_pulumi.layers.isolation import PART, STRIMZI_PODS
 from infra_pulumi.parts import FUNCTIONS, NAMESPACE
 from tests.infra.conftest import by_kind, by_type
 from tests.infra.reach import Call, End, Outside, Pod, wrong
@@ -157,7 +157,7 @@ def _both(what: str, caller: End, called: End, allowed: int, refused: int) -> li
 
 
 def policies_of(captured: Captured) -> list[Policy]:
-    """The program's policies, and those that Strimzi makes of what the program tells it."""
+    """Return the program's policies, and those that Strimzi makes of what the program tells it."""
     strimzi: list[Policy] = []
     for kafka in by_kind(captured, "Kafka"):
         (listener,) = kafka["spec"]["kafka"]["listeners"]

@@ -5,26 +5,23 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import yaml
 
-from infra_pulumi import knative as limits
 from infra_pulumi import versions
-from infra_pulumi.capture import capture_apart, sample_images, stack_values
+from infra_pulumi.capture import Captured, Resource, capture_apart, sample_images, stack_values
+from infra_pulumi.layers.knative import CONCURRENCY_LIMIT, PODS_LIMIT, TIMEOUT_S_MAX
 from infra_pulumi.parts import FUNCTIONS, OPERATE_ROLE
 from tests.infra.conftest import by_kind, by_type
-
-if TYPE_CHECKING:
-    from infra_pulumi.capture import Captured, Resource
 
 in_aws = pytest.mark.parametrize("stack", ["dev", "prod"], indirect=True)
 with_msk = pytest.mark.parametrize("stack", ["prod"], indirect=True)
 
 
 def named(captured: Captured, kind: str, name: str) -> Resource:
-    """The one resource of a type's last part, or a kind, with this name."""
+    """Return the one resource of a type's last part, or a kind, with this name."""
     (found,) = [
         r
         for r in captured.resources
@@ -34,7 +31,7 @@ def named(captured: Captured, kind: str, name: str) -> Resource:
 
 
 def service_account(resource: Resource) -> str | None:
-    """The service account of the pods that a resource makes; a chart's is called after it."""
+    """Return the service account of a resource's pods; a chart's is called after it."""
     if resource.type == "kubernetes:helm.sh/v3:Release":
         return resource.name
     spec = resource.inputs.get("spec") or {}
@@ -151,7 +148,7 @@ def test_msk_takes_the_sources_user_from_a_secret_as_it_must_be(captured: Captur
 
 
 def statement_cluster(captured: Captured) -> str:
-    """The ARN of the cluster that the recorder's role may connect to."""
+    """Return the ARN of the cluster that the recorder's role may connect to."""
     policy = json.loads(named(captured, "RolePolicy", "record-transaction").inputs["policy"])
     (cluster,) = [
         s["Resource"] for s in policy["Statement"] if "kafka-cluster:Connect" in s["Action"]
@@ -316,10 +313,10 @@ def test_knative_refuses_what_the_configuration_refuses(captured: Captured) -> N
     (serving,) = by_kind(captured, "KnativeServing")
     knative = serving["spec"]["config"]
 
-    assert int(knative["autoscaler"]["max-scale-limit"]) == limits.PODS_LIMIT
-    assert int(knative["defaults"]["max-revision-timeout-seconds"]) == limits.TIMEOUT_S_MAX
-    assert int(knative["defaults"]["container-concurrency-max-limit"]) == limits.CONCURRENCY_LIMIT
-    assert int(knative["defaults"]["revision-timeout-seconds"]) <= limits.TIMEOUT_S_MAX
+    assert int(knative["autoscaler"]["max-scale-limit"]) == PODS_LIMIT
+    assert int(knative["defaults"]["max-revision-timeout-seconds"]) == TIMEOUT_S_MAX
+    assert int(knative["defaults"]["container-concurrency-max-limit"]) == CONCURRENCY_LIMIT
+    assert int(knative["defaults"]["revision-timeout-seconds"]) <= TIMEOUT_S_MAX
 
 
 def test_postgresql_is_the_same_image_in_the_cluster_and_on_a_laptop() -> None:
@@ -355,7 +352,7 @@ def test_deliveries_are_the_same_in_the_cluster_and_on_a_laptop(captured: Captur
 
 
 def environment_of(captured: Captured, function: str) -> dict[str, str]:
-    """The variables of a function that hold a value."""
+    """Return the variables of a function that hold a value."""
     (service,) = [
         r.inputs
         for r in captured.resources

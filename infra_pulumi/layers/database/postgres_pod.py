@@ -1,0 +1,205 @@
+"""PostgreSQL in one pod of the cluster. TLS only, verified by every client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from infra_pulumi import versions
+from infra_pulumi.layers.certificates import AUTHORITY_KEY, OWN, Certificates
+from infra_pulumi.layers.database.access import CREDENTIALS, SUPERUSER, VERIFIED, DatabaseAccess
+from infra_pulumi.layers.isolation import (
+    DATABASE_PART,
+    PART,
+    POSTGRES_PORT,
+    RESTRICTED_CONTAINER,
+    RESTRICTED_POD,
+    Isolation,
+)
+from infra_pulumi.layers.secrets import Secrets, from_secret
+from infra_pulumi.parts import DATABASE, FUNCTIONS, NAMESPACE, OPERATE_ROLE, ROLES
+
+if TYPE_CHECKING:
+    from infra_pulumi.config import Stack
+
+# The uid of postgres in its image.
+POSTGRES_UID = 999
+_HBA = Path(__file__).with_name("pg_hba.conf")
+
+
+class PostgresPod(pulumi.ComponentResource):
+    """PostgreSQL in one pod, for stacks without a cloud."""
+
+    access: DatabaseAccess
+
+    def __init__(
+        self,
+        name: str,
+        stack: Stack,
+        provider: k8s.Provider,
+        secrets: Secrets,
+        certificates: Certificates,
+        isolation: Isolation,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__("saldo:layer:PostgresPod", name, None, opts)
+        self._stack = stack
+        host = f"{DATABASE_PART}.{NAMESPACE}.svc.cluster.local"
+        credentials = secrets.generate(CREDENTIALS, _credentials(host), fields=["owner", *ROLES])
+        certificate = certificates.certificate("database-tls", [host], issuer=OWN)
+        self._inside = pulumi.ResourceOptions(
+            parent=self, provider=provider, depends_on=[isolation.namespace]
+        )
+        access = k8s.core.v1.ConfigMap(
+            "database-access",
+            metadata={"name": "database-access", "namespace": NAMESPACE},
+            data={_HBA.name: _HBA.read_text()},
+            opts=self._inside,
+        )
+        address = k8s.core.v1.Service(
+            "database",
+            metadata={"name": DATABASE_PART, "namespace": NAMESPACE},
+            spec={
+                "selector": {PART: DATABASE_PART},
+                "ports": [{"name": "postgresql", "port": POSTGRES_PORT}],
+                "cluster_ip": "None",
+            },
+            opts=self._inside,
+        )
+        pod = k8s.apps.v1.StatefulSet(
+            "database",
+            metadata={"name": DATABASE_PART, "namespace": NAMESPACE},
+            spec=self._spec(),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                provider=provider,
+                depends_on=[credentials, certificate, access],
+                protect=stack.protected,
+            ),
+        )
+        self.access = DatabaseAccess(
+            auth="url",
+            urls={
+                f.role: {"valueFrom": from_secret(CREDENTIALS, f"{f.role}-url")} for f in FUNCTIONS
+            },
+            owner_url={"valueFrom": from_secret(CREDENTIALS, "owner-url")},
+            operate_url={"valueFrom": from_secret(CREDENTIALS, f"{OPERATE_ROLE}-url")},
+            passwords={
+                f"ROLE_PASSWORD_{role.removeprefix('saldo_').upper()}": {
+                    "valueFrom": from_secret(CREDENTIALS, role)
+                }
+                for role in ROLES
+            },
+            authority={
+                "secret": {
+                    "secretName": "database-tls",
+                    # The authority, and not the server's key beside it.
+                    "items": [{"key": AUTHORITY_KEY, "path": AUTHORITY_KEY}],
+                }
+            },
+            ready=[pod, address],
+        )
+        self.register_outputs({"host": host})
+
+    def _spec(self) -> Any:
+        data, run, tls = "/var/lib/postgresql", "/var/run/postgresql", "/etc/saldo/tls"
+        access = "/etc/saldo/access"
+        settings = {
+            "max_connections": self._stack.database.connections_max,
+            "password_encryption": "scram-sha-256",
+            "hba_file": f"{access}/{_HBA.name}",
+            "ssl": "on",
+            "ssl_cert_file": f"{tls}/tls.crt",
+            "ssl_key_file": f"{tls}/tls.key",
+        }
+        environment = [
+            {"name": "POSTGRES_USER", "value": SUPERUSER},
+            {"name": "POSTGRES_DB", "value": DATABASE},
+            {"name": "POSTGRES_PASSWORD", "valueFrom": from_secret(CREDENTIALS, "owner")},
+        ]
+        probe = {"exec": {"command": ["pg_isready", "--username", SUPERUSER]}}
+        container = {
+            "name": "postgres",
+            "image": versions.POSTGRES_IMAGE,
+            "args": [
+                word for name, value in settings.items() for word in ("-c", f"{name}={value}")
+            ],
+            "ports": [{"name": "postgresql", "containerPort": POSTGRES_PORT}],
+            "env": environment,
+            "securityContext": RESTRICTED_CONTAINER,
+            "startupProbe": probe | {"failureThreshold": 30, "periodSeconds": 2},
+            "readinessProbe": probe | {"periodSeconds": 5},
+            "livenessProbe": probe | {"periodSeconds": 10, "failureThreshold": 6},
+            "resources": {
+                "requests": {"cpu": "250m", "memory": "512Mi"},
+                "limits": {"memory": "1Gi"},
+            },
+            "volumeMounts": [
+                {"name": "data", "mountPath": data},
+                {"name": "run", "mountPath": run},
+                {"name": "tmp", "mountPath": "/tmp"},
+                {"name": "tls", "mountPath": tls, "readOnly": True},
+                {"name": "access", "mountPath": access, "readOnly": True},
+            ],
+        }
+        return {
+            "serviceName": DATABASE_PART,
+            "replicas": 1,
+            "selector": {"matchLabels": {PART: DATABASE_PART}},
+            "template": {
+                "metadata": {"labels": {PART: DATABASE_PART}},
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    # A smart shutdown, then a fast one: Kubernetes sends SIGTERM, then kills.
+                    "terminationGracePeriodSeconds": 60,
+                    "securityContext": RESTRICTED_POD
+                    | {
+                        "runAsUser": POSTGRES_UID,
+                        "runAsGroup": POSTGRES_UID,
+                        # The key of the certificate becomes readable to the group, which
+                        # PostgreSQL accepts of a file that root owns.
+                        "fsGroup": POSTGRES_UID,
+                    },
+                    "containers": [container],
+                    "volumes": [
+                        {"name": "run", "emptyDir": {}},
+                        {"name": "tmp", "emptyDir": {}},
+                        {
+                            "name": "tls",
+                            "secret": {"secretName": "database-tls", "defaultMode": 0o640},
+                        },
+                        {"name": "access", "configMap": {"name": "database-access"}},
+                    ],
+                },
+            },
+            "volumeClaimTemplates": [
+                {
+                    "metadata": {"name": "data"},
+                    "spec": {
+                        "accessModes": ["ReadWriteOnce"],
+                        "resources": {
+                            "requests": {"storage": f"{self._stack.database.storage_gib}Gi"}
+                        },
+                    },
+                }
+            ],
+        }
+
+
+def _credentials(host: str) -> dict[str, str]:
+    """Every password of the database, and the URL around it, as templates."""
+    made = {"owner": "{{ .owner }}", "owner-url": _url(SUPERUSER, "owner", host)}
+    for role in ROLES:
+        made[role] = f"{{{{ .{role} }}}}"
+        made[f"{role}-url"] = _url(role, role, host)
+    return made
+
+
+def _url(role: str, field_name: str, host: str) -> str:
+    return (
+        f"postgresql://{role}:{{{{ .{field_name} }}}}@{host}:{POSTGRES_PORT}/{DATABASE}?{VERIFIED}"
+    )

@@ -1,0 +1,147 @@
+"""The way in from the internet: one load balancer that passes TLS on, and the functions' names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pulumi
+import pulumi_aws as aws
+
+from infra_pulumi.custom_resources import custom_resource
+from infra_pulumi.layers.isolation import SERVING
+from infra_pulumi.parts import FUNCTIONS
+from infra_pulumi.section import Problem, Section, matching, only_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from infra_pulumi.config import Stack
+    from infra_pulumi.layers.eks.cluster import Cluster
+    from infra_pulumi.layers.knative import Knative
+    from infra_pulumi.layers.network import Network
+
+
+# Where Kourier's pods take TLS; its Service is called kourier in Serving's namespace.
+KOURIER_TLS_PORT = 8443
+HTTPS = 443
+DOMAIN = r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}"
+
+
+class EdgeConfig(Section):
+    """The names under which callers reach the functions, and who certifies them."""
+
+    domain: Annotated[str, matching(DOMAIN, "{} is not a domain")]
+    # Both for a certificate that browsers know, neither for one that the cluster signs itself.
+    acme_email: str | None = None
+    hosted_zone: str | None = None
+    # Other than 443 where a port-forward leads there: part of the origin that browsers name.
+    port: int = HTTPS
+
+    def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
+        names = {"acmeEmail": self.acme_email, "hostedZone": self.hosted_zone}
+        yield from only_in("aws", stack, names)
+        if stack.get("shape") == "aws" and self.port != HTTPS:
+            yield "port", f"the load balancer listens on {HTTPS} only"
+
+
+class Edge(pulumi.ComponentResource):
+    """The load balancer and the names of one stack in AWS."""
+
+    def __init__(
+        self,
+        name: str,
+        stack: Stack,
+        hosted_zone: str,
+        network: Network,
+        cluster: Cluster,
+        knative: Knative,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__("saldo:layer:Edge", name, None, opts)
+        own = pulumi.ResourceOptions(parent=self)
+        title = f"saldo-{pulumi.get_stack()}"
+        group = aws.ec2.SecurityGroup(
+            "edge",
+            vpc_id=network.vpc_id,
+            description="Callers of the functions",
+            tags={"Name": f"{title}-edge"},
+            opts=own,
+        )
+        aws.vpc.SecurityGroupIngressRule(
+            "callers",
+            security_group_id=group.id,
+            description="HTTPS from anywhere; a token is asked for inside",
+            ip_protocol="tcp",
+            from_port=443,
+            to_port=443,
+            cidr_ipv4="0.0.0.0/0",
+            opts=own,
+        )
+        cluster.allow("edge-to-kourier", group, cluster.nodes, (KOURIER_TLS_PORT, KOURIER_TLS_PORT))
+        balancer = aws.lb.LoadBalancer(
+            "edge",
+            name=title,
+            load_balancer_type="network",
+            internal=False,
+            subnets=network.subnet_ids["public"],
+            security_groups=[group.id],
+            enable_cross_zone_load_balancing=True,
+            enable_deletion_protection=stack.protected,
+            opts=own,
+        )
+        targets = aws.lb.TargetGroup(
+            "edge",
+            # The controller may register with target groups of this prefix only.
+            name=f"{title}-kourier",
+            target_type="ip",
+            protocol="TCP",
+            port=KOURIER_TLS_PORT,
+            vpc_id=network.vpc_id,
+            # As long as a request may take, and then some: see Scaling.timeout_s.
+            deregistration_delay=120,
+            # Kourier sees the balancer's address; callers are known by their tokens.
+            preserve_client_ip="false",
+            health_check=aws.lb.TargetGroupHealthCheckArgs(protocol="TCP", interval=10),
+            opts=own,
+        )
+        aws.lb.Listener(
+            "edge",
+            load_balancer_arn=balancer.arn,
+            protocol="TCP",
+            port=443,
+            default_actions=[
+                aws.lb.ListenerDefaultActionArgs(type="forward", target_group_arn=targets.arn)
+            ],
+            opts=own,
+        )
+        custom_resource(
+            "edge",
+            "elbv2.k8s.aws/v1beta1",
+            "TargetGroupBinding",
+            {
+                "targetGroupARN": targets.arn,
+                "targetType": "ip",
+                "serviceRef": {"name": "kourier", "port": 443},
+            },
+            namespace=SERVING,
+            opts=pulumi.ResourceOptions(
+                parent=self, provider=cluster.provider, depends_on=knative.ready
+            ),
+        )
+        for function in FUNCTIONS:
+            if function.host is not None:
+                aws.route53.Record(
+                    function.service,
+                    zone_id=hosted_zone,
+                    name=f"{function.host}.{stack.edge.domain}",
+                    type="A",
+                    aliases=[
+                        aws.route53.RecordAliasArgs(
+                            name=balancer.dns_name,
+                            zone_id=balancer.zone_id,
+                            evaluate_target_health=True,
+                        )
+                    ],
+                    opts=own,
+                )
+        self.register_outputs({"address": balancer.dns_name})

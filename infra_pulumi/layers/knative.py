@@ -1,0 +1,141 @@
+"""Knative: Serving behind Kourier, Eventing with the KafkaSource, both by the operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from infra_pulumi import versions
+from infra_pulumi.custom_resources import custom_resource
+from infra_pulumi.layers.isolation import EVENTING, SERVING
+from infra_pulumi.section import Section, between
+
+if TYPE_CHECKING:
+    from infra_pulumi.config import Stack
+    from infra_pulumi.layers.operators import Operators
+
+# Of the functions, as Services of Knative.
+SERVING_API = "serving.knative.dev/v1"
+API = "operator.knative.dev/v1beta1"
+# The operator's sources; its definition asks for a word on each.
+SOURCES = ("ceph", "github", "gitlab", "kafka", "rabbitmq", "redis")
+# What Knative is told to refuse, and a stack file must not ask for.
+TIMEOUT_S_MAX, PODS_LIMIT, CONCURRENCY_LIMIT = 120, 50, 1000
+# More says a mistake.
+REPLICAS_MAX = 5
+KOURIER = "kourier.ingress.networking.knative.dev"
+
+
+class KnativeConfig(Section):
+    """Knative's own control plane."""
+
+    replicas: Annotated[int, between(1, REPLICAS_MAX)]
+    # KEDA's scaling of the KafkaSource is alpha.
+    keda: bool
+
+
+class Knative(pulumi.ComponentResource):
+    """Knative for one stack; whatever is of its kinds depends on ``ready``."""
+
+    ready: list[pulumi.Resource]
+
+    def __init__(
+        self,
+        name: str,
+        stack: Stack,
+        provider: k8s.Provider,
+        operators: Operators,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        super().__init__("saldo:layer:Knative", name, None, opts)
+        self._stack, self._provider = stack, provider
+        keda = [] if operators.keda is None else [operators.keda]
+        self._needs = [operators.knative, operators.cert_manager, *keda]
+        self.ready = [self._serving(), self._eventing()]
+        self.register_outputs({})
+
+    def _inside(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(
+            parent=self, provider=self._provider, depends_on=[*self._needs, *after]
+        )
+
+    def _namespace(self, name: str) -> pulumi.Resource:
+        return k8s.core.v1.Namespace(name, metadata={"name": name}, opts=self._inside())
+
+    def _serving(self) -> pulumi.Resource:
+        stack = self._stack
+        return custom_resource(
+            SERVING,
+            API,
+            "KnativeServing",
+            {
+                "version": versions.KNATIVE_SERVING,
+                "high-availability": {"replicas": stack.knative.replicas},
+                # Reached by the stack's own load balancer, or by a port-forward: no Service of
+                # Kubernetes may order one from the cloud.
+                "ingress": {"kourier": {"enabled": True, "service-type": "ClusterIP"}},
+                "config": {
+                    "network": {
+                        "ingress-class": KOURIER,
+                        # The certificates of the DomainMappings are made by cert-manager, named.
+                        "external-domain-tls": "Disabled",
+                        "autocreate-cluster-domain-claims": "true",
+                    },
+                    # A Service is known outside by its DomainMapping only.
+                    "domain": {"svc.cluster.local": ""},
+                    "autoscaler": {
+                        "enable-scale-to-zero": "true",
+                        "stable-window": "60s",
+                        "scale-to-zero-grace-period": "30s",
+                        # A Service that forgets its own bound does not get the database's.
+                        "max-scale": "10",
+                        "max-scale-limit": str(PODS_LIMIT),
+                    },
+                    "defaults": {
+                        "revision-timeout-seconds": "60",
+                        "max-revision-timeout-seconds": str(TIMEOUT_S_MAX),
+                        "container-concurrency": "200",
+                        "container-concurrency-max-limit": str(CONCURRENCY_LIMIT),
+                        "enable-service-links": "false",
+                    },
+                    "features": {
+                        "secure-pod-defaults": "enabled",
+                        "kubernetes.podspec-topologyspreadconstraints": "enabled",
+                    },
+                    "gc": {"min-non-active-revisions": "5", "max-non-active-revisions": "20"},
+                    # What stands before each function, counted when its pod looks for a node.
+                    "deployment": {
+                        "queue-sidecar-cpu-request": "25m",
+                        "queue-sidecar-memory-request": "50Mi",
+                        "queue-sidecar-memory-limit": "200Mi",
+                    },
+                },
+            },
+            namespace=SERVING,
+            opts=self._inside(self._namespace(SERVING)),
+        )
+
+    def _eventing(self) -> pulumi.Resource:
+        stack = self._stack
+        config = {
+            # Sources show the functions whose they are. Alpha: without it the projector refuses
+            # every delivery, so an upgrade that drops it is noticed.
+            "features": {"authentication-oidc": "enabled"},
+        }
+        if stack.knative.keda:
+            config["kafka-features"] = {"controller-autoscaler-keda": "enabled"}
+        return custom_resource(
+            EVENTING,
+            API,
+            "KnativeEventing",
+            {
+                "version": versions.KNATIVE_EVENTING,
+                "high-availability": {"replicas": stack.knative.replicas},
+                "source": {source: {"enabled": source == "kafka"} for source in SOURCES},
+                "config": config,
+            },
+            namespace=EVENTING,
+            opts=self._inside(self._namespace(EVENTING)),
+        )
