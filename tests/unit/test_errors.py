@@ -20,7 +20,7 @@ from saldo.bank_import.errors import (
 from saldo.domain import errors
 from saldo.domain.tag import Tag
 from saldo.operate.errors import MigrationChangedError
-from saldo.operate.verification.findings import Wrong
+from saldo.operate.verification.findings import FaultError
 from saldo.project.read_model import ReadModelRefused
 from saldo.query.balances import ProjectionBehind
 from saldo.record.batch import OutcomeUnknown
@@ -64,7 +64,7 @@ SAMPLES: list[tuple[Exception, tuple[str, ...]]] = [
     (ProjectionBehind(position=0), ()),
     (ReadModelRefused("statement_pkey"), ("statement_pkey",)),
     (StatementError("it is empty", number=41), ("it is empty", "41")),
-    (Wrong("event", "hash", "it is another"), ("event", "hash", "it is another")),
+    (FaultError("event", "hash", "it is another"), ("event", "hash", "it is another")),
 ]
 
 

@@ -86,13 +86,13 @@ async def compare_heads(
             if held != expected[row["account_id"], row["position"]]:
                 faults.append(
                     Fault(
-                        account_id=row["account_id"],
-                        position=row["position"],
-                        table="event",
-                        column="hash",
-                        reason="the event of the signed head is gone"
+                        "event",
+                        "hash",
+                        "the event of the signed head is gone"
                         if held is None
                         else "it is not the signed head's: the chain was rewritten",
+                        row["account_id"],
+                        row["position"],
                     )
                 )
     return faults, len(heads)

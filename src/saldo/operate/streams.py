@@ -18,7 +18,7 @@ from saldo.domain.events import TransactionRecorded, read_event
 from saldo.operate.errors import StreamsError
 from saldo.operate.settings import connect
 from saldo.operate.verification.chain import Chain
-from saldo.operate.verification.findings import Wrong
+from saldo.operate.verification.findings import FaultError
 from saldo.record.event_store import LOCK_STREAMS
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _check_line(members: dict[str, Any], chain: Chain, number: int) -> _Checked:
         chain.check(row)
     except Unreadable as unreadable:
         raise StreamsError(f"line {number}: {unreadable.reason}") from unreadable
-    except Wrong as wrong:
+    except FaultError as wrong:
         found = wrong.fault(chain.account_id, members["position"]).text()
         raise StreamsError(f"line {number}: {found}") from wrong
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:

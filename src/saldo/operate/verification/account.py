@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from saldo.operate.verification.chain import Chain
-from saldo.operate.verification.findings import Counts, Wrong
+from saldo.operate.verification.findings import NO_EVENT, Counts, FaultError
 from saldo.operate.verification.projection import Projection
 from saldo.operate.verification.rules import Rules
 from saldo.operate.verification.stamps import Stamps
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Of rules that were broken and of stamps, so many an account are kept: one may bring many with it.
 BREACHES_MAX = 5
 # One account's values must not end the verification of the others.
-UNCHECKABLE = (Wrong, ArithmeticError, RecursionError)
+UNCHECKABLE = (FaultError, ArithmeticError, RecursionError)
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class AccountCheck:
         """Report a statement line at whose position there is no event."""
         if not self.model_wrong and not self.store_wrong:
             self.model_wrong = True
-            wrong = Wrong("statement", "position", "the store has no such event")
+            wrong = FaultError("statement", "position", NO_EVENT)
             self._found(wrong, line["position"])
 
     def finish(self, stream: Row | None, totals: Sequence[Row]) -> None:
@@ -114,6 +114,8 @@ class AccountCheck:
             self._found(wrong, position)
 
     def _found(self, wrong: Exception, position: int | None) -> None:
-        if not isinstance(wrong, Wrong):
-            wrong = Wrong("event", "public_text", f"it cannot be checked: {type(wrong).__name__}")
+        if not isinstance(wrong, FaultError):
+            wrong = FaultError(
+                "event", "public_text", f"it cannot be checked: {type(wrong).__name__}"
+            )
         self.faults.append(wrong.fault(self.account_id, position))

@@ -1,7 +1,7 @@
 """One account's chain in the event store: each event must follow from the one before it.
 
-Pure: rows come in, Wrong is raised. What the events add up to is derived here again, not by the
-projector's fold, so that a mistake of one is seen by the other.
+It does no I/O. The sums are derived here again, not by the projector's fold, so that a mistake of
+one is seen by the other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from saldo.domain.events import (
     read_event,
     request_hash,
 )
-from saldo.operate.verification.findings import Wrong, shown
+from saldo.operate.verification.findings import FaultError, compare, event_fault
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -50,13 +50,13 @@ class Chain:
         self.hash = genesis_hash(self.account_id) if self.account_id.isascii() else b""
 
     def check(self, row: Row) -> tuple[Event, dict[str, Any] | None]:
-        """Check the next event; return it with its private part. Raises Wrong."""
+        """Check the next event; return it with its private part. Raise FaultError."""
         fact = self._read(row)
         if fact.event_id != row["event_id"]:
-            raise Wrong("event", "event_id", "it is not the id in public_text")
+            raise event_fault("event_id", "it is not the id in public_text")
         reverses = fact.reverses if isinstance(fact, TransactionRecorded) else None
         if reverses != row["reverses"]:
-            raise Wrong("event", "reverses", "it is not what public_text reverses")
+            raise event_fault("reverses", "it is not what public_text reverses")
         self._check_course(row, fact)
         private = _check_private(row, fact)
         _check_request(row, fact, private)
@@ -74,10 +74,10 @@ class Chain:
             self.balance_minor += fact.signed_minor
 
     def check_stream(self, stream: Row | None) -> None:
-        """Check the stream's row against the events; raises Wrong."""
+        """Check the stream's row against the events; raise FaultError."""
         if stream is None:
-            raise Wrong("stream", "account_id", "the account has no row")
-        expected = {
+            raise FaultError("stream", "account_id", "the account has no row")
+        end = {
             "position": self.position,
             "balance_minor": self.balance_minor,
             "currency": self.currency,
@@ -85,52 +85,45 @@ class Chain:
             "hash": self.hash if self.position else None,
             "recorded_at": self.recorded_at,
         }
-        for column, value in expected.items():
-            if stream[column] != value:
-                reason = f"it is {shown(stream[column])}, the events come to {shown(value)}"
-                raise Wrong("stream", column, reason)
+        compare("stream", stream, end)
 
     def _read(self, row: Row) -> Event:
         position, text = row["position"], row["public_text"]
         if position != self.position + 1:
-            reason = f"position {self.position + 1} is missing, the next is {position}"
-            raise Wrong("event", "position", reason)
+            raise event_fault("position", f"{self.position + 1} is missing, the next is {position}")
         if chain_hash(self.hash, text) != row["hash"]:
-            reason = "the hash does not follow from the one before it and public_text"
-            raise Wrong("event", "hash", reason)
+            raise event_fault("hash", "it does not follow from the one before it and public_text")
         try:
             fact = read_event(text)
         except Unreadable as unreadable:
             self.unreadable = unreadable.reason
-            raise Wrong("event", "public_text", unreadable.reason) from unreadable
+            raise event_fault("public_text", unreadable.reason) from unreadable
         if fact.account_id != self.account_id:
-            raise Wrong("event", "account_id", "public_text is of another account")
+            raise event_fault("account_id", "public_text is of another account")
         if fact.position != position:
-            raise Wrong("event", "position", "public_text is of another position")
+            raise event_fault("position", "public_text is of another position")
         return fact
 
     def _check_course(self, row: Row, fact: Event) -> None:
-        """What must go on from the event before."""
+        """Check what must follow from the event before; raise FaultError."""
         if self.recorded_at is not None and fact.recorded_at < self.recorded_at:
-            raise Wrong("event", "public_text", "recordedAt goes back")
+            raise event_fault("public_text", "recordedAt goes back")
         if self.currency is not None and fact.currency != self.currency:
-            raise Wrong("event", "public_text", "the currency changes")
+            raise event_fault("public_text", "the currency changes")
         signed_minor = fact.signed_minor if isinstance(fact, TransactionRecorded) else 0
         if row["balance_minor"] != self.balance_minor + signed_minor:
-            reason = f"the events come to {self.balance_minor + signed_minor}"
-            raise Wrong("event", "balance_minor", reason)
+            balance_minor = self.balance_minor + signed_minor
+            raise event_fault("balance_minor", f"the events come to {balance_minor}")
 
 
 def _check_private(row: Row, fact: Event) -> dict[str, Any] | None:
     text, erased_at = row["private_text"], row["erased_at"]
     if text is None:
         if erased_at is None:
-            reason = "the private part is gone, and was not erased"
-            raise Wrong("event", "private_text", reason)
+            raise event_fault("private_text", "the private part is gone, and was not erased")
         return None
     if erased_at is not None:
-        reason = "it says erased, and the private part is there"
-        raise Wrong("event", "erased_at", reason)
+        raise event_fault("erased_at", "it says erased, and the private part is there")
     try:
         members: dict[str, Any] = msgspec.json.decode(text)
         proof = private_hash(bytes.fromhex(members["salt"]), text)
@@ -138,8 +131,7 @@ def _check_private(row: Row, fact: Event) -> dict[str, Any] | None:
         proof = ""
         members = {}
     if proof != fact.private_hash:
-        reason = "its hash is not privateHash of public_text"
-        raise Wrong("event", "private_text", reason)
+        raise event_fault("private_text", "its hash is not privateHash of public_text")
     return members
 
 
@@ -148,17 +140,16 @@ def _check_request(row: Row, fact: Event, private: dict[str, Any] | None) -> Non
     key_hash, key_line, fingerprint = row["key_hash"], row["key_line"], row["fingerprint"]
     given = [v is not None for v in (key_hash, key_line, fingerprint)]
     if any(given) and not all(given):
-        raise Wrong("event", "key_hash", "key_hash, key_line and fingerprint belong together")
+        raise event_fault("key_hash", "key_hash, key_line and fingerprint belong together")
     if row["public_text"].startswith(UNBOUND_SCHEMA):
         stated = None if private is None else private.get("fingerprint")
         if stated is not None and stated != (fingerprint or b"").hex():
-            raise Wrong("event", "fingerprint", "it is not the private part's")
+            raise event_fault("fingerprint", "it is not the private part's")
         return
     proof = None
     if key_hash is not None:
         if not 0 <= key_line < 2**31:
-            raise Wrong("event", "key_line", "it is not a line's number")
+            raise event_fault("key_line", "it is not a line's number")
         proof = request_hash(key_hash, key_line, fingerprint)
     if proof != fact.request_hash:
-        reason = "key_hash, key_line and fingerprint do not come to requestHash of public_text"
-        raise Wrong("event", "key_hash", reason)
+        raise event_fault("key_hash", "with key_line and fingerprint it is not requestHash")

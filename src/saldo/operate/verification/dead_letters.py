@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, Fault
+from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, NO_EVENT, Fault
 from saldo.project.dead_letters import DATA_CHARACTERS_MAX, parked_id, reason_of, sequence_of
 
 if TYPE_CHECKING:
@@ -57,13 +57,7 @@ async def _letter_faults(
         wrong = _letter_fault(row, events.get((row["account_id"], row["position"])), now)
         if wrong is not None:
             faults.append(
-                Fault(
-                    account_id=row["account_id"] or None,
-                    position=row["position"],
-                    table="dead_letter",
-                    column=wrong[0],
-                    reason=wrong[1],
-                )
+                Fault("dead_letter", wrong[0], wrong[1], row["account_id"] or None, row["position"])
             )
     return faults
 
@@ -83,7 +77,7 @@ def _letter_fault(
     if attributes:
         return _delivered_fault(row, attributes)
     if event is None:
-        return "position", "the store has no such event"
+        return "position", NO_EVENT
     if row["event_id"] != str(event["event_id"]):
         return "event_id", "the store has another event at this position"
     if row["data"] != event["public_text"]:

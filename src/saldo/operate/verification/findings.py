@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # The databases' clocks may differ by so much; nothing is stamped later than this.
 CLOCK_AHEAD_MAX = timedelta(seconds=60)
+NO_EVENT = "the store has no such event"
 
 
 class Row(Protocol):
@@ -18,7 +22,7 @@ class Row(Protocol):
         """One column."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Fault:
     """Something stored that is not what it must be.
 
@@ -33,8 +37,8 @@ class Fault:
     kind: Literal["wrong", "ahead"] = "wrong"
 
     def text(self) -> str:
-        """One line for a person."""
-        where = "" if self.account_id is None else f"{self.account_id}"
+        """Return one line for a person."""
+        where = self.account_id or ""
         if self.position is not None:
             where += f" position {self.position}"
         return f"{where or '-'}: {self.table}.{self.column}: {self.reason}"
@@ -59,7 +63,7 @@ class Counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-class Wrong(Exception):  # noqa: N818 - it is what the row is
+class FaultError(Exception):
     """A row is wrong."""
 
     def __init__(self, table: str, column: str, reason: str) -> None:
@@ -69,14 +73,22 @@ class Wrong(Exception):  # noqa: N818 - it is what the row is
         self.reason = reason
 
     def fault(self, account_id: str, position: int | None) -> Fault:
-        """The finding at a place in a stream."""
-        return Fault(
-            account_id=account_id,
-            position=position,
-            table=self.table,
-            column=self.column,
-            reason=self.reason,
-        )
+        """Return the fault at a place in a stream."""
+        return Fault(self.table, self.column, self.reason, account_id, position)
+
+
+def event_fault(column: str, reason: str) -> FaultError:
+    """Return the error for a wrong row of event_store.event."""
+    return FaultError("event", column, reason)
+
+
+def compare(
+    table: str, row: Row, expected: Mapping[str, object], says: str = "the events come to"
+) -> None:
+    """Raise FaultError for the first column that is not as expected."""
+    for column, value in expected.items():
+        if row[column] != value:
+            raise FaultError(table, column, f"it is {shown(row[column])}, {says} {shown(value)}")
 
 
 def shown(value: object) -> str:

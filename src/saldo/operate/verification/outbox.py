@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, Fault
+from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, NO_EVENT, Fault
 from saldo.operate.verification.stamps import STAMPS_APART_MAX
 from saldo.record.outbox import CLAIM_S
 
@@ -37,7 +37,7 @@ async def check_outbox(
     latest = now + timedelta(seconds=CLAIM_S) + CLOCK_AHEAD_MAX
     for row in await event_store.fetch(OUTBOX, latest, STAMPS_APART_MAX, TRACEPARENT, ROWS_MAX):
         if row["orphan"]:
-            column, reason = "position", "the store has no such event"
+            column, reason = "position", NO_EVENT
         elif row["kept"]:
             column, reason = "erased", "the event was not erased: the row stays"
         elif row["appended_at"] > latest:
@@ -48,13 +48,5 @@ async def check_outbox(
             column, reason = "claimed_until", "no claim lasts so long"
         else:
             column, reason = "traceparent", "it is no trace context"
-        faults.append(
-            Fault(
-                account_id=row["account_id"],
-                position=row["position"],
-                table="outbox",
-                column=column,
-                reason=reason,
-            )
-        )
+        faults.append(Fault("outbox", column, reason, row["account_id"], row["position"]))
     return faults

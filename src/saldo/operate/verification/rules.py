@@ -14,7 +14,7 @@ from saldo.domain.commands import RecordTransaction, ReverseTransaction, SetOver
 from saldo.domain.errors import AlreadyReversed, Refused
 from saldo.domain.events import OverdraftLimitSet, TransactionRecorded
 from saldo.domain.money import CURRENCY_DIGITS, Value
-from saldo.operate.verification.findings import Wrong, shown
+from saldo.operate.verification.findings import event_fault, shown
 from saldo.serve.problems import detail_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Rules:
         self._reversed_by: dict[UUID, UUID] = {}
 
     def check(self, chain: Chain, fact: Event) -> None:
-        """Decide ``fact`` again on the account before it; raises Wrong."""
+        """Decide ``fact`` again on the account before it; raise FaultError."""
         if isinstance(fact, TransactionRecorded) and fact.event_id in self._reversed_ids:
             self._originals[fact.event_id] = fact
         try:
@@ -54,8 +54,9 @@ class Rules:
                 request_hash=fact.request_hash,
             )
         except Refused as refused:
-            reason = f"it must have been refused: {detail_of(refused)}"
-            raise Wrong("event", "public_text", reason) from refused
+            raise event_fault(
+                "public_text", f"it must have been refused: {detail_of(refused)}"
+            ) from refused
         if decided != fact:
             _compare(decided, fact)
 
@@ -78,8 +79,7 @@ class Rules:
     def _reversal(self, fact: TransactionRecorded, original_id: UUID) -> ReverseTransaction:
         original = self._originals.get(original_id)
         if original is None or original is fact:
-            reason = "it reverses no earlier transaction of the account"
-            raise Wrong("event", "reverses", reason)
+            raise event_fault("reverses", "it reverses no earlier transaction of the account")
         if original_id in self._reversed_by:
             raise AlreadyReversed(reversed_by=self._reversed_by[original_id])
         self._reversed_by[original_id] = fact.event_id
@@ -109,12 +109,13 @@ def _value(amount_minor: int, currency: str) -> Value:
 
 
 def _compare(decided: Event, fact: Event) -> None:
-    """Raise Wrong for the first member that differs.
+    """Raise FaultError for the first member that differs.
 
     When something occurred is the client's to say, within bounds that the event does not keep.
     """
     for name in fact.__struct_fields__:
         must, is_ = getattr(decided, name), getattr(fact, name)
         if is_ != must and name != "occurred_at":
-            reason = f"{name} is {shown(is_)}, the rules come to {shown(must)}"
-            raise Wrong("event", "public_text", reason)
+            raise event_fault(
+                "public_text", f"{name} is {shown(is_)}, the rules come to {shown(must)}"
+            )

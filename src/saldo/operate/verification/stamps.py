@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, Fault, Wrong, shown
+from saldo.operate.verification.findings import (
+    CLOCK_AHEAD_MAX,
+    Fault,
+    FaultError,
+    event_fault,
+    shown,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -39,17 +45,17 @@ class Stamps:
     def check(
         self, row: Row, fact: Event, erasure: Row | None, *, previous: datetime | None
     ) -> None:
-        """Check the stamps against recordedAt, the erasure's trace and the clock; raises Wrong.
+        """Check the stamps against recordedAt, the erasure and the clock; raise FaultError.
 
         ``previous`` is the recorded time of the event before.
         """
         appended_at, restored_at = row["appended_at"], row["restored_at"]
         before, self.appended_at = self.appended_at, appended_at
         if appended_at > self.latest + CLOCK_AHEAD_MAX:
-            raise Wrong("event", "appended_at", "it is in the future")
+            raise event_fault("appended_at", "it is in the future")
         if restored_at is not None:
             if restored_at != appended_at:
-                raise Wrong("event", "restored_at", "it is not when the event was appended again")
+                raise event_fault("restored_at", "it is not when the event was appended again")
         else:
             late = appended_at - fact.recorded_at
             # A recorded time that was held back to the event before it is later than the clock was.
@@ -57,7 +63,7 @@ class Stamps:
             out_of_order = before is not None and appended_at < before - STAMPS_APART_MAX
             early = late < -STAMPS_APART_MAX and fact.recorded_at != previous and out_of_order
             if late > STAMPS_APART_MAX or early:
-                raise Wrong("event", "appended_at", f"recordedAt is {shown(fact.recorded_at)}")
+                raise event_fault("appended_at", f"recordedAt is {shown(fact.recorded_at)}")
         ahead = fact.recorded_at - min(appended_at, self.now)
         if ahead > CLOCK_AHEAD_MAX:
             self.first = self.first or fact.position
@@ -84,11 +90,10 @@ def _check_erasure(erased_at: datetime | None, erasure: Row | None, latest: date
     """Check that an erased private part has its row in ``erasure``, and nothing else has one."""
     if erasure is None:
         if erased_at is not None:
-            reason = "the private part is gone, and no erasure was traced"
-            raise Wrong("event", "erased_at", reason)
+            raise event_fault("erased_at", "the private part is gone, and no erasure was traced")
     elif erased_at is None:
-        raise Wrong("erasure", "position", "the private part is still there")
+        raise FaultError("erasure", "position", "the private part is still there")
     elif erased_at != erasure["erased_at"]:
-        raise Wrong("event", "erased_at", f"the erasure was at {shown(erasure['erased_at'])}")
+        raise event_fault("erased_at", f"the erasure was at {shown(erasure['erased_at'])}")
     elif erased_at > latest + CLOCK_AHEAD_MAX:
-        raise Wrong("event", "erased_at", "it is in the future")
+        raise event_fault("erased_at", "it is in the future")

@@ -37,25 +37,24 @@ async def check_sweeps(
         watermark = row["watermark"]
         if watermark > now + CLOCK_AHEAD_MAX:
             reason = "it is in the future: the next sweep sets it right"
-            faults.append(Fault(table="read_model.sweep", column="watermark", reason=reason))
+            faults.append(Fault("read_model.sweep", "watermark", reason))
         elif row["name"] == ERASURE_SWEEP:
             continue
         elif newest is None or watermark > newest:
             notes.append("the lag sweep's watermark is beyond the newest event: a restored store?")
         elif newest <= now and not await event_store.fetchval(STANDS_ON_EVENT, watermark):
             reason = "no event was appended at that time"
-            faults.append(Fault(table="read_model.sweep", column="watermark", reason=reason))
+            faults.append(Fault("read_model.sweep", "watermark", reason))
     return faults, notes
 
 
 def _sweep_faults(table: str, row: asyncpg.Record, names: set[str], now: datetime) -> list[Fault]:
     if row["name"] not in names:
-        reason = f"{row['name']!r} is no sweep of this version"
-        return [Fault(table=table, column="name", reason=reason)]
+        return [Fault(table, "name", f"{row['name']!r} is no sweep of this version")]
     if row["swept_at"] > now + CLOCK_AHEAD_MAX:
-        return [Fault(table=table, column="swept_at", reason="it is in the future")]
+        return [Fault(table, "swept_at", "it is in the future")]
     return [
-        Fault(table=table, column=column, reason="it is negative")
+        Fault(table, column, "it is negative")
         for column, value in row.items()
         if column in {"found", "lag_positions", "lag_s"} and value < 0
     ]

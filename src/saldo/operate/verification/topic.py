@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
 from saldo.operate.settings import connect
-from saldo.operate.verification.findings import Fault
+from saldo.operate.verification.findings import NO_EVENT, Fault
 from saldo.record.kafka import producer_config
 from saldo.serve.clock import store_now
 
@@ -182,7 +182,7 @@ async def _check_records(
         if restored_at is not None and timestamp_ms < restored_at.timestamp() * 1000:
             report.lost_to_restore += 1
             continue
-        reason = "the store has no such event" if held is None else "the store has another event"
+        reason = NO_EVENT if held is None else "the store has another event"
         _fault(report, account_id, position, "value", reason)
 
 
@@ -190,12 +190,4 @@ def _fault(
     report: TopicReport, account_id: str | None, position: int | None, column: str, reason: str
 ) -> None:
     if len(report.faults) < FAULTS_MAX:
-        report.faults.append(
-            Fault(
-                account_id=account_id,
-                position=position,
-                table="topic",
-                column=column,
-                reason=reason,
-            )
-        )
+        report.faults.append(Fault("topic", column, reason, account_id, position))

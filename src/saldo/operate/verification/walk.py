@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from saldo.operate.settings import connect
 from saldo.operate.verification.account import AccountCheck
-from saldo.operate.verification.findings import Counts, Fault
+from saldo.operate.verification.findings import NO_EVENT, Counts, Fault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -234,13 +234,7 @@ class _RangeCheck:
 
     def _stray(self, table: str, row: asyncpg.Record) -> None:
         """Report a row of no event, once for neighbours of one account."""
-        fault = Fault(
-            account_id=row["account_id"],
-            position=row["position"],
-            table=table,
-            column="position",
-            reason="the store has no such event",
-        )
+        fault = Fault(table, "position", NO_EVENT, row["account_id"], row["position"])
         last = self._faults[-1] if self._faults else None
         if last is None or (last.account_id, last.table) != (fault.account_id, table):
             self._faults.append(fault)
