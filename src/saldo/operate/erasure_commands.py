@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from saldo.operate.erasures import Repeated, repeat_erasures, save_erasures
 from saldo.operate.settings import read_operator_settings
-from saldo.operate.terminal import AsJson, answers, notes, opened, respond, run
+from saldo.operate.terminal import AsJson, answers, notes, opened, respond, run, written
 
 erasures = typer.Typer(no_args_is_help=True, help="Private parts that were erased, for a restore.")
 
@@ -23,13 +22,8 @@ def save_erasures_command(
 
     async def save() -> int:
         url = read_operator_settings().event_store_url
-        if str(file) == "-":
-            return await save_erasures(url, sys.stdout)
-        unfinished = file.with_name(file.name + ".new")
-        with unfinished.open("w") as out:
-            saved = await save_erasures(url, out)
-        unfinished.replace(file)
-        return saved
+        with written(file) as out:
+            return await save_erasures(url, out)
 
     saved = run(save(), resumes="nothing was written to the file")
     notes.print(f"{saved} erasures")

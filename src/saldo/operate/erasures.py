@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saldo.operate.errors import StreamsError
-from saldo.operate.settings import connect
+from saldo.operate.settings import connected
 from saldo.operate.streams import parse_line
 from saldo.record.event_store import ERASE_PRIVATE
 
@@ -43,8 +43,7 @@ class Repeated:
 async def save_erasures(url: str, out: TextIO) -> int:
     """Write the event store's erasures to ``out``; return how many there are."""
     saved = 0
-    connection = await connect(url)
-    try:
+    async with connected(url) as connection:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             async for row in connection.cursor(ERASURES, prefetch=PREFETCH_ROWS):
                 line = {
@@ -56,8 +55,6 @@ async def save_erasures(url: str, out: TextIO) -> int:
                 out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
                 saved += 1
         out.write(json.dumps({"end": {"erasures": saved}}) + "\n")
-    finally:
-        await connection.close()
     return saved
 
 
@@ -67,8 +64,7 @@ async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
     Each is erased as DELETE /private does it. Run it again after an interruption.
     """
     repeated, ended = Repeated(), False
-    connection = await connect(url)
-    try:
+    async with connected(url) as connection:
         for number, line in enumerate(lines, start=1):
             members = parse_line(line, number)
             ended = "end" in members
@@ -86,8 +82,6 @@ async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
             else:
                 await connection.execute(ERASE_PRIVATE, *event[:2])
                 repeated.erased += 1
-    finally:
-        await connection.close()
     if not ended:
         raise StreamsError("the list is cut off: what it names was erased, the rest is missing")
     return repeated

@@ -6,11 +6,12 @@ import contextlib
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import asyncpg
 
+from saldo.record.kafka import producer_config
 from saldo.serve.database import CONNECT_TIMEOUT_S, rds_iam_password
 from saldo.serve.settings import BadSetting, KafkaSettings, read_kafka
 
@@ -83,8 +84,27 @@ async def connect(url: str) -> asyncpg.Connection[asyncpg.Record]:
     return connection
 
 
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """Connect, and close the connection at the end."""
+    connection = await connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def kafka_client_config(kafka: KafkaSettings) -> dict[str, Any]:
+    """Return what a consumer or an admin client needs to reach Kafka."""
+    return {
+        name: value
+        for name, value in producer_config(kafka).items()
+        if name.startswith(("bootstrap", "security", "sasl", "oauth"))
+    }
+
+
 def _moment(microseconds: tuple[int]) -> datetime:
-    """The moment of PostgreSQL's own form, so far as Python has it."""
+    """Return the moment that PostgreSQL sends, or Python's first or last one."""
     try:
         return _EPOCH + timedelta(microseconds=microseconds[0])
     except OverflowError:

@@ -1,4 +1,4 @@
-"""``saldo status``: how all parts are, in one look."""
+"""``saldo status``: the state of all parts on one page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import httpx
 import typer
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from saldo.operate.ledger_client import Functions
-from saldo.operate.settings import connect, read_operator_settings
-from saldo.operate.terminal import FAILED, AsJson, answers, print_json, print_table, run
+from saldo.operate.settings import connected, kafka_client_config, read_operator_settings
+from saldo.operate.terminal import FAILED, AsJson, answers, print_table, respond, run
 from saldo.record.outbox import DEPTH
 from saldo.serve.clock import CLOCK_OFF_MAX_S, StoreClock, store_now
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from saldo.operate.settings import OperatorSettings
+    from saldo.serve.settings import KafkaSettings
 
 PROBE_TIMEOUT_S = 3.0
 # A server's Date header is in whole seconds, and kept for a second.
@@ -61,7 +64,7 @@ MODEL_SWEEPS = (
 
 @dataclass(slots=True)
 class Status:
-    """Each part's health ("ok", or what is the matter), and the figures."""
+    """Each part's state ("ok", or what is wrong), and the figures."""
 
     parts: dict[str, str] = field(default_factory=dict)
     accounts: int = 0
@@ -79,29 +82,26 @@ class Status:
 
     @property
     def well(self) -> bool:
-        """Whether every part answers and nothing waits for an operator."""
+        """Return whether every part responds and nothing waits for an operator."""
         parts_well = all(state == "ok" for state in self.parts.values())
         return parts_well and not self.clocks_off and not self.blocked and not self.dead_letters
 
     @property
     def clocks_off(self) -> list[str]:
-        """The processes whose clock is off by more than CLOCK_OFF_MAX_S."""
+        """Return the processes whose clock is off by more than CLOCK_OFF_MAX_S."""
         return [n for n, ahead_s in self.clocks_ahead_s.items() if abs(ahead_s) > CLOCK_OFF_MAX_S]
 
 
 def status_command(*, as_json: AsJson = False) -> None:
-    """Show how all parts are; exit 1 if one is down, or something waits for an operator."""
-    status: Status = run(read_status())
-    if as_json:
-        print_json(status)
-    else:
-        _show(status)
+    """Show the state of all parts; exit 1 if one is down, or something waits for an operator."""
+    status = run(read_status())
+    respond(status, lambda: _show(status), as_json=as_json)
     if not status.well:
         raise typer.Exit(FAILED)
 
 
 async def read_status() -> Status:
-    """Ask every part; one that is down does not keep the others from being shown."""
+    """Ask every part. One that is down does not hide the others."""
     settings = read_operator_settings()
     functions = Functions.from_environment()
     status = Status()
@@ -116,15 +116,16 @@ async def read_status() -> Status:
     async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S) as client:
         await asyncio.gather(*(_probe(client, name, url, status, clock) for name, url in probes))
     status.parts["read model"] = await _state(lambda: _read_model(settings, status))
-    if settings.kafka is not None:
-        status.parts["kafka"] = await _state(lambda: _ask_kafka(settings))
+    kafka = settings.kafka
+    if kafka is not None:
+        status.parts["kafka"] = await _state(lambda: _ask_kafka(kafka))
     return status
 
 
 async def _probe(
     client: httpx.AsyncClient, name: str, url: str, status: Status, clock: StoreClock
 ) -> None:
-    """Note how a function is, and its clock, which it tells whether it is ready or not."""
+    """Note a function's state, and its clock by the Date header, which every response has."""
     asked_at = clock.now()
     try:
         answer = await client.get(f"{url}/readyz")
@@ -150,8 +151,7 @@ async def _state(read: Callable[[], Awaitable[None]]) -> str:
 
 
 async def _read_store(settings: OperatorSettings, status: Status, clock: StoreClock) -> None:
-    store = await connect(settings.event_store_url)
-    try:
+    async with connected(settings.event_store_url) as store:
         await clock.read(lambda: store_now(store))
         row = await store.fetchrow(STREAMS)
         if row is not None:
@@ -160,13 +160,10 @@ async def _read_store(settings: OperatorSettings, status: Status, clock: StoreCl
         if row is not None:
             status.outbox_rows, status.outbox_age_s = row["rows"], float(row["age_s"] or 0)
         status.sweeps += [_sweep(row) for row in await store.fetch(SWEEPS)]
-    finally:
-        await store.close()
 
 
 async def _read_model(settings: OperatorSettings, status: Status) -> None:
-    model = await connect(settings.read_model_url)
-    try:
+    async with connected(settings.read_model_url) as model:
         row = await model.fetchrow(BALANCES)
         if row is not None:
             # Events may have come since the streams were counted.
@@ -177,21 +174,16 @@ async def _read_model(settings: OperatorSettings, status: Status) -> None:
         status.sweeps += [_sweep(row) for row in await model.fetch(MODEL_SWEEPS)]
         if status.behind_positions:
             status.behind_s = await _behind_s(settings, model)
-    finally:
-        await model.close()
 
 
 async def _behind_s(settings: OperatorSettings, model: asyncpg.Connection[asyncpg.Record]) -> float:
-    """The age of the oldest event among the recent ones that is not projected."""
-    store = await connect(settings.event_store_url)
-    try:
+    """Return the age of the oldest recent event that is not projected."""
+    async with connected(settings.event_store_url) as store:
         ends = {r["account_id"]: r["position"] for r in await store.fetch(RECENT, RECENT_EVENTS)}
         rows = await model.fetch(STANDING, list(ends))
         standing = {row["account_id"]: row["position"] for row in rows}
         lagging = {a: standing.get(a, 0) + 1 for a, end in ends.items() if standing.get(a, 0) < end}
         return await store.fetchval(OLDEST, list(lagging), list(lagging.values())) or 0.0
-    finally:
-        await store.close()
 
 
 def _sweep(row: asyncpg.Record) -> dict[str, Any]:
@@ -203,23 +195,10 @@ def _sweep(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-async def _ask_kafka(settings: OperatorSettings) -> None:
-    from confluent_kafka import KafkaException  # noqa: PLC0415 - needed here only
-    from confluent_kafka.admin import AdminClient  # noqa: PLC0415
-
-    from saldo.record.kafka import producer_config  # noqa: PLC0415
-
-    if settings.kafka is None:
-        return
-    config = {
-        name: value
-        for name, value in producer_config(settings.kafka).items()
-        if name.startswith(("bootstrap", "security", "sasl", "oauth"))
-    }
-    admin = AdminClient({**config, "log_level": 0})
-    loop = asyncio.get_running_loop()
+async def _ask_kafka(kafka: KafkaSettings) -> None:
+    admin = AdminClient({**kafka_client_config(kafka), "log_level": 0})
     try:
-        await loop.run_in_executor(None, admin.list_topics, settings.kafka.topic, PROBE_TIMEOUT_S)
+        await asyncio.to_thread(admin.list_topics, kafka.topic, PROBE_TIMEOUT_S)
     except KafkaException as error:
         raise OSError(str(error.args[0])) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from saldo.operate.settings import open_both_pools, read_operator_settings
 from saldo.operate.streams import Moved, export_streams, restore_streams
 from saldo.operate.terminal import (
     FAILED,
+    PIPE,
     AsJson,
     answers,
     notes,
@@ -19,11 +19,11 @@ from saldo.operate.terminal import (
     progress_bar,
     respond,
     run,
+    written,
 )
 from saldo.project.rebuild import Rebuild, Rebuilt
 
 SHOWN_MAX = 50
-PIPE = "-"
 
 
 def rebuild_command(
@@ -85,14 +85,8 @@ def export_command(
 
     async def export() -> Moved:
         url = read_operator_settings().event_store_url
-        with progress_bar("events", as_json=as_json or to_pipe) as progress:
-            if to_pipe:
-                return await export_streams(url, sys.stdout, progress)
-            unfinished = file.with_name(file.name + ".new")
-            with unfinished.open("w") as out:
-                moved = await export_streams(url, out, progress)
-            unfinished.replace(file)
-            return moved
+        with progress_bar("events", as_json=as_json or to_pipe) as progress, written(file) as out:
+            return await export_streams(url, out, progress)
 
     moved = run(export(), resumes="nothing was written to the file")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from saldo.domain.errors import Unreadable
 from saldo.domain.events import TransactionRecorded, read_event
 from saldo.operate.errors import StreamsError
-from saldo.operate.settings import connect
+from saldo.operate.settings import connected
 from saldo.operate.verification.chain import Chain
 from saldo.operate.verification.findings import FaultError
 from saldo.record.event_store import LOCK_STREAMS
@@ -98,8 +98,7 @@ async def export_streams(url: str, out: TextIO, progress: Callable[[int, int], N
     moved = Moved()
     chain: Chain | None = None
     refused_account: str | None = None
-    connection = await connect(url)
-    try:
+    async with connected(url) as connection:
         await connection.execute(SNAPSHOT)
         total = await connection.fetchval(TOTAL)
         async for row in connection.cursor(EVENTS, prefetch=PREFETCH_ROWS):
@@ -120,8 +119,6 @@ async def export_streams(url: str, out: TextIO, progress: Callable[[int, int], N
                 progress(moved.events, total)
         out.write(json.dumps({"end": {"accounts": moved.accounts, "events": moved.events}}) + "\n")
         progress(moved.events, total)
-    finally:
-        await connection.close()
     return moved
 
 
@@ -167,8 +164,7 @@ async def restore_streams(
     ended = False
     chain: Chain | None = None
     batch: list[_Checked] = []
-    connection = await connect(url)
-    try:
+    async with connected(url) as connection:
         for number, line in enumerate(lines, start=1):
             if ended:
                 raise StreamsError(f"line {number}: there is more after the end")
@@ -190,8 +186,6 @@ async def restore_streams(
                 progress(moved.events)
         moved.present += await _write(connection, batch, outbox=outbox)
         progress(moved.events)
-    finally:
-        await connection.close()
     if not ended:
         raise StreamsError(
             f"the file is cut off after {moved.events} events: those were restored, "

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
+PIPE = "-"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 
@@ -126,9 +127,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 @contextlib.contextmanager
+def written(file: Path) -> Iterator[TextIO]:
+    """Write a file that is replaced only when it is whole; - is standard output."""
+    if str(file) == PIPE:
+        yield sys.stdout
+        return
+    unfinished = file.with_name(file.name + ".new")
+    with unfinished.open("w") as out:
+        yield out
+    unfinished.replace(file)
+
+
+@contextlib.contextmanager
 def opened(file: Path) -> Iterator[TextIO]:
     """Open a file to read; - is standard input."""
-    if str(file) == "-":
+    if str(file) == PIPE:
         yield sys.stdin
         return
     with file.open() as lines:

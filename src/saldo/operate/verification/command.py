@@ -12,7 +12,17 @@ import typer
 from saldo.operate.heads import compare_heads, write_heads
 from saldo.operate.options import with_options
 from saldo.operate.settings import read_operator_settings
-from saldo.operate.terminal import FAILED, USAGE, AsJson, answers, fail, progress_bar, respond, run
+from saldo.operate.terminal import (
+    FAILED,
+    USAGE,
+    AsJson,
+    answers,
+    fail,
+    progress_bar,
+    respond,
+    run,
+    written,
+)
 from saldo.operate.verification.run import Report, Snapshots, verify, workers_default
 from saldo.operate.verification.topic import TopicReport, check_topic
 
@@ -100,11 +110,9 @@ async def _verify(options: VerifyOptions, *, as_json: bool) -> tuple[Report, Top
             if not report.clean:
                 report.notes.append("no heads were written: something is wrong")
                 return
-            unfinished = options.heads.with_name(options.heads.name + ".new")
-            with unfinished.open("w") as out:
-                written = await write_heads(store, out, options.key, taken.now)
-            unfinished.replace(options.heads)
-            report.notes.append(f"{written} heads were written to {options.heads}")
+            with written(options.heads) as out:
+                count = await write_heads(store, out, options.key, taken.now)
+            report.notes.append(f"{count} heads were written to {options.heads}")
 
     workers = options.workers or workers_default()
     with progress_bar("events", as_json=as_json) as progress:

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from saldo.operate.settings import connect
+from saldo.operate.settings import connected
 from saldo.operate.verification.dead_letters import check_dead_letters
 from saldo.operate.verification.findings import Counts, Fault
 from saldo.operate.verification.outbox import check_outbox
@@ -97,44 +97,36 @@ class Snapshots:
 @contextlib.asynccontextmanager
 async def snapshots(settings: OperatorSettings, workers: int) -> AsyncIterator[Snapshots]:
     """Take both snapshots, the read model's first, and cut the accounts into ranges."""
-    read_model = await connect(settings.read_model_url)
-    try:
-        event_store = await connect(settings.event_store_url)
-        try:
-            await read_model.execute(BEGIN)
-            await read_model.execute(KEEP_TABLES)
-            read_side = await _export(read_model, settings.read_model_url)
-            await event_store.execute(BEGIN)
-            event_side = await _export(event_store, settings.event_store_url)
-            now = await store_now(event_store)
-            [total] = await event_store.fetch(TOTAL)
-            events, latest = total["events"], max(now, total["recorded_at"] or now)
-            size = max(1, min(RANGE_EVENTS_MAX, events // (workers * RANGES_A_WORKER)))
-            bounds = [row["first"] for row in await event_store.fetch(BOUNDS, size)]
-            # The first and the last range are open: rows of accounts without a stream are seen too.
-            firsts = [None, *bounds[1:]]
-            works = [
-                Work(
-                    event_store=event_side,
-                    read_model=read_side,
-                    first=first,
-                    end=end,
-                    now=now,
-                    latest=latest,
-                )
-                for first, end in zip(firsts, [*firsts[1:], None], strict=True)
-            ]
-            yield Snapshots(
-                event_store=event_store,
-                read_model=read_model,
-                works=works,
-                events=events,
+    async with (
+        connected(settings.read_model_url) as read_model,
+        connected(settings.event_store_url) as event_store,
+    ):
+        await read_model.execute(BEGIN)
+        await read_model.execute(KEEP_TABLES)
+        read_side = await _export(read_model, settings.read_model_url)
+        await event_store.execute(BEGIN)
+        event_side = await _export(event_store, settings.event_store_url)
+        now = await store_now(event_store)
+        [total] = await event_store.fetch(TOTAL)
+        events, latest = total["events"], max(now, total["recorded_at"] or now)
+        size = max(1, min(RANGE_EVENTS_MAX, events // (workers * RANGES_A_WORKER)))
+        bounds = [row["first"] for row in await event_store.fetch(BOUNDS, size)]
+        # The first and the last range are open: rows of accounts without a stream are seen too.
+        firsts = [None, *bounds[1:]]
+        works = [
+            Work(
+                event_store=event_side,
+                read_model=read_side,
+                first=first,
+                end=end,
                 now=now,
+                latest=latest,
             )
-        finally:
-            await event_store.close()
-    finally:
-        await read_model.close()
+            for first, end in zip(firsts, [*firsts[1:], None], strict=True)
+        ]
+        yield Snapshots(
+            event_store=event_store, read_model=read_model, works=works, events=events, now=now
+        )
 
 
 async def _export(connection: asyncpg.Connection[asyncpg.Record], url: str) -> Side:

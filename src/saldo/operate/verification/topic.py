@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
-from saldo.operate.settings import connect
+from saldo.operate.settings import connected, kafka_client_config
 from saldo.operate.verification.findings import NO_EVENT, Fault
-from saldo.record.kafka import producer_config
 from saldo.serve.clock import store_now
 
 if TYPE_CHECKING:
@@ -94,33 +93,27 @@ async def check_topic(
 ) -> TopicReport:
     """Walk the topic once. Records before ``restored_at`` may be of events that a restore lost."""
     report, seen = TopicReport(), _Seen()
-    loop = asyncio.get_running_loop()
-    config = {
-        name: value
-        for name, value in producer_config(kafka).items()
-        if name.startswith(("bootstrap", "security", "sasl", "oauth"))
-    }
-    retention = await loop.run_in_executor(None, _retention, config, kafka.topic)
+    config = kafka_client_config(kafka)
+    retention = await asyncio.to_thread(_retention, config, kafka.topic)
     consumer = Consumer({**config, "group.id": "saldo-verify", "enable.auto.commit": False})
-    fresh = await connect(event_store_url)
     try:
-        ends = await loop.run_in_executor(None, _assign, consumer, kafka.topic)
-        total = sum(ends.values())
-        while ends:
-            messages = await loop.run_in_executor(None, consumer.consume, BATCH_RECORDS, 1.0)
-            await _check_records(messages, fresh, seen, report, restored_at)
-            for message in messages:
-                partition, offset = message.partition(), message.offset()
-                if offset is not None and partition in ends and offset + 1 >= ends[partition]:
-                    del ends[partition]
-            progress(report.records, max(total, report.records))
-        since = await store_now(fresh) - retention + RETENTION_MARGIN
+        async with connected(event_store_url) as fresh:
+            ends = await asyncio.to_thread(_assign, consumer, kafka.topic)
+            total = sum(ends.values())
+            while ends:
+                messages = await asyncio.to_thread(consumer.consume, BATCH_RECORDS, 1.0)
+                await _check_records(messages, fresh, seen, report, restored_at)
+                for message in messages:
+                    partition, offset = message.partition(), message.offset()
+                    if offset is not None and partition in ends and offset + 1 >= ends[partition]:
+                        del ends[partition]
+                progress(report.records, max(total, report.records))
+            since = await store_now(fresh) - retention + RETENTION_MARGIN
         async for row in snapshot.cursor(COMMITTED, since, prefetch=BATCH_RECORDS):
             if not seen.has(row["account_id"], row["position"]):
                 _fault(report, row["account_id"], row["position"], "position", "it is missing")
     finally:
-        await fresh.close()
-        await loop.run_in_executor(None, consumer.close)
+        await asyncio.to_thread(consumer.close)
     return report
 
 

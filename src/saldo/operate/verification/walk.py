@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from saldo.operate.settings import connect
+from saldo.operate.settings import connected
 from saldo.operate.verification.account import AccountCheck
 from saldo.operate.verification.findings import NO_EVENT, Counts, Fault
 
@@ -99,12 +99,9 @@ async def verify_range(work: Work) -> tuple[Counts, list[Fault]]:
 
 @contextlib.asynccontextmanager
 async def _joined(side: Side) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    connection = await connect(side.url)
-    try:
+    async with connected(side.url) as connection:
         await connection.execute(f"{BEGIN}; SET TRANSACTION SNAPSHOT '{side.snapshot}'")
         yield connection
-    finally:
-        await connection.close()
 
 
 class _Beside:
