@@ -150,6 +150,37 @@ async def test_a_sweep_finds_what_comes_after_the_clock_went_back(
     assert found == []
 
 
+async def test_a_sweep_finds_what_was_stamped_before_the_clock_went_back(
+    writer: Writer, reader: Reader, superuser: Connection
+) -> None:
+    """The watermark stands before it, so only the clock itself says that something may be there."""
+    found: list[str] = []
+    elapsed_s = 0.0
+
+    async def catch_up(account_id: str, _position: int) -> CaughtUp:
+        found.append(account_id)
+        [reached] = await reader.catch_up(account_id)
+        return reached
+
+    tables = PostgresLagTables(reader.pool, reader.pool)
+    sweep = LagSweep(tables, catch_up, StoreClock(monotonic=lambda: elapsed_s))
+    for account_id in ("before-the-process", "meanwhile"):
+        await writer.record(income("1", account_id))
+        await superuser.execute(
+            "UPDATE event_store.event SET appended_at = appended_at + $1 WHERE account_id = $2",
+            HOURS,
+            account_id,
+        )
+        await writer.record(income("1", f"{account_id}-now"))
+        await tables.note(await store_now(superuser), 0, Lag())
+        await sweep.sweep()
+        assert sorted(found) == [account_id, f"{account_id}-now"]
+        found.clear()
+        await sweep.sweep()
+        assert found == []
+        elapsed_s += HOURS.total_seconds()  # and the store's clock has not gone on
+
+
 async def test_rows_of_the_outbox_from_the_future_are_sent(
     writer: Writer, superuser: Connection
 ) -> None:

@@ -131,7 +131,9 @@ class Client:
             account_id, undo = self._reversal()
         first = self._transaction(account_id)
         requests = [Request(asked=(first,), name=name, key=name)] * 2
-        other = self._transaction(account_id)
+        other = first
+        while other.command == first.command:  # or it is no other request under that key
+            other = self._transaction(account_id)
         requests.append(Request(asked=(other,), name=f"{name}-reuse", key=name))
         lines = (first, self._transaction(self._account()), self._transaction(account_id))
         line_keys = (name, f"{name}-other", f"{name}-third")

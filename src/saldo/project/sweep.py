@@ -4,8 +4,8 @@ It walks the event store by ``appended_at`` from its watermark, so an idle accou
 It starts OVERLAP before the watermark: an event is stamped before its transaction commits, and a
 commit may come as late as the recorder's transaction timeout allows, which is less.
 
-The stamps are of the event store's clock, which may be set. Where it stands before the watermark it
-went back: the walk starts OVERLAP before that clock, and goes once through what is stamped later.
+The stamps are of the event store's clock, which may be set back. Then the walk starts before that
+clock, and goes once through what is stamped later, which no sweep may have seen.
 """
 
 from __future__ import annotations
@@ -160,6 +160,8 @@ class LagSweep:
         self._catch_up = catch_up
         self._clock = clock
         self._walked = Lag()
+        # After how many set-backs of the store's clock a sweep has walked all that is stamped.
+        self._walked_set_back = 0
         self.lag: Lag | None = None  # as the last sweep that came to its end found it
         self.healed = 0
 
@@ -171,10 +173,11 @@ class LagSweep:
         watermark = await self._tables.watermark()
         if watermark is None:
             return 0
-        cursor, end = watermark - OVERLAP, now + OVERLAP
+        set_back = self._clock.set_back
         if watermark > now:
-            watermark = cursor = now - OVERLAP
-            end = END_OF_TIME
+            watermark = now - OVERLAP
+        cursor = watermark - OVERLAP
+        end = now + OVERLAP if set_back == self._walked_set_back else END_OF_TIME
         found = 0
         page_events = PAGE_EVENTS
         for _ in range(PAGES_MAX):
@@ -194,6 +197,7 @@ class LagSweep:
                 break
         lag = self.lag = self._walked
         await self._tables.note(watermark, found, lag)
+        self._walked_set_back = set_back
         return found
 
     async def _catch_up_lagging(

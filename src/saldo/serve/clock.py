@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 # A process's clock that is off the event store's by more is reported.
 CLOCK_OFF_MAX_S = 5.0
+# The store's clock was set back where it is behind the time that had to come by more.
+SET_BACK_MIN = timedelta(seconds=10)
 
 STORE_NOW = "SELECT clock_timestamp()"
 
@@ -45,6 +47,8 @@ class StoreClock:
         self._noted: tuple[datetime, float] | None = None
         # How far the process's clock is ahead of the store's at the least; negative: behind.
         self.ahead_s: float | None = None
+        # How often the store's clock was found to have been set back; the first look may be one.
+        self.set_back = 0
 
     async def read(self, ask: Callable[[], Awaitable[datetime]]) -> datetime:
         """Ask the store for its time."""
@@ -55,6 +59,8 @@ class StoreClock:
 
     def note(self, asked_s: float, now: datetime) -> None:
         """Take ``now`` for the store's time at some moment since ``asked_s`` of the wall clock."""
+        expected = self.now()
+        self.set_back += expected is None or now < expected - SET_BACK_MIN
         self._noted = now, self._monotonic()
         store_s = now.timestamp()
         was_off = abs(self.ahead_s or 0.0) > CLOCK_OFF_MAX_S
