@@ -11,9 +11,9 @@ import uvloop
 
 from benchmarks.wrk import NoFigure
 from local import services
-from saldo.project.sweep import LAG_SWEEP
-from saldo.record.cloud_event import attributes_of, data_of
-from saldo.record.event_store import stored_event
+from saldo.project.lag_sweep import LAG_SWEEP
+from saldo.record.cloud_events import attributes_of, data_of
+from saldo.record.postgres import stored_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

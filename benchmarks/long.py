@@ -37,7 +37,7 @@ from local import services
 from local.checks import NotPossible, held
 from local.services import BALANCE, FUNCTIONS, PROJECT, RECORD
 from local.stack import REFUSED
-from saldo.project.sweep import OVERLAP
+from saldo.project.lag_sweep import OVERLAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.wrk import PATIENCE_S, NoFigure
 from saldo.domain import events
-from saldo.record import batch, event_store, handler, intent
-from saldo.serve import auth, http
+from saldo.record import batch, intent
+from saldo.record import postgres as event_store
+from saldo.record import routes as handler
+from saldo.serve.http import auth
+from saldo.serve.http import request as http
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,7 +63,11 @@ NAMED: dict[str, frozenset[tuple[str, str]]] = {
     "share_tracing": frozenset(),
 }
 # All of OpenTelemetry, and what calls it, is tracing.
-TRACING_FILES = ("/opentelemetry/", "/saldo/serve/tracing.py", "/saldo/serve/otlp.py")
+TRACING_FILES = (
+    "/opentelemetry/",
+    "/saldo/serve/telemetry/tracing.py",
+    "/saldo/serve/telemetry/otlp.py",
+)
 
 
 def profile(stack: Stack, name: str, seconds: float) -> dict[str, float]:

@@ -29,9 +29,9 @@ from local import broker, postgres, processes, services
 from local.checks import port_in_use
 from local.processes import Identity
 from saldo.operate.token import issuer_server, make_token
-from saldo.project.handler import PING
+from saldo.project.projector import PING
 from saldo.serve.__main__ import BACKLOG, KEEP_ALIVE_S
-from saldo.serve.app import GC_ALLOCATIONS
+from saldo.serve.server import GC_ALLOCATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

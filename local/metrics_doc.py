@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from saldo.serve.metrics import ALL, INSTRUMENTS
+from saldo.serve.telemetry.metrics import ALL, INSTRUMENTS
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 

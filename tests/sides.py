@@ -13,12 +13,12 @@ import asyncpg
 from saldo.domain.events import chain_hash, genesis_hash
 from saldo.project.catch_up import CaughtUp, catch_up
 from saldo.project.catch_up import Surroundings as ProjectorSurroundings
-from saldo.project.handler import Projector
-from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
+from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
+from saldo.project.projector import Projector
 from saldo.query.balances import Balances
 from saldo.record.batch import Decided, Outcome, Surroundings, decide_batch, record_batch
-from saldo.record.event_store import PostgresEventStore
 from saldo.record.outbox import PostgresOutbox
+from saldo.record.postgres import PostgresEventStore
 from saldo.serve.database import open_pool
 from saldo.serve.settings import read_settings
 from tests.controls import BRL, SECRET, Clock, events_of, intent, ledger
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from saldo.domain.commands import Command, RecordTransaction
-    from saldo.record.event_store import Transaction
     from saldo.record.intent import Intent, StoredEvent
+    from saldo.record.postgres import Transaction
     from tests.servers import Database
 
 DEADLINE_S = 120.0

@@ -17,10 +17,10 @@ from saldo.operate.settings import OperatorSettings
 from saldo.operate.verification.run import Report, verify
 from saldo.project.catch_up import Surroundings as ProjectSurroundings
 from saldo.project.catch_up import catch_up
-from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
+from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
 from saldo.record.batch import Surroundings, record_batch
-from saldo.record.event_store import PostgresEventStore
 from saldo.record.intent import StoredEvent
+from saldo.record.postgres import PostgresEventStore
 from tests.controls import BRL, events_of, income, intent
 
 if TYPE_CHECKING:

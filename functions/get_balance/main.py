@@ -7,11 +7,15 @@ import functions_framework.aio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from saldo.query import balances, console, handler, watch
-from saldo.serve import auth, json_body, problems
-from saldo.serve.app import ANSWERERS
-from saldo.serve.http import Edge, route
-from saldo.serve.problems import Rule
+from saldo.query import balances
+from saldo.query import position_watch as watch
+from saldo.query import routes as handler
+from saldo.query.console.pages import pages as console
+from saldo.serve.http import auth, problems
+from saldo.serve.http import json_reader as json_body
+from saldo.serve.http.problems import Rule
+from saldo.serve.http.request import Edge, route
+from saldo.serve.server import ANSWERERS
 
 RULES = {
     json_body.Malformed: Rule(status=400, name="malformed-json", title="The body is not JSON"),

@@ -11,11 +11,13 @@ import functions_framework.aio
 from cloudevents.http import CloudEvent
 from starlette.exceptions import HTTPException
 
-from saldo.project import handler, projection, read_model
-from saldo.project.delivery import Deliveries
+from saldo.project import postgres as read_model
+from saldo.project import projection
+from saldo.project import projector as handler
+from saldo.project.deliveries import Deliveries
 from saldo.project.guard import check_sender
-from saldo.serve.app import ANSWERERS, GUARDS
 from saldo.serve.group_commit import QueueFull
+from saldo.serve.server import ANSWERERS, GUARDS
 
 STATUSES: dict[type[Exception], int] = {
     projection.BadDelivery: 400,  # dead letter: it will never be one of ours

@@ -8,11 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from saldo.domain import errors
-from saldo.record import batch, event_store, handler, intent
-from saldo.serve import auth, json_body, problems
-from saldo.serve.app import ANSWERERS
-from saldo.serve.http import Edge, route
-from saldo.serve.problems import Rule
+from saldo.record import batch, intent
+from saldo.record import postgres as event_store
+from saldo.record import routes as handler
+from saldo.serve.http import auth, problems
+from saldo.serve.http import json_reader as json_body
+from saldo.serve.http.problems import Rule
+from saldo.serve.http.request import Edge, route
+from saldo.serve.server import ANSWERERS
 
 BAD_REQUEST = Rule(status=400, name="invalid-request", title="The request is not valid")
 RULES = {

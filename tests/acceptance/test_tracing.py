@@ -271,7 +271,7 @@ def test_without_an_endpoint_the_sdk_is_not_even_imported(
     post(off, headers)
     assert httpx.get(f"{off.url}/metrics", timeout=TIMEOUT_S).status_code == 200
     light_stack.stop(off.child)
-    assert "saldo.serve.tracing" in off.log()
+    assert "saldo.serve.telemetry.tracing" in off.log()
     for package in ("opentelemetry", "google.protobuf", "requests"):
         assert f" {package}\n" not in off.log()
     on = light_stack.serve(RECORD, **telling, **traced(collector))

@@ -12,7 +12,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from saldo.record.event_store import APPEND
+from saldo.record.postgres import APPEND
 
 if TYPE_CHECKING:
     from collections.abc import Callable

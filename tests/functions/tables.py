@@ -11,7 +11,7 @@ from local.services import BALANCE, PROJECT, RECORD, ROOT
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from saldo.serve.http import Edge
+    from saldo.serve.http.request import Edge
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from local.services import ROOT
-from saldo.serve.problems import HTTP_RULES
+from saldo.serve.http.problems import HTTP_RULES
 from tests.functions.tables import edges, projector_statuses
 from tests.functions.test_openapi import operations, resolved
 

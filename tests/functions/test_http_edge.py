@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from saldo.serve.app import METHODS
+from saldo.serve.server import METHODS
 from tests.functions.live import DEADLINE_S, ORIGIN, fresh, problem_type
 
 if TYPE_CHECKING:

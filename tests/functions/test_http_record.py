@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from saldo.serve.problems import TYPE_PREFIX
+from saldo.serve.http.problems import TYPE_PREFIX
 from tests.functions.live import etag_of, fresh, problem_type
 
 if TYPE_CHECKING:

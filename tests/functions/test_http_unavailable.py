@@ -13,9 +13,10 @@ import pytest
 from local import postgres
 from local.services import BALANCE, RECORD
 from saldo.domain import errors
-from saldo.query import watch
-from saldo.record import batch, event_store
-from saldo.serve.problems import INTERNAL, TYPE_PREFIX, problem_response
+from saldo.query import position_watch as watch
+from saldo.record import batch
+from saldo.record import postgres as event_store
+from saldo.serve.http.problems import INTERNAL, TYPE_PREFIX, problem_response
 from tests import servers
 from tests.functions.live import Live, fresh, problem_type
 from tests.functions.tables import edges

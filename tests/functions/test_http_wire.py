@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from local.services import RECORD
-from saldo.query.stream import STREAMS_A_CALLER_MAX
-from saldo.record.handler import ARRIVING_BYTES_MAX, BULK_REQUESTS_MAX
-from saldo.record.parse import BULK_BYTES_MAX
-from saldo.serve.connection import BODY_S, HEAD_BYTES_MAX, HEAD_S, HEADERS_MAX, PIPELINED_MAX
+from saldo.query.server_sent_events import STREAMS_A_CALLER_MAX
+from saldo.record.requests import BULK_BYTES_MAX
+from saldo.record.routes import ARRIVING_BYTES_MAX, BULK_REQUESTS_MAX
+from saldo.serve.http.connection import BODY_S, HEAD_BYTES_MAX, HEAD_S, HEADERS_MAX, PIPELINED_MAX
 from tests.functions.live import DEADLINE_S, fresh, problem_type
 from tests.servers import REQUEST_TIMEOUT_S
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from local.services import PROJECT, RECORD
-from saldo.serve.logs import account_hash
+from saldo.serve.telemetry.logs import account_hash
 from tests.collector import collecting
 from tests.servers import HASH_SECRET
 

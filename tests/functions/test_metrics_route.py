@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from local.services import FUNCTIONS, Function
 from saldo.serve.clock import CLOCK_OFF_MAX_S
-from saldo.serve.metrics import INSTRUMENTS
+from saldo.serve.telemetry.metrics import INSTRUMENTS
 from tests.functions.live import DEADLINE_S, fresh
 from tests.promql import asked, expressions
 

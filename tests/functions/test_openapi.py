@@ -24,15 +24,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from saldo.serve import openapi
-from saldo.serve.problems import TYPE_PREFIX
+from saldo.serve.http import openapi
+from saldo.serve.http.problems import TYPE_PREFIX
 from tests.functions.live import DEADLINE_S, Live, fresh, problem_type
 from tests.functions.tables import edges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from saldo.serve.http import Edge
+    from saldo.serve.http.request import Edge
 
 EXAMPLES_MAX = 12
 METHODS = ("get", "post", "put", "delete")

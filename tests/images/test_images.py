@@ -177,7 +177,7 @@ def test_a_function_starts_on_a_read_only_root_and_answers(function: str) -> Non
         # A cloud_event function takes POST alone.
         assert container.status("/nowhere") == (405 if function == "project_balance" else 404)
         assert subprocess.run(
-            ["docker", "exec", container.name, "python3", "-m", "saldo.serve.probe"], check=False
+            ["docker", "exec", container.name, "python3", "-m", "saldo.serve.healthcheck"], check=False
         ).returncode == 0  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def test_a_function_takes_its_port_from_the_environment() -> None:
     )
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
-        probe = ["docker", "exec", name, "python3", "-m", "saldo.serve.probe"]
+        probe = ["docker", "exec", name, "python3", "-m", "saldo.serve.healthcheck"]
         while subprocess.run(probe, check=False, capture_output=True).returncode != 0:
             assert time.monotonic() < deadline
             time.sleep(POLL_S)

@@ -13,7 +13,7 @@ from tests.sides import Connection, Reader, Writer, connected, projector_on, rea
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from saldo.project.handler import Projector
+    from saldo.project.projector import Projector
     from tests.servers import Database
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from saldo.domain.events import TransactionRecorded, read_event
-from saldo.project.sweep import OVERLAP, Lag, LagSweep, PostgresLagTables
+from saldo.project.lag_sweep import OVERLAP, Lag, LagSweep, PostgresLagTables
 from saldo.serve.clock import StoreClock
 from tests import servers
 from tests.controls import ACCOUNT, income

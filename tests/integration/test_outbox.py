@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, Message
 
-from saldo.record.cloud_event import kafka_record
+from saldo.record.cloud_events import kafka_record
 from saldo.record.kafka import KafkaSender
 from saldo.record.outbox import CLAIM_ROWS_MAX, PostgresOutbox
 from saldo.record.relay import Relay
@@ -21,7 +21,7 @@ from tests.sides import Connection, Writer, age_outbox, is_outbox_empty, until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from saldo.record.cloud_event import KafkaRecord
+    from saldo.record.cloud_events import KafkaRecord
     from tests.servers import Kafka
 
 POLL_S = 0.1

@@ -24,7 +24,7 @@ from tests.stored import opened
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-    from saldo.project.handler import Projector
+    from saldo.project.projector import Projector
     from saldo.record.intent import StoredEvent
     from tests.servers import Database
     from tests.sides import Connection, Reader, Writer

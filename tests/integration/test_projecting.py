@@ -13,12 +13,12 @@ from cloudevents.http import CloudEvent
 
 from saldo.domain.commands import Kind
 from saldo.domain.events import SCHEMA_NEWEST, chain_hash, genesis_hash
-from saldo.project import sweep
+from saldo.project import lag_sweep as sweep
 from saldo.project.catch_up import CATCH_UP_EVENTS_MAX
+from saldo.project.lag_sweep import ERASED_PAGE
+from saldo.project.postgres import ReadModelUnavailable
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
-from saldo.project.read_model import ReadModelUnavailable
-from saldo.project.sweep import ERASED_PAGE
-from saldo.record.cloud_event import attributes_of
+from saldo.record.cloud_events import attributes_of
 from tests.controls import ACCOUNT, expense, income, limit, reversal
 from tests.sides import (
     CUT,
@@ -32,7 +32,7 @@ from tests.sides import (
 )
 
 if TYPE_CHECKING:
-    from saldo.project.handler import Projector
+    from saldo.project.projector import Projector
     from saldo.record.intent import StoredEvent
     from tests.servers import Database
 
@@ -341,7 +341,7 @@ async def test_the_sweep_finds_another_event_at_the_same_position(  # noqa: PLR0
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On whichever page of the walk the event is."""
-    monkeypatch.setattr("saldo.project.sweep.PAGE_EVENTS", page_events)
+    monkeypatch.setattr("saldo.project.lag_sweep.PAGE_EVENTS", page_events)
     await writer.record(*[income("1")] * 3, *[income("1", "other")] * 4)
     await projector.sweep()
     await superuser.execute(CUT, ACCOUNT, 2)

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from saldo.domain.tag import tag_of
 from saldo.query import statement
 from saldo.query.balances import Standing
+from saldo.query.position_watch import TooManyWaiters, Watch
 from saldo.query.statement import Filters, accounts_json, make_cursor, statement_json
-from saldo.query.watch import TooManyWaiters, Watch
-from saldo.serve.problems import Invalid
+from saldo.serve.http.problems import Invalid
 from tests.controls import ACCOUNT, NOW, expense, income, limit
 from tests.sides import CUT, DEADLINE_S, Connection, Reader, Writer, until
 
@@ -373,7 +373,7 @@ async def test_a_read_model_that_fails_for_a_moment_is_waited_through(
 
 
 async def test_waiters_are_bounded(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saldo.query.watch.WAITERS_MAX", 1)
+    monkeypatch.setattr("saldo.query.position_watch.WAITERS_MAX", 1)
     watch = Watch(Counting(reader))
     first = asyncio.create_task(watch.reach(ACCOUNT, 1, DEADLINE_S))
 

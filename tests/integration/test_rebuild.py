@@ -14,7 +14,7 @@ import pytest
 from local.services import BALANCE, PROJECT, RECORD
 from saldo.operate.settings import open_operator_pool
 from saldo.project import rebuild as rebuild_module
-from saldo.project.read_model import PostgresReadModel
+from saldo.project.postgres import PostgresReadModel
 from saldo.project.rebuild import Rebuild, RebuildRefused, Rebuilt
 from tests.controls import expense, income
 from tests.sides import CUT, check_read_model, connected

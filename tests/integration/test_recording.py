@@ -12,8 +12,8 @@ from saldo.domain.commands import Kind
 from saldo.domain.errors import AlreadyReversed, IdempotencyKeyReused, PositionConflict
 from saldo.domain.events import request_hash
 from saldo.record.batch import Contention, OutcomeUnknown
-from saldo.record.event_store import StoreBusy, StoreUnavailable
 from saldo.record.intent import EventKey, Intent, Key, prepare_lines
+from saldo.record.postgres import StoreBusy, StoreUnavailable
 from tests.controls import (
     ACCOUNT,
     SECRET,

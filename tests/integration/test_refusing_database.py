@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 from cloudevents.http import CloudEvent
 
-from saldo.project.delivery import RECORDED
-from saldo.project.read_model import ReadModelUnavailable
+from saldo.project.deliveries import RECORDED
+from saldo.project.postgres import ReadModelUnavailable
 from saldo.query import balances
-from saldo.query.system import System
+from saldo.query.system_status import System
 from saldo.record.batch import Contention
-from saldo.record.event_store import StoreUnavailable
+from saldo.record.postgres import StoreUnavailable
 from tests.controls import ACCOUNT, income, intent
 from tests.sides import projector_on, reader_on, with_options, writer_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from saldo.project.handler import Projector
+    from saldo.project.projector import Projector
     from tests.servers import Database
     from tests.sides import Connection, Writer
 

@@ -17,7 +17,7 @@ from local import postgres
 from local.services import PROJECT
 from saldo.operate.settings import open_operator_pool
 from saldo.project.catch_up import Surroundings, catch_up
-from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
+from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
 from saldo.project.rebuild import Rebuild
 from tests import servers
 from tests.controls import income

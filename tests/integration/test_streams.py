@@ -13,7 +13,7 @@ from saldo.operate import streams
 from saldo.operate.erasures import Repeated, repeat_erasures, save_erasures
 from saldo.operate.errors import StreamsError
 from saldo.operate.streams import Moved, export_streams, restore_streams
-from saldo.record.event_store import PostgresEventStore
+from saldo.record.postgres import PostgresEventStore
 from tests import servers
 from tests.controls import expense, income, limit
 from tests.integration.test_rebuild import model, rebuild

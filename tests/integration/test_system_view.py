@@ -13,7 +13,7 @@ from tests.sides import Connection, Reader, Writer, age_outbox, connected
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from saldo.project.handler import Projector
+    from saldo.project.projector import Projector
     from tests.servers import Database
 
 POISON = "UPDATE event_store.event SET hash = '\\x00' WHERE account_id = $1 AND position = $2"

@@ -21,7 +21,7 @@ from saldo.domain.commands import Kind
 from saldo.operate.streams import restore_streams
 from saldo.project.catch_up import CaughtUp
 from saldo.project.dead_letters import PARK_DELIVERED
-from saldo.project.sweep import LagSweep, PostgresLagTables
+from saldo.project.lag_sweep import LagSweep, PostgresLagTables
 from saldo.serve.clock import StoreClock
 from tests import servers
 from tests.controls import expense, income, limit, reversal

@@ -25,7 +25,7 @@ from tests.simulation.world import NoAnswer, Process, World
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from saldo.record.cloud_event import KafkaRecord
+    from saldo.record.cloud_events import KafkaRecord
 
 TOPIC = "transactions"
 PARTITIONS = 3

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from saldo.project.fold import Balance, DailyTotal, Folded, StatementLine, new_balance
-from saldo.project.read_model import ReadModelBusy, ReadModelUnavailable
-from saldo.project.sweep import Appended, Standing
+from saldo.project.lag_sweep import Appended, Standing
+from saldo.project.postgres import ReadModelBusy, ReadModelUnavailable
 from tests.simulation.store import Locks, LockTimeout, Session
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import date, datetime
     from uuid import UUID
 
-    from saldo.project.sweep import Lag
+    from saldo.project.lag_sweep import Lag
     from tests.simulation.store import EventStore
     from tests.simulation.world import World
 

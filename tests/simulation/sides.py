@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from saldo.domain.errors import Refused
 from saldo.project.catch_up import Surroundings as ProjectorSurroundings
+from saldo.project.postgres import ReadModelBusy, ReadModelUnavailable
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp, Projection
-from saldo.project.read_model import ReadModelBusy, ReadModelUnavailable
 from saldo.record.batch import Decided, Outcome, OutcomeUnknown, Surroundings, record_batch
-from saldo.record.event_store import StoreBusy, StoreUnavailable
+from saldo.record.postgres import StoreBusy, StoreUnavailable
 from saldo.record.relay import Relay
 from saldo.serve.clock import StoreClock
 from saldo.serve.group_commit import GroupCommit, QueueFull
-from saldo.serve.sweeps import Sweeper
+from saldo.serve.sweeper import Sweeper
 from tests.controls import BRL
 from tests.simulation.kafka import Broker, Sender
 from tests.simulation.read_model import LagTables, ReadModel

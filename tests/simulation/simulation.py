@@ -20,9 +20,10 @@ from unittest import mock
 
 from saldo.domain.commands import Kind
 from saldo.domain.events import TransactionRecorded, read_event
-from saldo.project import catch_up, projection, sweep
+from saldo.project import catch_up, projection
+from saldo.project import lag_sweep as sweep
 from saldo.record import batch
-from saldo.serve.metrics import QUEUE_WEIGHT, QUEUE_WEIGHT_MAX
+from saldo.serve.telemetry.metrics import QUEUE_WEIGHT, QUEUE_WEIGHT_MAX
 from tests.history.checker import check
 from tests.history.history import Balance, Event, Final, History
 from tests.simulation.clients import Client

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 from saldo.domain.account import Account, new_account
 from saldo.project.fold import StreamEvent
-from saldo.project.read_model import ReadModelUnavailable
-from saldo.record.event_store import (
+from saldo.project.postgres import ReadModelUnavailable
+from saldo.record.outbox import CLAIM_S, SWEEP_AGE_S, OutboxRow
+from saldo.record.postgres import (
     STREAM_POSITION,
     CommitUnknown,
     Contradicted,
     StoreBusy,
     StoreUnavailable,
 )
-from saldo.record.outbox import CLAIM_S, SWEEP_AGE_S, OutboxRow
 from tests.simulation.loop import OWNER
 from tests.simulation.world import COMMIT_S_MAX, DOWN_S_MAX, Process, World
 

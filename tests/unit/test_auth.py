@@ -18,8 +18,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from saldo.serve import auth, jwks
-from saldo.serve.auth import Authenticator, Caller, Forbidden, IssuerUnavailable, Unauthenticated
+from saldo.serve import jwks
+from saldo.serve.http import auth
+from saldo.serve.http.auth import (
+    Authenticator,
+    Caller,
+    Forbidden,
+    IssuerUnavailable,
+    Unauthenticated,
+)
 from saldo.serve.settings import OidcSettings
 
 if TYPE_CHECKING:

@@ -30,14 +30,14 @@ from saldo.record.batch import (
     decide_batch,
     record_batch,
 )
-from saldo.record.event_store import (
+from saldo.record.intent import Intent
+from saldo.record.postgres import (
     STREAM_POSITION,
     CommitUnknown,
     Contradicted,
     StoreBusy,
     StoreUnavailable,
 )
-from saldo.record.intent import Intent
 from tests.controls import BRL, NOW, Clock, expense, income, intent, limit, reversal
 
 if TYPE_CHECKING:

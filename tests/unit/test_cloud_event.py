@@ -9,7 +9,7 @@ import pytest
 from cloudevents.http import CloudEvent, from_json
 from cloudevents.kafka import to_binary
 
-from saldo.record.cloud_event import (
+from saldo.record.cloud_events import (
     attributes_of,
     data_of,
     kafka_record,

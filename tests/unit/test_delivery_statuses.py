@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 
 from local.delivery import is_retried
 from local.services import ROOT
+from saldo.project.postgres import ReadModelBusy, ReadModelUnavailable
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
-from saldo.project.read_model import ReadModelBusy, ReadModelUnavailable
 from saldo.serve.group_commit import QueueFull
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 
 from saldo.domain.tag import read_tag
-from saldo.serve.http import Answer, Edge, EdgeRequest, if_match_of, route
-from saldo.serve.problems import Invalid
+from saldo.serve.http.problems import Invalid
+from saldo.serve.http.request import Answer, Edge, EdgeRequest, if_match_of, route
 
 if TYPE_CHECKING:
     from starlette.types import Message

@@ -21,12 +21,12 @@ from saldo.domain import errors
 from saldo.domain.tag import Tag
 from saldo.operate.errors import MigrationChangedError
 from saldo.operate.verification.findings import FaultError
-from saldo.project.read_model import ReadModelRefused
+from saldo.project.postgres import ReadModelRefused
 from saldo.query.balances import ProjectionBehind
 from saldo.record.batch import OutcomeUnknown
-from saldo.record.event_store import Contradicted
 from saldo.record.intent import LinesRefused
-from saldo.serve.problems import INTERNAL, FieldError, Invalid, Problem, detail_of
+from saldo.record.postgres import Contradicted
+from saldo.serve.http.problems import INTERNAL, FieldError, Invalid, Problem, detail_of
 from saldo.serve.settings import BadSetting
 
 WHICH = UUID("019ab3f2-7b1e-7c3a-9d55-0f6a3c1b2d4e")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from saldo.domain.tag import Tag
-from saldo.serve.http import (
+from saldo.serve.http.problems import Invalid
+from saldo.serve.http.request import (
     EdgeRequest,
     idempotency_key_of,
     if_match_of,
@@ -16,7 +17,6 @@ from saldo.serve.http import (
     traceparent_of,
     whole_number,
 )
-from saldo.serve.problems import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from saldo.domain.commands import Command, Kind
 from saldo.domain.events import private_hash, request_hash
-from saldo.record.event_store import TEXTS_SEPARATOR
 from saldo.record.intent import (
     RANDOM_BYTES,
     EventKey,
@@ -27,7 +26,8 @@ from saldo.record.intent import (
     prepare_line,
     prepare_lines,
 )
-from saldo.serve.http import parse_time
+from saldo.record.postgres import TEXTS_SEPARATOR
+from saldo.serve.http.request import parse_time
 from tests.controls import ACCOUNT, NOW, SECRET, expense, income, limit, reversal, stored_stream
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saldo.record.parse import BULK_LINES_MAX, parse_bulk, parse_transaction, read_ndjson
-from saldo.serve.json_body import MEMBERS_MAX, VALUES_MAX, Malformed, Number, read_json
-from saldo.serve.problems import Invalid
+from saldo.record.requests import BULK_LINES_MAX, parse_bulk, parse_transaction, read_ndjson
+from saldo.serve.http.json_reader import MEMBERS_MAX, VALUES_MAX, Malformed, Number, read_json
+from saldo.serve.http.problems import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saldo.serve.logs import JsonLines, about_account, account_hash, told
-from saldo.serve.tracing import TRACE, Trace
+from saldo.serve.telemetry.logs import JsonLines, about_account, account_hash, told
+from saldo.serve.telemetry.tracing import TRACE, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

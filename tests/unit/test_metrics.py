@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from saldo.serve import metrics
-from saldo.serve.metrics import ALL, INSTRUMENTS, Counter, Definition, Gauge, Histogram
+from saldo.serve.telemetry import metrics
+from saldo.serve.telemetry.metrics import ALL, INSTRUMENTS, Counter, Definition, Gauge, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from local import metrics_doc
-from saldo.serve.metrics import INSTRUMENTS
+from saldo.serve.telemetry.metrics import INSTRUMENTS
 from tests.promql import Expression, alerts, asked, base, expressions, panels
 
 ROOT = Path(__file__).parents[2]

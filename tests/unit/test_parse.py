@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from saldo.domain.commands import Kind
-from saldo.record.parse import (
+from saldo.record.requests import (
     BULK_LINES_MAX,
     parse_bulk,
     parse_limit,
@@ -17,8 +17,8 @@ from saldo.record.parse import (
     parse_transaction,
     read_ndjson,
 )
-from saldo.serve.json_body import read_json
-from saldo.serve.problems import Invalid
+from saldo.serve.http.json_reader import read_json
+from saldo.serve.http.problems import Invalid
 from tests.controls import ACCOUNT, income
 
 SALARY: dict[str, Any] = {"accountId": ACCOUNT, "type": "INCOME", "value": 1000}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
-from saldo.project.delivery import (
+from saldo.project.deliveries import (
     RECORDED,
     Deliveries,
     attributes_of,

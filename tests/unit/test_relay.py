@@ -11,7 +11,7 @@ from tests.controls import income, stored_stream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from saldo.record.cloud_event import KafkaRecord
+    from saldo.record.cloud_events import KafkaRecord
     from saldo.record.outbox import OutboxRow
 
 

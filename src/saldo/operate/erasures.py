@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from saldo.operate.errors import StreamsError
 from saldo.operate.settings import connected
 from saldo.operate.streams import parse_line
-from saldo.record.event_store import ERASE_PRIVATE
+from saldo.record.postgres import ERASE_PRIVATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,7 +17,7 @@ import httpx
 
 from saldo.operate.errors import RedriveError
 from saldo.project.catch_up import Surroundings, catch_up
-from saldo.project.read_model import PostgresReadModel, PostgresStreamReader
+from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

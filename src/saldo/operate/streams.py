@@ -19,7 +19,7 @@ from saldo.operate.errors import StreamsError
 from saldo.operate.settings import connected
 from saldo.operate.verification.chain import Chain
 from saldo.operate.verification.findings import FaultError
-from saldo.record.event_store import LOCK_STREAMS
+from saldo.record.postgres import LOCK_STREAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

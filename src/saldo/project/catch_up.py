@@ -13,14 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from saldo.project.fold import Balance, Diverged, Folded, fold_account, new_balance
-from saldo.project.read_model import ReadModelBusy, ReadModelRefused
-from saldo.serve.logs import about_account
+from saldo.project.postgres import ReadModelBusy, ReadModelRefused
+from saldo.serve.telemetry.logs import about_account
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from uuid import UUID
 
-    from saldo.project.read_model import ReadModel, ReadModelTransaction, StreamReader
+    from saldo.project.postgres import ReadModel, ReadModelTransaction, StreamReader
 
 log = logging.getLogger(__name__)
 

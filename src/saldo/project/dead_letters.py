@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from saldo.domain.commands import ACCOUNT_ID
-from saldo.project.delivery import RECORDED
+from saldo.project.deliveries import RECORDED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

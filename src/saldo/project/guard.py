@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import PlainTextResponse
 
-from saldo.project.handler import PROJECTOR
-from saldo.serve.auth import Forbidden, IssuerUnavailable, Unauthenticated
-from saldo.serve.http import BODY_BYTES_MAX
+from saldo.project.projector import PROJECTOR
+from saldo.serve.http.auth import Forbidden, IssuerUnavailable, Unauthenticated
+from saldo.serve.http.request import BODY_BYTES_MAX
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope

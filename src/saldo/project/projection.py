@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from saldo.domain.commands import ACCOUNT_ID
 from saldo.project.catch_up import CaughtUp, Surroundings, catch_up
-from saldo.project.sweep import LagSweep
-from saldo.serve import metrics
+from saldo.project.lag_sweep import LagSweep
 from saldo.serve.group_commit import GroupCommit
-from saldo.serve.logs import about_account
+from saldo.serve.telemetry import metrics
+from saldo.serve.telemetry.logs import about_account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from saldo.project.sweep import LagTables
+    from saldo.project.lag_sweep import LagTables
     from saldo.serve.clock import StoreClock
 
 log = logging.getLogger(__name__)

@@ -18,12 +18,12 @@ import asyncpg
 
 from saldo.domain.events import SCHEMA_NEWEST
 from saldo.project.catch_up import Surroundings, catch_up
-from saldo.project.read_model import (
+from saldo.project.lag_sweep import OVERLAP
+from saldo.project.postgres import (
     PostgresReadModel,
     PostgresReadModelTransaction,
     PostgresStreamReader,
 )
-from saldo.project.sweep import OVERLAP
 from saldo.serve.clock import store_now
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from saldo.domain.commands import ACCOUNT_ID
 from saldo.domain.events import format_time
 from saldo.domain.money import format_minor, value_members
-from saldo.serve.problems import FieldError, Invalid
+from saldo.serve.http.problems import FieldError, Invalid
 
 if TYPE_CHECKING:
     from datetime import datetime

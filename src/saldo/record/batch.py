@@ -25,7 +25,8 @@ from saldo.domain.events import (
     format_time,
     public_text,
 )
-from saldo.record.event_store import (
+from saldo.record.intent import Intent, Line, LinesRefused, Recorded, StoredEvent
+from saldo.record.postgres import (
     CommitUnknown,
     Contradicted,
     EventStore,
@@ -34,7 +35,6 @@ from saldo.record.event_store import (
     StoreUnavailable,
     Transaction,
 )
-from saldo.record.intent import Intent, Line, LinesRefused, Recorded, StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence

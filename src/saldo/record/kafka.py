@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from saldo.record.cloud_event import KafkaRecord
+    from saldo.record.cloud_events import KafkaRecord
     from saldo.serve.settings import KafkaSettings
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from saldo.record.event_store import stored_event
+from saldo.record.postgres import stored_event
 from saldo.serve.clock import store_now
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from saldo.record.cloud_event import KafkaRecord, kafka_record
-from saldo.serve import tracing
+from saldo.record.cloud_events import KafkaRecord, kafka_record
+from saldo.serve.telemetry import tracing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

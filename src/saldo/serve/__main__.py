@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from saldo.serve import telemetry
-from saldo.serve.app import begin_drain, build_app
-from saldo.serve.connection import BoundedProtocol
-from saldo.serve.logs import log_config
+from saldo.serve.http.connection import BoundedProtocol
+from saldo.serve.server import begin_drain, build_app
 from saldo.serve.settings import BadSetting, read_settings
+from saldo.serve.telemetry import export as telemetry
+from saldo.serve.telemetry.logs import log_config
 
 if TYPE_CHECKING:
     import socket
     from types import FrameType
 
-    from saldo.serve.otlp import Export
+    from saldo.serve.telemetry.otlp import Export
 
 # A proxy in front keeps idle connections for 90 s: closing them earlier answers a request with a
 # reset. The drain ends well inside the pod's termination grace.

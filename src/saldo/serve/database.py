@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from saldo.serve.metrics import POOL_CONNECTIONS, POOL_CONNECTIONS_MAX
+from saldo.serve.telemetry.metrics import POOL_CONNECTIONS, POOL_CONNECTIONS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

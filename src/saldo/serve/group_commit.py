@@ -16,8 +16,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from saldo.serve import tracing
-from saldo.serve.metrics import BATCH_DURATION, BATCH_WEIGHT, QUEUE_WEIGHT, QUEUE_WEIGHT_MAX
+from saldo.serve.telemetry import tracing
+from saldo.serve.telemetry.metrics import (
+    BATCH_DURATION,
+    BATCH_WEIGHT,
+    QUEUE_WEIGHT,
+    QUEUE_WEIGHT_MAX,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence

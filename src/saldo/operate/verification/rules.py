@@ -15,7 +15,7 @@ from saldo.domain.errors import AlreadyReversed, Refused
 from saldo.domain.events import OverdraftLimitSet, TransactionRecorded
 from saldo.domain.money import CURRENCY_DIGITS, Value
 from saldo.operate.verification.findings import event_fault, shown
-from saldo.serve.problems import detail_of
+from saldo.serve.http.problems import detail_of
 
 if TYPE_CHECKING:
     from collections.abc import Container

@@ -23,7 +23,9 @@ from saldo.query.balances import (
     Standing,
     balance_id,
 )
+from saldo.query.position_watch import TooManyWaiters, Watch
 from saldo.query.prefer import wait_asked_for
+from saldo.query.server_sent_events import EventStream, OpenStreams, balance_events
 from saldo.query.statement import (
     STATEMENT_LIMIT_DEFAULT,
     STATEMENT_LIMIT_MAX,
@@ -32,25 +34,23 @@ from saldo.query.statement import (
     daily_json,
     statement_json,
 )
-from saldo.query.stream import EventStream, OpenStreams, balance_events
-from saldo.query.system import System
-from saldo.query.watch import TooManyWaiters, Watch
-from saldo.serve import metrics
-from saldo.serve.app import DRAINS, Resident
-from saldo.serve.auth import ANYONE, READ, SYSTEM, Caller, authenticator_of
-from saldo.serve.cloud_event import read_cloud_event
+from saldo.query.system_status import System
 from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit, QueueFull
-from saldo.serve.http import TIME_FAULT, Answer, is_held, parse_time, whole_number
-from saldo.serve.json_body import Number
-from saldo.serve.problems import FieldError, Invalid, TooBusy
+from saldo.serve.http.auth import ANYONE, READ, SYSTEM, Caller, authenticator_of
+from saldo.serve.http.cloud_events import read_cloud_event
+from saldo.serve.http.json_reader import Number
+from saldo.serve.http.problems import FieldError, Invalid, TooBusy
+from saldo.serve.http.request import TIME_FAULT, Answer, is_held, parse_time, whole_number
+from saldo.serve.server import DRAINS, Resident
 from saldo.serve.settings import read_settings
+from saldo.serve.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
-    from saldo.serve.http import EdgeRequest
+    from saldo.serve.http.request import EdgeRequest
     from saldo.serve.settings import Settings
 
 ACCOUNTS_A_REQUEST_MAX = 100

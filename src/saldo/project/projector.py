@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from saldo.project.catch_up import Surroundings
 from saldo.project.dead_letters import park_delivered
-from saldo.project.delivery import RECORDED
+from saldo.project.deliveries import RECORDED
+from saldo.project.lag_sweep import PostgresLagTables
+from saldo.project.postgres import FAILURES, PostgresReadModel, PostgresStreamReader
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp, Projection
-from saldo.project.read_model import FAILURES, PostgresReadModel, PostgresStreamReader
-from saldo.project.sweep import PostgresLagTables
-from saldo.serve import metrics
-from saldo.serve.app import Resident, is_gated
-from saldo.serve.auth import authenticator_of
 from saldo.serve.clock import StoreClock
 from saldo.serve.database import close_pool, function_pool, translating
+from saldo.serve.http.auth import authenticator_of
+from saldo.serve.server import Resident, is_gated
 from saldo.serve.settings import BadSetting, read_settings
-from saldo.serve.sweeps import Sweeper
+from saldo.serve.sweeper import Sweeper
+from saldo.serve.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping

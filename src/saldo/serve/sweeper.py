@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from saldo.serve.metrics import SWEEP_DONE_AT, SWEEPS
+from saldo.serve.telemetry.metrics import SWEEP_DONE_AT, SWEEPS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

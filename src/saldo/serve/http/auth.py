@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jwt
 
 from saldo.serve.jwks import ALGORITHMS, Key, Keys
-from saldo.serve.tracing import caller_is_known
+from saldo.serve.telemetry.tracing import caller_is_known
 
 if TYPE_CHECKING:
     from saldo.serve.settings import OidcSettings

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from saldo.serve.problems import HTTP_RULES, TYPE_PREFIX
+from saldo.serve.http.problems import HTTP_RULES, TYPE_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from saldo.serve.problems import Rule
+    from saldo.serve.http.problems import Rule
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;

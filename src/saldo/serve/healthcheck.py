@@ -1,4 +1,4 @@
-"""``python -m saldo.serve.probe``: whether the function in this container is ready.
+"""``python -m saldo.serve.healthcheck``: whether the function in this container is ready.
 
 For the image's HEALTHCHECK, which has neither a shell nor curl to ask with. It asks by a bare
 socket, since it is started anew every few seconds and http.client takes longer to import than all

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from saldo.serve.settings import BadSetting
-from saldo.serve.tracing import trace_with
+from saldo.serve.telemetry.tracing import trace_with
 
 if TYPE_CHECKING:
-    from saldo.serve.otlp import Export
     from saldo.serve.settings import Settings
+    from saldo.serve.telemetry.otlp import Export
 
 
 def start(settings: Settings) -> Export | None:
@@ -20,7 +20,7 @@ def start(settings: Settings) -> Export | None:
     if settings.otlp_endpoint is None:
         return None
     try:
-        from saldo.serve.otlp import Export  # noqa: PLC0415 - 0.4 s of CPU, and only here
+        from saldo.serve.telemetry.otlp import Export  # noqa: PLC0415 - 0.4 s of CPU, and only here
     except ImportError as error:
         raise BadSetting(
             "OTEL_EXPORTER_OTLP_ENDPOINT", "needs the extra: pip install 'saldo[telemetry]'"

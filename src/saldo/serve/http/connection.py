@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from saldo.serve.problems import BAD_HTTP, HEAD_TOO_LARGE, TOO_SLOW, Problem, problem_response
+from saldo.serve.http.problems import BAD_HTTP, HEAD_TOO_LARGE, TOO_SLOW, Problem, problem_response
 
 if TYPE_CHECKING:
     import asyncio

@@ -16,14 +16,14 @@ from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
-from saldo.serve.http import is_held
-from saldo.serve.problems import NOT_FOUND, Problem
+from saldo.serve.http.problems import NOT_FOUND, Problem
+from saldo.serve.http.request import is_held
 from saldo.serve.settings import read_settings
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-    from saldo.serve.http import EdgeRequest
+    from saldo.serve.http.request import EdgeRequest
 
 PAGE = "index.html"
 RECORD_URL_PLACE = "{{record-url}}"

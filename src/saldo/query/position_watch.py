@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from saldo.serve.tracing import NOBODY
+from saldo.serve.telemetry.tracing import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

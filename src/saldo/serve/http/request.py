@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from saldo.domain.tag import read_tag
-from saldo.serve import cors, openapi
-from saldo.serve.problems import (
+from saldo.serve.http import cors, openapi
+from saldo.serve.http.problems import (
     BODY_TOO_LARGE,
     INTERNAL,
     METHOD_NOT_ALLOWED,
@@ -27,7 +27,7 @@ from saldo.serve.problems import (
     TooBusy,
     problem_response,
 )
-from saldo.serve.tracing import SCOPE_KEY, read_traceparent
+from saldo.serve.telemetry.tracing import SCOPE_KEY, read_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -15,9 +15,9 @@ from saldo.domain.commands import (
     SetOverdraftLimit,
 )
 from saldo.domain.money import CURRENCY_DIGITS, BadValue, Value, parse_value
-from saldo.serve.http import TIME_FAULT, parse_time, read_idempotency_key
-from saldo.serve.json_body import Malformed, Number, bound_values, read_json
-from saldo.serve.problems import FieldError, Invalid
+from saldo.serve.http.json_reader import Malformed, Number, bound_values, read_json
+from saldo.serve.http.problems import FieldError, Invalid
+from saldo.serve.http.request import TIME_FAULT, parse_time, read_idempotency_key
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import StreamingResponse
 
-from saldo.query.watch import TooManyWaiters
+from saldo.query.position_watch import TooManyWaiters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from saldo.query.balances import Standing
-    from saldo.query.watch import Watch
-    from saldo.serve.auth import Caller
+    from saldo.query.position_watch import Watch
+    from saldo.serve.http.auth import Caller
 
 STREAM_S = 50.0
 HEARTBEAT_S = 10.0

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from saldo.serve.settings import BadSetting, read_hash_secret
-from saldo.serve.tracing import log_members
+from saldo.serve.telemetry.tracing import log_members
 
 FIELDS = "saldo"
 ACCOUNT_HASH_BYTES = 8
@@ -95,7 +95,9 @@ def log_config(level: str, function: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"json": {"()": "saldo.serve.logs.JsonLines", "function": function}},
+        "formatters": {
+            "json": {"()": "saldo.serve.telemetry.logs.JsonLines", "function": function}
+        },
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from saldo.project.projection import says_erased
-from saldo.serve.http import BODY_BYTES_MAX, STATUS_KEY, Answer, take_body
+from saldo.serve.http.request import BODY_BYTES_MAX, STATUS_KEY, Answer, take_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -42,7 +42,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from saldo.serve.metrics import readings
+from saldo.serve.telemetry.metrics import readings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from opentelemetry import trace
     from opentelemetry.context import Context
 
-    from saldo.serve.metrics import Labels, Reading
-    from saldo.serve.tracing import Attributes, Span
+    from saldo.serve.telemetry.metrics import Labels, Reading
+    from saldo.serve.telemetry.tracing import Attributes, Span
 
 log = logging.getLogger(__name__)
 

@@ -15,15 +15,15 @@ from cloudevents.exceptions import GenericException
 from cloudevents.http import from_http
 from starlette.datastructures import Headers
 
-from saldo.serve.http import media_type, read_body, traceparent_of
-from saldo.serve.json_body import Malformed, Number, read_json
-from saldo.serve.problems import UNSUPPORTED_MEDIA_TYPE, FieldError, Invalid, Problem
-from saldo.serve.tracing import read_traceparent
+from saldo.serve.http.json_reader import Malformed, Number, read_json
+from saldo.serve.http.problems import UNSUPPORTED_MEDIA_TYPE, FieldError, Invalid, Problem
+from saldo.serve.http.request import media_type, read_body, traceparent_of
+from saldo.serve.telemetry.tracing import read_traceparent
 
 if TYPE_CHECKING:
     from cloudevents.http import CloudEvent
 
-    from saldo.serve.http import EdgeRequest
+    from saldo.serve.http.request import EdgeRequest
 
 STRUCTURED = "application/cloudevents+json"
 ATTRIBUTE_CHARACTERS_MAX = 500

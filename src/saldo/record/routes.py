@@ -17,16 +17,8 @@ from saldo.domain.commands import Command, RecordTransaction, ReverseTransaction
 from saldo.domain.errors import AmountOutOfRange, IdempotencyKeyReused, Refused, TooManyDigits
 from saldo.domain.events import TransactionRecorded, genesis_hash, read_event
 from saldo.domain.tag import tag_of
-from saldo.record.answers import (
-    bulk_json,
-    events_json,
-    found_json,
-    limit_json,
-    transaction_json,
-)
 from saldo.record.batch import Decided, Outcome, Surroundings, record_batch
-from saldo.record.cloud_event import attributes_of, data_of, structured
-from saldo.record.event_store import READ_FAILURES, PostgresEventStore
+from saldo.record.cloud_events import attributes_of, data_of, structured
 from saldo.record.intent import (
     EventKey,
     Intent,
@@ -38,7 +30,9 @@ from saldo.record.intent import (
 )
 from saldo.record.kafka import KafkaSender
 from saldo.record.outbox import PostgresOutbox
-from saldo.record.parse import (
+from saldo.record.postgres import READ_FAILURES, PostgresEventStore
+from saldo.record.relay import Relay
+from saldo.record.requests import (
     BULK_BYTES_MAX,
     BULK_LINES_MAX,
     checked_account_id,
@@ -48,10 +42,17 @@ from saldo.record.parse import (
     parse_transaction,
     read_ndjson,
 )
-from saldo.record.relay import Relay
-from saldo.serve import metrics
-from saldo.serve.app import Resident
-from saldo.serve.auth import (
+from saldo.record.responses import (
+    bulk_json,
+    events_json,
+    found_json,
+    limit_json,
+    transaction_json,
+)
+from saldo.serve.clock import StoreClock
+from saldo.serve.database import close_pool, function_pool, translating
+from saldo.serve.group_commit import GroupCommit, QueueFull
+from saldo.serve.http.auth import (
     ADMIN,
     ANYONE,
     READ,
@@ -60,11 +61,17 @@ from saldo.serve.auth import (
     Unauthenticated,
     authenticator_of,
 )
-from saldo.serve.clock import StoreClock
-from saldo.serve.cloud_event import is_cloud_event, read_cloud_event
-from saldo.serve.database import close_pool, function_pool, translating
-from saldo.serve.group_commit import GroupCommit, QueueFull
-from saldo.serve.http import (
+from saldo.serve.http.cloud_events import is_cloud_event, read_cloud_event
+from saldo.serve.http.json_reader import read_json
+from saldo.serve.http.problems import (
+    UNSUPPORTED_MEDIA_TYPE,
+    FieldError,
+    Invalid,
+    Problem,
+    TooBusy,
+    detail_of,
+)
+from saldo.serve.http.request import (
     BODY_BYTES_MAX,
     Answer,
     Arrivals,
@@ -78,22 +85,15 @@ from saldo.serve.http import (
     traceparent_of,
     whole_number,
 )
-from saldo.serve.json_body import read_json
-from saldo.serve.problems import (
-    UNSUPPORTED_MEDIA_TYPE,
-    FieldError,
-    Invalid,
-    Problem,
-    TooBusy,
-    detail_of,
-)
+from saldo.serve.server import Resident
 from saldo.serve.settings import read_settings
-from saldo.serve.sweeps import Sweeper
+from saldo.serve.sweeper import Sweeper
+from saldo.serve.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Sequence
 
-    from saldo.serve.http import EdgeRequest
+    from saldo.serve.http.request import EdgeRequest
     from saldo.serve.settings import Settings
 
 log = logging.getLogger(__name__)

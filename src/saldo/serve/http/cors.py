@@ -15,7 +15,7 @@ from saldo.serve.settings import read_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from saldo.serve.http import EdgeRequest
+    from saldo.serve.http.request import EdgeRequest
 
 PREFLIGHT_AGE_S = 600
 REQUEST_HEADERS = (

@@ -12,7 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from saldo.domain.money import format_minor
-from saldo.serve.metrics import REFUSALS
+from saldo.serve.telemetry.metrics import REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
 
-from saldo.serve import metrics, tracing
-from saldo.serve.http import BODY_BYTES_MAX, ROUTE_KEY, STATUS_KEY
-from saldo.serve.problems import METHOD_NOT_ALLOWED, Problem, problem_response
+from saldo.serve.http.problems import METHOD_NOT_ALLOWED, Problem, problem_response
+from saldo.serve.http.request import BODY_BYTES_MAX, ROUTE_KEY, STATUS_KEY
+from saldo.serve.telemetry import metrics, tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
