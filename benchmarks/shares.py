@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.wrk import PATIENCE_S, NoFigure
 from saldo.domain import events
-from saldo.record import batch, intent
+from saldo.record import batch, intent, recorder
 from saldo.record import postgres as event_store
-from saldo.record import routes as handler
 from saldo.serve.http import auth
 from saldo.serve.http import request as http
 
@@ -55,8 +54,8 @@ NAMED: dict[str, frozenset[tuple[str, str]]] = {
     ),
     "share_chain": _codes(events.chain_hash, events.private_hash, events.genesis_hash),
     "share_auth": _codes(
-        handler.Recorder.known_caller,
-        handler.Recorder.caller,
+        recorder.Recorder.caller,
+        auth.caller_of,
         auth.Authenticator.remembered,
         auth.Authenticator.authenticate,
     ),

@@ -15,7 +15,7 @@ import pytest
 from local.services import RECORD
 from tests import servers
 from tests.functions.live import SINK_SUBJECT, fresh, problem_type
-from tests.functions.tables import edges
+from tests.functions.tables import apps
 from tests.servers import REQUEST_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -155,9 +155,7 @@ EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def test_every_route_has_a_case() -> None:
-    routes = {
-        (edge.function, route.method, route.path) for edge in edges() for route in edge.routes
-    }
+    routes = {(app.name, route.method, route.path) for app in apps() for route in app.router.routes}
     assert routes == {(c.function, c.method, c.route) for c in CASES.values()} | WITHOUT_ACCOUNT
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from local.services import ROOT
 from saldo.serve.http.problems import HTTP_RULES
-from tests.functions.tables import edges, projector_statuses
+from tests.functions.tables import apps, projector_statuses
 from tests.functions.test_openapi import operations, resolved
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ def test_every_route_is_listed_with_its_scope() -> None:
         for route in words(row[1])
     }
     described = {}
-    for edge in edges():
-        for method, path, operation in operations(edge.function):
+    for app in apps():
+        for method, path, operation in operations(app.name):
             route = f"{method} {re.sub(r'{[^}]+}', '{}', path)}"
-            described[edge.function, route] = operation["security"][0]["bearer"][0]
+            described[app.name, route] = operation["security"][0]["bearer"][0]
     assert described.keys() == {
-        (edge.function, f"{route.method} {route.path}") for edge in edges() for route in edge.routes
+        (app.name, f"{route.method} {route.path}") for app in apps() for route in app.router.routes
     }
     assert listed.items() >= described.items()
 
@@ -53,23 +53,23 @@ def test_every_query_parameter_is_listed() -> None:
     }
     assert listed == {
         (f"{route.method} {route.path}", name)
-        for edge in edges()
-        for route in edge.routes
+        for app in apps()
+        for route in app.router.routes
         for name in route.query
     }
 
 
 def described_headers(kind: str) -> Iterator[str]:
-    for edge in edges():
-        for _, _, operation in operations(edge.function):
+    for app in apps():
+        for _, _, operation in operations(app.name):
             if kind == "request":
                 for each in operation["parameters"]:
-                    parameter = resolved(edge.function, each)
+                    parameter = resolved(app.name, each)
                     if parameter["in"] == "header":
                         yield parameter["name"]
             else:
                 for each in operation["responses"].values():
-                    yield from resolved(edge.function, each).get("headers", {})
+                    yield from resolved(app.name, each).get("headers", {})
 
 
 @pytest.mark.parametrize("kind", ["request", "response"])
@@ -82,18 +82,20 @@ def test_every_status_is_listed() -> None:
     listed = {int(row[0]) for row in table("Statuses")}
     described = {
         int(status)
-        for edge in edges()
-        for _, _, operation in operations(edge.function)
+        for app in apps()
+        for _, _, operation in operations(app.name)
         for status in operation["responses"]
     }
-    own = {rule.status for edge in edges() for rule in (*edge.rules.values(), *HTTP_RULES)}
+    own = {rule.status for app in apps() for rule in (*app.router.rules.values(), *HTTP_RULES)}
     assert listed == described | own | set(projector_statuses().values())
 
 
 def test_every_problem_is_listed_with_its_status() -> None:
     listed = {(words(row[0])[0], int(row[1])) for row in table("Problems")}
     assert listed == {
-        (rule.name, rule.status) for edge in edges() for rule in (*edge.rules.values(), *HTTP_RULES)
+        (rule.name, rule.status)
+        for app in apps()
+        for rule in (*app.router.rules.values(), *HTTP_RULES)
     }
 
 
@@ -111,4 +113,5 @@ def test_projectors_statuses_are_the_retry_policy() -> None:
     """Of the statuses that KafkaSource judges by: tried again, or straight to the dead letters."""
     for error, status in projector_statuses().items():
         tried_again = status >= 500 or status in {404, 408, 409, 429}
-        assert tried_again == (error.__name__ not in {"BadDelivery", "GivenUp"})
+        given_up = {"BadDelivery", "GivenUp", "Unauthenticated", "Forbidden"}
+        assert tried_again == (error.__name__ not in given_up)

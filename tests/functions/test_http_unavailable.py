@@ -19,7 +19,7 @@ from saldo.record import postgres as event_store
 from saldo.serve.http.problems import INTERNAL, TYPE_PREFIX, problem_response
 from tests import servers
 from tests.functions.live import Live, fresh, problem_type
-from tests.functions.tables import edges
+from tests.functions.tables import apps
 from tests.servers import REQUEST_TIMEOUT_S
 from tests.sides import connected
 
@@ -127,7 +127,7 @@ WHICH = UUID("019ab3f2-7b1e-7c3a-9d55-0f6a3c1b2d4e")
 def test_what_only_faults_bring_about_is_answered_by_the_table(
     error: Exception, name: str, members: dict[str, str]
 ) -> None:
-    answers = [problem_response(error, edge.rules) for edge in edges()]
+    answers = [problem_response(error, app.router.rules) for app in apps()]
     [answer] = [each for each in answers if each is not None]
     told = httpx.Response(answer.status_code, headers=answer.headers, content=bytes(answer.body))
     assert told.status_code == 503
@@ -139,10 +139,10 @@ def test_what_only_faults_bring_about_is_answered_by_the_table(
 
 def test_every_error_of_the_domain_has_a_rule() -> None:
     """A refusal without one would be a 500."""
-    [recorder, _] = edges()
+    [recorder, _] = apps()
     refusals = set(errors.Refused.__subclasses__())
     assert len(refusals) >= 8
-    assert refusals <= set(recorder.rules)
+    assert refusals <= set(recorder.router.rules)
 
 
 def test_unexpected_error_tells_nothing_of_itself(live: Live, tmp_path: Path) -> None:
@@ -161,4 +161,4 @@ def test_unexpected_error_tells_nothing_of_itself(live: Live, tmp_path: Path) ->
         "status": 500,
         "detail": "The error was logged.",
     }
-    assert "event_store" in served.log()
+    assert "record/postgres.py" in served.log()

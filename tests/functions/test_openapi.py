@@ -27,22 +27,22 @@ from schemathesis.specs.openapi.checks import (
 from saldo.serve.http import openapi
 from saldo.serve.http.problems import TYPE_PREFIX
 from tests.functions.live import DEADLINE_S, Live, fresh, problem_type
-from tests.functions.tables import edges
+from tests.functions.tables import apps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from saldo.serve.http.request import Edge
+    from saldo.serve.server import FunctionApp
 
 EXAMPLES_MAX = 12
 METHODS = ("get", "post", "put", "delete")
-EDGES = {edge.function: edge for edge in edges()}
+APPS = {app.name: app for app in apps()}
 
 
 @functools.cache
 def document_of(function: str) -> dict[str, Any]:
-    edge = EDGES[function]
-    return openapi.document(edge.package, tuple(edge.rules.values()))
+    app = APPS[function]
+    return openapi.document(app.router.package, tuple(app.router.rules.values()))
 
 
 def operations(function: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -69,59 +69,59 @@ def resolved(function: str, each: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
-EACH_EDGE = pytest.mark.parametrize("edge", EDGES.values(), ids=EDGES)
+EACH_APP = pytest.mark.parametrize("app", APPS.values(), ids=APPS)
 
 
-@EACH_EDGE
-def test_document_is_served_and_valid(live: Live, edge: Edge) -> None:
-    with live.client(edge.function, None) as client:
+@EACH_APP
+def test_document_is_served_and_valid(live: Live, app: FunctionApp[Any]) -> None:
+    with live.client(app.name, None) as client:
         answer = client.get("/openapi.json")
-        under_root = client.get(f"{edge.root_path}/openapi.json")
+        under_root = client.get(f"{app.router.root_path}/openapi.json")
     assert answer.headers["content-type"] == "application/json"
-    assert answer.json() == under_root.json() == document_of(edge.function)
+    assert answer.json() == under_root.json() == document_of(app.name)
     # Raises when it is not of OpenAPI 3.1.
     schemathesis.openapi.from_dict(answer.json()).validate()
 
 
-@EACH_EDGE
-def test_routes_and_query_parameters_are_those_of_the_function(edge: Edge) -> None:
+@EACH_APP
+def test_routes_and_query_parameters_are_those_of_the_function(app: FunctionApp[Any]) -> None:
     described = {}
-    for method, path, operation in operations(edge.function):
-        parameters = [resolved(edge.function, each) for each in operation["parameters"]]
+    for method, path, operation in operations(app.name):
+        parameters = [resolved(app.name, each) for each in operation["parameters"]]
         names = {p["name"] for p in parameters if p["in"] == "query"}
         described[method, re.sub(r"\{[^}]+\}", "{}", path)] = names
-    assert described == {(r.method, r.path): set(r.query) for r in edge.routes}
+    assert described == {(r.method, r.path): set(r.query) for r in app.router.routes}
 
 
-@EACH_EDGE
-def test_problem_types_are_those_of_the_function(edge: Edge) -> None:
-    described = {each["type"] for each in document_of(edge.function)["x-problems"]}
-    assert described >= {TYPE_PREFIX + rule.name for rule in edge.rules.values()}
+@EACH_APP
+def test_problem_types_are_those_of_the_function(app: FunctionApp[Any]) -> None:
+    described = {each["type"] for each in document_of(app.name)["x-problems"]}
+    assert described >= {TYPE_PREFIX + rule.name for rule in app.router.rules.values()}
 
 
-@EACH_EDGE
-def test_statuses_of_the_functions_errors_are_described(edge: Edge) -> None:
+@EACH_APP
+def test_statuses_of_the_functions_errors_are_described(app: FunctionApp[Any]) -> None:
     described = {
-        status for _, _, operation in operations(edge.function) for status in operation["responses"]
+        status for _, _, operation in operations(app.name) for status in operation["responses"]
     }
-    assert {str(rule.status) for rule in edge.rules.values()} <= described
+    assert {str(rule.status) for rule in app.router.rules.values()} <= described
 
 
-@EACH_EDGE
-def test_page_says_the_same_and_loads_nothing(live: Live, edge: Edge) -> None:
-    with live.client(edge.function, None) as client:
+@EACH_APP
+def test_page_says_the_same_and_loads_nothing(live: Live, app: FunctionApp[Any]) -> None:
+    with live.client(app.name, None) as client:
         answer = client.get("/docs")
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
     page = Page()
     page.feed(answer.text)
-    for method, path, operation in operations(edge.function):
+    for method, path, operation in operations(app.name):
         assert f"{method} {path}" in page.text
         assert operation["operationId"] in page.ids
     assert page.links == {"openapi.json"}
     assert page.tags.isdisjoint({"script", "link", "img", "iframe", "form", "object"})
-    for each in document_of(edge.function)["x-problems"]:
+    for each in document_of(app.name)["x-problems"]:
         assert each["type"] in page.text
 
 
@@ -150,7 +150,7 @@ class Page(HTMLParser):
 
 
 def examples() -> Iterator[tuple[str, str, str, str, str, dict[str, Any]]]:
-    for function in EDGES:
+    for function in APPS:
         for method, path, operation in operations(function):
             contents = operation.get("requestBody", {}).get("content", {})
             if not contents:
@@ -222,13 +222,13 @@ def check(function: str, schema: dict[str, Any], body: object) -> None:
     validator.validate(body)
 
 
-@EACH_EDGE
-def test_every_described_value_has_its_text(edge: Edge) -> None:
+@EACH_APP
+def test_every_described_value_has_its_text(app: FunctionApp[Any]) -> None:
     """Wherever `value` is a number; that responses are as described, the other tests show."""
     money = {"$ref": "#/components/schemas/Money"}
     described = [
         each
-        for each in objects_of(document_of(edge.function)["components"]["schemas"])
+        for each in objects_of(document_of(app.name)["components"]["schemas"])
         if each.get("properties", {}).get("value") == money
     ]
     assert described
@@ -245,18 +245,18 @@ def objects_of(content: object) -> Iterator[dict[str, Any]]:
             yield from objects_of(each)
 
 
-@EACH_EDGE
-def test_examples_of_answers_are_as_described(edge: Edge) -> None:
+@EACH_APP
+def test_examples_of_answers_are_as_described(app: FunctionApp[Any]) -> None:
     count = 0
-    for _, _, operation in operations(edge.function):
+    for _, _, operation in operations(app.name):
         for each in operation["responses"].values():
-            for content in resolved(edge.function, each).get("content", {}).values():
+            for content in resolved(app.name, each).get("content", {}).values():
                 if "example" in content:
-                    check(edge.function, content["schema"], content["example"])
+                    check(app.name, content["schema"], content["example"])
                     count += 1
     assert count >= 1
-    problem = document_of(edge.function)["components"]["schemas"]["Problem"]
-    check(edge.function, problem, problem["example"])
+    problem = document_of(app.name)["components"]["schemas"]["Problem"]
+    check(app.name, problem, problem["example"])
 
 
 def test_schema_of_a_problem_holds_for_real_ones(live: Live) -> None:
@@ -280,12 +280,14 @@ CHECKS = [
 ]
 
 
-def run_schemathesis(live: Live, edge: Edge, method: str, path: str, mode: GenerationMode) -> None:
+def run_schemathesis(
+    live: Live, app: FunctionApp[Any], method: str, path: str, mode: GenerationMode
+) -> None:
     """A bounded number of examples of one operation, against the live function."""
-    schema = schemathesis.openapi.from_dict(document_of(edge.function))
+    schema = schemathesis.openapi.from_dict(document_of(app.name))
     operation = schema[path][method]
     [known] = live.recorded("wesley", 5)
-    url = live.served[edge.function].url
+    url = live.served[app.name].url
     authorization = {"Authorization": f"Bearer {live.issuer.token()}"}
 
     @settings(
@@ -320,12 +322,12 @@ def run_schemathesis(live: Live, edge: Edge, method: str, path: str, mode: Gener
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 @pytest.mark.parametrize(
     ("function", "method", "path"),
-    [(function, method, path) for function in EDGES for method, path, _ in operations(function)],
+    [(function, method, path) for function in APPS for method, path, _ in operations(function)],
 )
 def test_schemathesis_finds_nothing(
     live: Live, function: str, method: str, path: str, mode: GenerationMode
 ) -> None:
-    run_schemathesis(live, EDGES[function], method, path, mode)
+    run_schemathesis(live, APPS[function], method, path, mode)
 
 
 def test_schemathesis_would_find_something(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,6 +337,4 @@ def test_schemathesis_would_find_something(live: Live, monkeypatch: pytest.Monke
     del document["paths"]["/transactions"]["get"]["responses"]["400"]
     monkeypatch.setattr("tests.functions.test_openapi.document_of", lambda _: document)
     with pytest.raises((Failure, BaseExceptionGroup, AssertionError)):
-        run_schemathesis(
-            live, EDGES["get_balance"], "GET", "/transactions", GenerationMode.POSITIVE
-        )
+        run_schemathesis(live, APPS["get_balance"], "GET", "/transactions", GenerationMode.POSITIVE)

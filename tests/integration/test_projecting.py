@@ -15,6 +15,7 @@ from saldo.domain.commands import Kind
 from saldo.domain.events import SCHEMA_NEWEST, chain_hash, genesis_hash
 from saldo.project import lag_sweep as sweep
 from saldo.project.catch_up import CATCH_UP_EVENTS_MAX
+from saldo.project.deliveries import of_cloud_event
 from saldo.project.lag_sweep import ERASED_PAGE
 from saldo.project.postgres import ReadModelUnavailable
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
@@ -32,6 +33,7 @@ from tests.sides import (
 )
 
 if TYPE_CHECKING:
+    from saldo.project.deliveries import Delivery
     from saldo.project.projector import Projector
     from saldo.record.intent import StoredEvent
     from tests.servers import Database
@@ -40,15 +42,21 @@ POISON = "UPDATE event_store.event SET hash = '\\x00' WHERE account_id = $1 AND 
 DEAD_LETTERS = "SELECT account_id, position, event_id, reason FROM read_model.dead_letter"
 
 
-def delivery(stored: StoredEvent, **attributes: str) -> CloudEvent:
+def delivery(stored: StoredEvent, **attributes: str) -> Delivery:
     """The record of an event as KafkaSource delivers it; attributes may be forged."""
     data = {"event": {"amountMinor": 999_999}, "private": {"description": "forged"}}
-    return CloudEvent(attributes_of(stored, None) | attributes, data)
+    return of_cloud_event(CloudEvent(attributes_of(stored, None) | attributes, data))
 
 
-def made_up(account_id: str, position: int, at: datetime) -> CloudEvent:
+def erased_by(stored: StoredEvent) -> Delivery:
+    """A delivery that says that the private text was erased."""
+    data = {"event": {"a": 1}, "private": None}
+    return of_cloud_event(CloudEvent(attributes_of(stored, None), data))
+
+
+def made_up(account_id: str, position: int, at: datetime) -> Delivery:
     """A delivery of an event that no store ever held."""
-    return CloudEvent(
+    event = CloudEvent(
         {
             "type": "saldo.transaction.recorded",
             "source": "/saldo/transactions",
@@ -59,6 +67,7 @@ def made_up(account_id: str, position: int, at: datetime) -> CloudEvent:
         },
         {"event": {}, "private": {}},
     )
+    return of_cloud_event(event)
 
 
 # --- deliveries -------------------------------------------------------------------------------
@@ -400,9 +409,7 @@ async def test_an_erased_private_part_is_erased_from_the_statement_and_the_chain
     await projector.take(delivery(stored[1]))
     await writer.store.erase_private(ACCOUNT, 1)
     # Its record comes once more, now without the private part.
-    await projector.take(
-        CloudEvent(attributes_of(stored[0], None), {"event": {"a": 1}, "private": None})
-    )
+    await projector.take(erased_by(stored[0]))
     assert [tuple(row) for row in await superuser.fetch(WORDS)] == [(None, None)] * 2
     await check_read_model(superuser)
     row = await superuser.fetchrow(
@@ -462,9 +469,7 @@ async def test_a_record_that_claims_an_erasure_erases_nothing(
 ) -> None:
     stored = await writer.record(income("1", description="rent"))
     for _ in range(2):  # before the copy is there, and after
-        await projector.take(
-            CloudEvent(attributes_of(stored[0], None), {"event": {"a": 1}, "private": None})
-        )
+        await projector.take(erased_by(stored[0]))
     assert [row["description"] for row in await superuser.fetch(WORDS)] == ["rent"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -106,7 +105,7 @@ async def test_a_dead_letter_that_kafka_source_gave_up_on_catches_its_account_up
             "knativeerrordest": "http://localhost/",
             "knativeerrorcode": "503",
         }
-        await park_delivered(ledger.pool, attributes, {"event": json.loads(event.public_text)})
+        await park_delivered(ledger.pool, attributes, event.public_text)
         [letter] = await letters.waiting(redriven=False)
         assert (await ledger.verify()).faults == []
         done = await letters.redrive(letter["dead_letter_id"], to=None)

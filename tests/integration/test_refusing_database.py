@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cloudevents.http import CloudEvent
 
-from saldo.project.deliveries import RECORDED
+from saldo.project.deliveries import RECORDED, of_cloud_event
 from saldo.project.postgres import ReadModelUnavailable
 from saldo.query import balances
 from saldo.query.system_status import System
@@ -172,7 +172,7 @@ async def test_projector_has_every_delivery_tried_again(
 
 async def outcome_of(projector: Projector, event: CloudEvent) -> type[Exception] | None:
     try:
-        await projector.take(event)
+        await projector.take(of_cloud_event(event))
     except Exception as error:  # noqa: BLE001 - which one is what is asked
         return type(error)
     return None

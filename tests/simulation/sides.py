@@ -6,11 +6,13 @@ Everything here is imported from saldo; only what stands behind its protocols is
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saldo.domain.errors import Refused
 from saldo.project.catch_up import Surroundings as ProjectorSurroundings
+from saldo.project.deliveries import Delivery
 from saldo.project.postgres import ReadModelBusy, ReadModelUnavailable
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp, Projection
 from saldo.record.batch import Decided, Outcome, OutcomeUnknown, Surroundings, record_batch
@@ -136,8 +138,9 @@ class Projector:
 
     async def take(self, attributes: Mapping[str, str], data: object) -> int:
         """The status that a delivery is answered with."""
+        delivery = Delivery(attributes=attributes, data=json.dumps(data).encode())
         try:
-            said = await self._projection.take_recorded(attributes, data)
+            said = await self._projection.take_recorded(attributes, erased=delivery.says_erased)
         except tuple(STATUSES) as error:
             self.process.world.note(f"status-{STATUSES[type(error)]}")
             return STATUSES[type(error)]

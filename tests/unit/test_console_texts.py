@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from local.services import ROOT
-from tests.functions.tables import edges
+from tests.functions.tables import apps
 
 FOLDER = ROOT / "src" / "saldo" / "query" / "console"
 # Keys that are put together: from a fault, a state or a range. A problem's key is its name.
@@ -43,6 +43,6 @@ def test_every_text_that_is_asked_for_is_there_and_no_other() -> None:
     sources = [f.read_text() for f in FOLDER.glob("*.js") if f.name != "text.js"]
     plain = {key for source in sources for key in re.findall(r'\bt\("([a-z0-9-]+)"', source)}
     assert plain <= known
-    problems = {rule.name for edge in edges() for rule in edge.rules.values()}
+    problems = {rule.name for app in apps() for rule in app.router.rules.values()}
     unused = {key for key in known - asked() - problems if not MADE.match(key)}
     assert unused == set()

@@ -1,4 +1,4 @@
-"""The quick ways of the HTTP edge find what the general ones of Starlette and the routes find."""
+"""Requests and routes: their fast paths find what Starlette and the list of routes find."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from starlette.responses import Response
 
 from saldo.domain.tag import read_tag
 from saldo.serve.http.problems import Invalid
-from saldo.serve.http.request import Answer, Edge, EdgeRequest, if_match_of, route
+from saldo.serve.http.request import Answer, Request, if_match_of
+from saldo.serve.http.router import Router, route
 
 if TYPE_CHECKING:
     from starlette.types import Message
@@ -26,8 +27,11 @@ async def no_body() -> Message:
     raise NotImplementedError
 
 
-def asked(raw: list[tuple[bytes, bytes]], query: bytes = b"") -> EdgeRequest:
-    return EdgeRequest({"type": "http", "query_string": query, "headers": raw}, no_body)
+def asked(raw: list[tuple[bytes, bytes]], query: bytes = b"") -> Request:
+    return Request(
+        {"type": "http", "method": "GET", "path": "/", "query_string": query, "headers": raw},
+        no_body,
+    )
 
 
 @given(raw=st.lists(st.tuples(NAMES, VALUES), max_size=5), name=NAMES | st.just(b"none"))
@@ -82,14 +86,12 @@ def test_an_answer_is_starlettes_response(
     assert answer.headers == made.headers
 
 
-async def nothing(request: EdgeRequest) -> Response:
+async def nothing(_held: object, _request: Request) -> Response:
     """Not called here."""
     raise NotImplementedError
 
 
-EDGE = Edge(
-    function="record_transaction",
-    package="saldo.record",
+ROUTER = Router(
     root_path="/root",
     routes=(
         route("GET", "/things", nothing),
@@ -102,12 +104,12 @@ EDGE = Edge(
 )
 
 
-def test_routes_that_are_looked_up_are_those_that_would_be_found() -> None:
-    assert len(EDGE.plain) == 6, "each route without a segment, with the root path and without"
-    for (method, whole), (found, prefix) in EDGE.plain.items():
+def test_fixed_routes_are_those_that_would_be_found() -> None:
+    assert len(ROUTER.fixed) == 6, "each route without a segment, with the root path and without"
+    for (method, whole), (found, prefix) in ROUTER.fixed.items():
         assert whole.startswith(prefix)
-        slow = EDGE._find(method, whole[len(prefix) :])  # noqa: SLF001 - the way without the table
+        slow = ROUTER._find(method, whole[len(prefix) :])  # noqa: SLF001 - the way without the table
         assert slow is not None
         assert slow[0] is found
     # Taken by the route before it, which has a segment: that one's handler wants it.
-    assert ("GET", "/things/shadowed") not in EDGE.plain
+    assert ("GET", "/things/shadowed") not in ROUTER.fixed

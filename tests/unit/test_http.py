@@ -10,7 +10,7 @@ import pytest
 from saldo.domain.tag import Tag
 from saldo.serve.http.problems import Invalid
 from saldo.serve.http.request import (
-    EdgeRequest,
+    Request,
     idempotency_key_of,
     if_match_of,
     parse_time,
@@ -31,7 +31,7 @@ async def no_body() -> Message:
 
 def request(
     path: str = "/", query: str = "", method: str = "GET", headers: Mapping[str, str] | None = None
-) -> EdgeRequest:
+) -> Request:
     scope = {
         "type": "http",
         "method": method,
@@ -39,7 +39,7 @@ def request(
         "query_string": query.encode(),
         "headers": [(n.lower().encode(), v.encode("latin-1")) for n, v in (headers or {}).items()],
     }
-    return EdgeRequest(scope, no_body)
+    return Request(scope, no_body)
 
 
 def field_of(error: pytest.ExceptionInfo[Invalid]) -> str:

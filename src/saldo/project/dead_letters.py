@@ -38,7 +38,7 @@ SET received_at = clock_timestamp(), redriven_at = NULL
 
 
 async def park_delivered(
-    pool: asyncpg.Pool[asyncpg.Record], attributes: Mapping[str, Any], data: object
+    pool: asyncpg.Pool[asyncpg.Record], attributes: Mapping[str, str], public_text: str | None
 ) -> None:
     """Park an event that KafkaSource gave up on; parking it twice keeps one."""
     stored = _storable(attributes)
@@ -51,7 +51,7 @@ async def park_delivered(
         sequence_of(stored),
         reason_of(stored)[:REASON_CHARACTERS_MAX],
         json.dumps(stored),
-        _public_part(data),
+        public_text and public_text[:DATA_CHARACTERS_MAX],
     )
 
 
@@ -104,9 +104,3 @@ def _clipped(text: str, characters_max: int) -> str:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f"{text[: characters_max - len(digest) - 1]}-{digest}"
-
-
-def _public_part(data: object) -> str | None:
-    """The data without its private part; nothing of data that is not one of our own events."""
-    event = data.get("event") if isinstance(data, dict) else None
-    return None if event is None else json.dumps(event)[:DATA_CHARACTERS_MAX]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saldo.domain.commands import ACCOUNT_ID
 from saldo.project.catch_up import CaughtUp, Surroundings, catch_up
@@ -53,11 +53,6 @@ class GivenUp(Exception):  # noqa: N818 - it is what was done
     """The event store has not held this event for too long."""
 
 
-def says_erased(data: object) -> bool:
-    """Whether a CloudEvent's data are of an event whose private part was erased."""
-    return isinstance(data, dict) and bool(data.get("event")) and data.get("private") is None
-
-
 class Projection:
     """Group commit, memory of projected events, and the lag sweep of one process."""
 
@@ -87,15 +82,12 @@ class Projection:
         self.duplicates = 0
         self.refolded = 0
 
-    async def take_recorded(self, attributes: Mapping[str, Any], data: object) -> str:
-        """Do what the delivery of a recorded event asks for: what was done, in a word.
+    async def take_recorded(self, attributes: Mapping[str, str], *, erased: bool) -> str:
+        """Do what the delivery of a recorded event asks for; return what was done, in a word.
 
-        Raises the errors above, or a store's.
+        ``erased``: the delivery says that the event's private text was erased. Raises the errors
+        above, or a store's.
         """
-        return await self.take_position(attributes, erased=says_erased(data))
-
-    async def take_position(self, attributes: Mapping[str, Any], *, erased: bool) -> str:
-        """The same, where it is known already whether the event's private part was erased."""
         account_id = attributes.get("subject")
         sequence = attributes.get("sequence")
         if not isinstance(account_id, str) or not ACCOUNT_ID.fullmatch(account_id):

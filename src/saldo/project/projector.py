@@ -1,4 +1,4 @@
-"""The projector: what project_balance holds between deliveries, and what it does with each."""
+"""The projector: what project_balance holds between deliveries."""
 
 from __future__ import annotations
 
@@ -15,17 +15,13 @@ from saldo.project.postgres import FAILURES, PostgresReadModel, PostgresStreamRe
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp, Projection
 from saldo.serve.clock import StoreClock
 from saldo.serve.database import close_pool, function_pool, translating
-from saldo.serve.http.auth import authenticator_of
-from saldo.serve.server import Resident, is_gated
-from saldo.serve.settings import BadSetting, read_settings
+from saldo.serve.http.auth import authenticator_of, caller_of
 from saldo.serve.sweeper import Sweeper
 from saldo.serve.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
-
-    from cloudevents.http import CloudEvent
-
+    from saldo.project.deliveries import Delivery
+    from saldo.serve.http.request import Request
     from saldo.serve.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -88,27 +84,33 @@ class Projector(Projection):
         metrics.DEAD_LETTERS.observe_one(lambda: self.given_up and self.given_up[0])
         metrics.BLOCKED_ACCOUNTS.observe_one(lambda: self.given_up and self.given_up[1])
 
-    async def take(self, event: CloudEvent) -> None:
-        """Do what a delivered CloudEvent asks for; raises the errors above, or a store's."""
-        await _counted(self._take(event))
+    async def check_sender(self, request: Request) -> None:
+        """Refuse a request of what is not one of the sources."""
+        await caller_of(self.authenticator, request)
 
-    async def take_plain(self, attributes: Mapping[str, str], *, erased: bool) -> None:
-        """Do what a plain delivery asks for, as :meth:`take` does."""
-        await _counted(self.take_position(attributes, erased=erased))
+    async def take(self, delivery: Delivery) -> None:
+        """Do what a delivery asks for; raises projection's errors, or a store's."""
+        try:
+            with translating(FAILURES):
+                outcome = await self._take(delivery)
+        except Exception as error:
+            metrics.DELIVERIES.add((_FAILED.get(type(error), "failed"),))
+            raise
+        metrics.DELIVERIES.add((outcome,))
 
-    async def _take(self, event: CloudEvent) -> str:
-        """What was done with a delivery, in a word of the metrics."""
-        attributes = event.get_attributes()
+    async def _take(self, delivery: Delivery) -> str:
+        """Return what was done with a delivery, in a word of the metrics."""
+        attributes = delivery.attributes
         kind = attributes.get("type")
         if attributes.get("knativeerrordest"):
-            await park_delivered(self.read_model, attributes, event.data)
+            await park_delivered(self.read_model, attributes, delivery.public_text)
             return "dead-letter"
         if kind == PING:
             await self.sweep()
             return "ping"
         if kind == RECORDED:
-            return await self.take_recorded(attributes, event.data)
-        raise BadDelivery(f"the type {str(kind)[:80]!r} is not known here")
+            return await self.take_recorded(attributes, erased=delivery.says_erased)
+        raise BadDelivery(f"the type {str(kind)[:80]} is not known here")
 
     async def sweep(self) -> int:
         """One lag sweep at a time a process."""
@@ -126,6 +128,9 @@ class Projector(Projection):
                 self.given_up = (row["dead_letters"], row["blocked_accounts"])
             return found
 
+    def drain(self) -> None:
+        """Nothing waits here but for the stores, which is bounded."""
+
     async def close(self) -> None:
         """Finish what was begun, sweep once more, and let go."""
         await self.commit.drain()
@@ -134,27 +139,10 @@ class Projector(Projection):
         await close_pool(self.read_model, CLOSE_POOL_S)
 
 
-async def _counted(delivery: Awaitable[str]) -> None:
-    """Wait for ``delivery`` and count what it came to."""
-    try:
-        with translating(FAILURES):
-            outcome = await delivery
-    except Exception as error:
-        metrics.DELIVERIES.add((_FAILED.get(type(error), "failed"),))
-        raise
-    metrics.DELIVERIES.add((outcome,))
-
-
-async def open_projector() -> Projector:
-    """The projector of this process, its sweep started."""
-    settings = read_settings("project_balance")
-    if settings.sources is not None and not is_gated():
-        raise BadSetting("AUTH", "is oidc, which needs `python -m saldo.serve` to check the sender")
+async def open_projector(settings: Settings) -> Projector:
+    """Return the projector of this process, its sweep started."""
     projector = Projector(settings)
     await projector.streams
     await projector.read_model
     projector.sweeper.start()
     return projector
-
-
-PROJECTOR: Resident[Projector] = Resident(open_projector)

@@ -1,482 +1,72 @@
-"""The reader: what get_balance holds between requests, and its request handlers."""
+"""Routes of get_balance, and the one table from its errors to statuses."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from typing import TYPE_CHECKING, Any
+from saldo.query import balances, handlers
+from saldo.query.console import pages
+from saldo.query.position_watch import TooManyWaiters
+from saldo.query.reader import open_reader
+from saldo.serve.http import auth, json_reader, problems
+from saldo.serve.http.problems import Rule
+from saldo.serve.http.router import Router, route
+from saldo.serve.server import FunctionApp
 
-from cloudevents.conversion import to_binary, to_structured
-from cloudevents.http import CloudEvent
-from starlette.responses import Response
+RULES: dict[type[Exception], Rule] = {
+    **auth.RULES,
+    json_reader.Malformed: Rule(status=400, name="malformed-json", title="The body is not JSON"),
+    problems.Invalid: Rule(status=400, name="invalid-request", title="The request is not valid"),
+    balances.AccountNotFound: Rule(
+        status=404, name="account-not-found", title="There is no such account"
+    ),
+    balances.PositionNotFound: Rule(
+        status=404, name="position-not-found", title="The account has no such position"
+    ),
+    balances.ProjectionBehind: Rule(
+        status=503,
+        name="projection-behind",
+        title="The balance is not there yet",
+        retry_after_s=1,
+    ),
+    balances.ReadModelUnavailable: Rule(
+        status=503,
+        name="read-model-unavailable",
+        title="Balances cannot be read",
+        retry_after_s=2,
+    ),
+    problems.TooBusy: Rule(
+        status=503,
+        name="too-busy",
+        title="Too many requests wait here",
+        retry_after_s=1,
+    ),
+    TooManyWaiters: Rule(
+        status=503,
+        name="too-many-waiters",
+        title="Too many readers wait here",
+        retry_after_s=1,
+    ),
+}
 
-from saldo.domain.commands import ACCOUNT_ID, Kind
-from saldo.domain.events import format_time
-from saldo.domain.money import value_members
-from saldo.domain.tag import read_tag
-from saldo.query.balances import (
-    AccountNotFound,
-    Balances,
-    PositionNotFound,
-    ProjectionBehind,
-    ReadModelUnavailable,
-    Standing,
-    balance_id,
+app = FunctionApp(
+    name="get_balance",
+    open_held=open_reader,
+    router=Router(
+        package="saldo.query",
+        root_path="/balance-service",
+        rules=RULES,
+        routes=(
+            route("GET", "/balances", handlers.get_balances, handlers.BALANCES_QUERY),
+            route("GET", "/balance", handlers.get_balances, handlers.BALANCES_QUERY),
+            route("GET", "/transactions", handlers.get_statement, handlers.STATEMENT_QUERY),
+            route("GET", "/balances/daily", handlers.get_daily, handlers.DAILY_QUERY),
+            route("GET", "/system", handlers.get_system),
+            route("GET", "/accounts", handlers.get_accounts, handlers.ACCOUNTS_QUERY),
+            route("GET", "/balances/stream", handlers.get_stream, handlers.STREAM_QUERY),
+            route("POST", "/", handlers.post_cloud_event),
+        ),
+        pages=(
+            route("GET", "/console", pages.get_page),
+            route("GET", "/console/{}", pages.get_file),
+        ),
+    ),
 )
-from saldo.query.position_watch import TooManyWaiters, Watch
-from saldo.query.prefer import wait_asked_for
-from saldo.query.server_sent_events import EventStream, OpenStreams, balance_events
-from saldo.query.statement import (
-    STATEMENT_LIMIT_DEFAULT,
-    STATEMENT_LIMIT_MAX,
-    Filters,
-    accounts_json,
-    daily_json,
-    statement_json,
-)
-from saldo.query.system_status import System
-from saldo.serve.database import close_pool, function_pool
-from saldo.serve.group_commit import GroupCommit, QueueFull
-from saldo.serve.http.auth import ANYONE, READ, SYSTEM, Caller, authenticator_of
-from saldo.serve.http.cloud_events import read_cloud_event
-from saldo.serve.http.json_reader import Number
-from saldo.serve.http.problems import FieldError, Invalid, TooBusy
-from saldo.serve.http.request import TIME_FAULT, Answer, is_held, parse_time, whole_number
-from saldo.serve.server import DRAINS, Resident
-from saldo.serve.settings import read_settings
-from saldo.serve.telemetry import metrics
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-    from datetime import datetime
-
-    from saldo.serve.http.request import EdgeRequest
-    from saldo.serve.settings import Settings
-
-ACCOUNTS_A_REQUEST_MAX = 100
-QUEUE_ACCOUNTS_MAX = 20_000
-BATCH_ACCOUNTS_MAX = 500
-BATCHES_IN_FLIGHT_MAX = 2
-FURTHER_BATCH_ACCOUNTS_MIN = 32
-CLOSE_POOL_S = 5.0
-TEXT_FILTER_CHARACTERS_MAX = 100
-DAYS_DEFAULT = 366
-DAYS_MAX = 1_500
-
-REQUESTED = "saldo.balance.requested"
-# A PingSource cannot name a type of its own: its event asks for the account in its data.
-PING = "dev.knative.sources.ping"
-ANSWERED = "saldo.balance"
-SOURCE = "/saldo/balances"
-
-
-class Reader:
-    """Pools, coalesced reads and the watch of one process."""
-
-    def __init__(self, settings: Settings) -> None:
-        if settings.event_store_url is None or settings.read_model_url is None:
-            message = "the reader's settings are incomplete"
-            raise ValueError(message)
-        self.settings = settings
-        self.read_model = function_pool(settings, settings.read_model_url, "read_model")
-        self.streams_pool = (
-            self.read_model
-            if settings.event_store_url == settings.read_model_url
-            else function_pool(settings, settings.event_store_url, "event_store")
-        )
-        self.balances = Balances(self.read_model, self.streams_pool)
-        self.reads = GroupCommit[str, Standing](
-            self._read_batch,
-            name="read",
-            queue_weight_max=QUEUE_ACCOUNTS_MAX,
-            batch_weight_max=BATCH_ACCOUNTS_MAX,
-            batches_max=BATCHES_IN_FLIGHT_MAX,
-            further_weight_min=FURTHER_BATCH_ACCOUNTS_MIN,
-        )
-        self.watch = Watch(self.balances.states)
-        self.system = System(self.read_model, self.streams_pool)
-        self.authenticator = authenticator_of(settings.callers)
-        self.streams = OpenStreams()
-        self.stopping = False
-        metrics.CLOCK_AHEAD.observe_one(lambda: self.balances.clock.ahead_s)
-        metrics.STREAMS_OPEN.observe_one(lambda: self.streams.count)
-        metrics.READERS_WAITING.observe_one(lambda: self.watch.waiting)
-
-    async def _read_batch(self, account_ids: Sequence[str]) -> Sequence[Standing]:
-        standings = await self.balances.read(account_ids)
-        for standing in standings:
-            metrics.READ_BEHIND.record(standing.behind)
-        return standings
-
-    def read(self, account_id: str) -> asyncio.Future[Standing]:
-        """One account as it stands; reads that wait at the same moment are one query."""
-        try:
-            return self.reads.submit(account_id, ())
-        except QueueFull as full:
-            raise TooBusy from full
-
-    def known_caller(self, request: EdgeRequest) -> Caller | None:
-        """Who sends ``request``, where that is known already: the same as caller, at once."""
-        if self.authenticator is None:
-            return ANYONE
-        return self.authenticator.remembered(request.header(b"authorization"))
-
-    async def caller(self, request: EdgeRequest) -> Caller:
-        """Who sends ``request``; raises Unauthenticated."""
-        if self.authenticator is None:
-            return ANYONE
-        return await self.authenticator.authenticate(request.header(b"authorization"))
-
-    def drain(self) -> None:
-        """End the event streams and the long waits: the process is about to stop."""
-        self.stopping = True
-        self.watch.release()
-
-    async def close(self) -> None:
-        """Answer what waits and let go."""
-        self.drain()
-        await self.reads.drain()
-        await self.watch.close()
-        await close_pool(self.read_model, CLOSE_POOL_S)
-        if self.streams_pool is not self.read_model:
-            await close_pool(self.streams_pool, CLOSE_POOL_S)
-
-
-async def open_reader() -> Reader:
-    """The reader of this process."""
-    reader = Reader(read_settings("get_balance"))
-    await reader.read_model
-    await reader.streams_pool
-    DRAINS.append(reader.drain)
-    return reader
-
-
-READER: Resident[Reader] = Resident(open_reader)
-
-# The query parameters of each route, and how often each may stand.
-PAST = ("asOf", "position", "effectiveAt", "minPosition")
-BALANCES_QUERY = {"accountId": ACCOUNTS_A_REQUEST_MAX, **dict.fromkeys(PAST, 1)}
-STATEMENT_QUERY = dict.fromkeys(
-    ("accountId", "limit", "cursor", "type", "from", "before", "text"), 1
-)
-ACCOUNTS_QUERY = {"limit": 1, "cursor": 1}
-DAILY_QUERY = {"accountId": 1, "limit": 1}
-STREAM_QUERY = {"accountId": 1}
-
-
-async def get_balances(request: EdgeRequest, _prefix: str) -> Response:
-    """``GET /balances``: one account, as it stands or stood, or several as they stand."""
-    reader = READER.held or await READER.get()
-    caller = reader.known_caller(request) or await reader.caller(request)
-    only = request.only_parameter()
-    if only is not None and only[0] == "accountId":
-        account_id, past = only[1], None
-        _check_account_id(account_id)
-        caller.require(READ, account_id)
-    else:
-        account_ids = request.parameters.getlist("accountId")
-        past = _past_asked_for(request, caller, account_ids)
-        if len(account_ids) > 1:
-            return await _several(reader, account_ids)
-        account_id = account_ids[0]
-    applied: Mapping[str, str] = {}
-    if past == "minPosition":
-        standing, applied = await _own_write(reader, request, account_id)
-    else:
-        standing = await reader.read(account_id)
-    standing.require_projected()
-    if past is not None and past != "minPosition":
-        body = await _past(reader, standing, past, request.parameters[past])
-        headers = {"Saldo-Behind": str(standing.behind)}
-        return Response(body, 200, headers, "application/json")
-    etag = f'"{standing.tag()}"'
-    if b"if-none-match" in request.first and is_held(request, etag):
-        headers = {
-            "Saldo-Behind": str(standing.behind),
-            "ETag": etag,
-            "Cache-Control": "private, no-cache",
-        }
-        return Response(status_code=304, headers={**headers, **applied})
-    laid_down = [
-        (b"saldo-behind", b"%d" % standing.behind),
-        (b"etag", etag.encode()),
-        (b"cache-control", b"private, no-cache"),
-        *((name.encode(), text.encode()) for name, text in applied.items()),
-    ]
-    return Answer(standing.json().encode(), 200, laid_down)
-
-
-def _past_asked_for(request: EdgeRequest, caller: Caller, account_ids: Sequence[str]) -> str | None:
-    """The one parameter beside ``accountId``, if there is one; raises Invalid or Forbidden."""
-    if not 1 <= len(account_ids) <= ACCOUNTS_A_REQUEST_MAX:
-        raise Invalid(
-            [FieldError("accountId", f"must be given 1 to {ACCOUNTS_A_REQUEST_MAX} times")]
-        )
-    for account_id in account_ids:
-        _check_account_id(account_id)
-        caller.require(READ, account_id)
-    past = [name for name in PAST if name in request.parameters]
-    if past and len(account_ids) > 1:
-        raise Invalid([FieldError(past[0], "is for one accountId at a time")])
-    if len(past) > 1:
-        raise Invalid([FieldError(past[1], f"cannot be combined with {past[0]}: give one")])
-    return past[0] if past else None
-
-
-async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:
-    standings = await asyncio.gather(*(reader.read(account_id) for account_id in account_ids))
-    shown: list[str] = []
-    for standing in standings:
-        if standing.is_projected:
-            shown.append(f'{standing.json()[:-1]},"behind":{standing.behind}}}')
-        else:
-            status = "unknown" if standing.stream_position == 0 else "projection-behind"
-            shown.append(f'{{"accountId":"{standing.account_id}","status":"{status}"}}')
-    behind = max(standing.behind for standing in standings)
-    body = f'{{"balances":[{",".join(shown)}]}}'
-    return Response(body, 200, {"Saldo-Behind": str(behind)}, "application/json")
-
-
-async def _own_write(
-    reader: Reader, request: EdgeRequest, account_id: str
-) -> tuple[Standing, Mapping[str, str]]:
-    """Return the balance once it has reached ``minPosition``, as far as ``Prefer: wait=`` allows.
-
-    Where ``minPosition`` is a tag, the account's stream must have that state. The headers say for
-    how long it was waited.
-    """
-    wanted = read_tag(request.parameters["minPosition"])
-    if wanted is None:
-        fault = "must be a position, or an ETag without its quotes"
-        raise Invalid([FieldError("minPosition", fault)])
-    wait_s = wait_asked_for(request.headers_named(b"prefer"))
-    applied = {} if wait_s is None else {"preference-applied": f"wait={wait_s}"}
-    ends_at = time.monotonic() + (wait_s or 0)
-    seen = ""
-    while (standing := await reader.read(account_id)).position < wanted.position:
-        if standing.stream_position == 0:
-            raise AccountNotFound
-        left_s = ends_at - time.monotonic()
-        reached = None
-        if left_s > 0:
-            reached = await reader.watch.reach(account_id, wanted.position, left_s, seen)
-        if reached is None:
-            raise ProjectionBehind(
-                position=standing.position, wanted=wanted.position, applied=applied
-            )
-        seen = reached
-    if wanted.hash_start and not wanted.names(standing.position, standing.hash or b""):
-        row = await reader.balances.at_position(account_id, wanted.position)
-        if row is None or not wanted.names(row["position"], row["hash"]):
-            raise PositionNotFound
-    return standing, applied
-
-
-async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
-    """A balance of the past, by position, recorded time or occurred time."""
-    account_id, currency = standing.account_id, standing.currency or "XXX"
-    head = f'{{"id":"{balance_id(account_id)}","accountId":"{account_id}"'
-    if how == "position":
-        position = _position(text)
-        row = await reader.balances.at_position(account_id, position)
-        if row is None:
-            if position <= standing.stream_position:
-                raise ProjectionBehind(position=standing.position, wanted=position)
-            raise PositionNotFound
-        return f"{head}{_line_members(row)}}}"
-    moment = _moment(how, text)
-    if how == "effectiveAt":
-        balance_minor = await reader.balances.effective_at(account_id, moment)
-        return (
-            f'{head},{value_members(balance_minor, standing.currency)},"currency":"{currency}",'
-            f'"position":{standing.position},"effectiveAt":"{format_time(moment)}"}}'
-        )
-    row = await reader.balances.as_of(account_id, moment, standing.now)
-    members = (
-        f',{value_members(0, None)},"currency":"{currency}",'
-        '"position":0,"hash":"","recordedAt":null'
-        if row["position"] is None
-        else _line_members(row)
-    )
-    final = "true" if row["is_final"] else "false"
-    return f'{head}{members},"asOf":"{format_time(moment)}","final":{final}}}'
-
-
-def _line_members(row: Any) -> str:  # noqa: ANN401 - asyncpg's record
-    return (
-        f",{value_members(row['balance_minor'], row['currency'])},"
-        f'"currency":"{row["currency"]}","position":{row["position"]},'
-        f'"hash":"{row["hash"].hex()}","recordedAt":"{format_time(row["recorded_at"])}"'
-    )
-
-
-async def get_statement(request: EdgeRequest, _prefix: str) -> Response:
-    """``GET /transactions?accountId=``: the statement, newest first."""
-    reader = await READER.get()
-    caller = await reader.caller(request)
-    query = request.parameters
-    account_id = query.get("accountId", "")
-    _check_account_id(account_id)
-    caller.require(READ, account_id)
-    limit = whole_number(request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX)
-    filters = _filters(query)
-    standing = await reader.read(account_id)
-    standing.require_projected()
-    body = await statement_json(reader.balances, standing, filters, limit, query.get("cursor"))
-    return Response(body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json")
-
-
-async def get_accounts(request: EdgeRequest, _prefix: str) -> Response:
-    """``GET /accounts``: the accounts that the caller may see."""
-    reader = await READER.get()
-    caller = await reader.caller(request)
-    caller.require(READ)
-    limit = whole_number(request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX)
-    cursor = request.parameters.get("cursor")
-    body = await accounts_json(reader.balances, caller.accounts, limit, cursor)
-    return Response(body, 200, media_type="application/json")
-
-
-async def get_daily(request: EdgeRequest, _prefix: str) -> Response:
-    """``GET /balances/daily?accountId=``: what each day brought, and the balance at its end."""
-    reader = await READER.get()
-    caller = await reader.caller(request)
-    account_id = request.parameters.get("accountId", "")
-    _check_account_id(account_id)
-    caller.require(READ, account_id)
-    limit = whole_number(request, "limit", DAYS_DEFAULT, 1, DAYS_MAX)
-    standing = await reader.read(account_id)
-    standing.require_projected()
-    body = await daily_json(reader.balances, account_id, standing.currency or "XXX", limit)
-    return Response(body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json")
-
-
-async def get_system(request: EdgeRequest, _prefix: str) -> Response:
-    """``GET /system``: how the whole system stands."""
-    reader = await READER.get()
-    caller = await reader.caller(request)
-    caller.require(SYSTEM)
-    return Response(await reader.system.json(), 200, media_type="application/json")
-
-
-async def get_stream(request: EdgeRequest, _prefix: str) -> Response:
-    """``GET /balances/stream?accountId=``: the balance as server-sent events."""
-    reader = await READER.get()
-    caller = await reader.caller(request)
-    account_id = request.parameters.get("accountId", "")
-    _check_account_id(account_id)
-    caller.require(READ, account_id)
-    last_tag = request.header(b"last-event-id") or ""
-    if (await reader.read(account_id)).stream_position == 0:
-        raise AccountNotFound
-    reader.streams.require_room(caller)
-
-    async def events() -> AsyncIterator[bytes]:
-        try:
-            async for text in balance_events(
-                account_id,
-                last_tag,
-                reader.read,
-                reader.watch,
-                lambda: reader.stopping,
-            ):
-                yield text
-        except (ReadModelUnavailable, TooBusy, TooManyWaiters):
-            return  # the stream ends, and the client comes back by itself
-
-    return EventStream(events(), reader.streams, caller)
-
-
-async def post_cloud_event(request: EdgeRequest, _prefix: str) -> Response:
-    """A CloudEvent ``saldo.balance.requested`` is answered by ``saldo.balance``, in its mode."""
-    reader = await READER.get()
-    caller = await reader.caller(request)
-    caller.require(READ)
-    asked = await read_cloud_event(request)
-    if asked.type not in {REQUESTED, PING}:
-        raise Invalid([FieldError("type", f"of the CloudEvent must be {REQUESTED} or {PING}")])
-    account_id = _asked_account_id(asked.data)
-    _check_account_id(account_id)
-    caller.require(READ, account_id)
-    standing = await reader.read(account_id)
-    standing.require_projected()
-    answer = CloudEvent(
-        {
-            "type": ANSWERED,
-            "source": SOURCE,
-            "id": f"{account_id}/{standing.tag()}",
-            "subject": account_id,
-            "sequence": str(standing.position),
-            "datacontenttype": "application/json",
-        }
-        | ({} if asked.traceparent is None else {"traceparent": asked.traceparent}),
-        standing.json(),
-    )
-    if asked.is_structured:
-        # The data is a JSON text already; the package would quote it as a string.
-        headers, text = to_structured(answer, data_marshaller=lambda _: "\0")
-        text = text.replace(b'"\\u0000"', standing.json().encode())
-    else:
-        headers, text = to_binary(answer, data_marshaller=lambda data: data)
-    return Response(text, 200, {**headers, "Saldo-Behind": str(standing.behind)})
-
-
-def _asked_account_id(data: object) -> str:
-    """The account that a CloudEvent's data name; raises Invalid."""
-    if not isinstance(data, dict):
-        raise Invalid([FieldError("data", 'must be a JSON object such as {"accountId": "wesley"}')])
-    errors: list[FieldError] = []
-    unknown = next((name for name in data if name != "accountId"), None)
-    if unknown is not None:
-        shown = unknown[:80].encode("utf-8", "replace").decode()
-        errors.append(FieldError(shown, "is not known; give accountId"))
-    account_id = data.get("accountId")
-    if not isinstance(account_id, str) or isinstance(account_id, Number):
-        errors.append(FieldError("accountId", "must be a string"))
-    if errors:
-        raise Invalid(errors)
-    return str(account_id)
-
-
-def _filters(query: Any) -> Filters:  # noqa: ANN401 - Starlette's query parameters
-    errors: list[FieldError] = []
-    kind = query.get("type")
-    if kind is not None and kind not in Kind.__members__:
-        errors.append(FieldError("type", "must be INCOME or EXPENSE"))
-    moments: dict[str, datetime | None] = {}
-    for name in ("from", "before"):
-        text = query.get(name)
-        moments[name] = None if text is None else parse_time(text)
-        if text is not None and moments[name] is None:
-            errors.append(FieldError(name, TIME_FAULT))
-    text = query.get("text")
-    if text is not None and (len(text) > TEXT_FILTER_CHARACTERS_MAX or "\0" in text):
-        errors.append(
-            FieldError("text", f"must have at most {TEXT_FILTER_CHARACTERS_MAX} characters")
-        )
-    if errors:
-        raise Invalid(errors)
-    return Filters(
-        kind=kind,
-        occurred_from=moments["from"],
-        occurred_before=moments["before"],
-        text=text,
-    )
-
-
-def _position(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or len(text) > 18 or int(text) < 1:  # noqa: PLR2004 - a bigint
-        raise Invalid([FieldError("position", "must be a whole number from 1")])
-    return int(text)
-
-
-def _moment(name: str, text: str) -> datetime:
-    moment = parse_time(text)
-    if moment is None:
-        raise Invalid([FieldError(name, TIME_FAULT)])
-    return moment
-
-
-def _check_account_id(text: str) -> None:
-    if not ACCOUNT_ID.fullmatch(text):
-        raise Invalid([FieldError("accountId", "must be an account id of 1 to 128 characters")])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from saldo.serve.http.connection import BoundedProtocol
-from saldo.serve.server import begin_drain, build_app
+from saldo.serve.server import load, with_cors
 from saldo.serve.settings import BadSetting, read_settings
 from saldo.serve.telemetry import export as telemetry
 from saldo.serve.telemetry.logs import log_config
@@ -20,7 +20,9 @@ from saldo.serve.telemetry.logs import log_config
 if TYPE_CHECKING:
     import socket
     from types import FrameType
+    from typing import Any
 
+    from saldo.serve.server import FunctionApp
     from saldo.serve.telemetry.otlp import Export
 
 # A proxy in front keeps idle connections for 90 s: closing them earlier answers a request with a
@@ -31,14 +33,17 @@ BACKLOG = 2_048
 
 
 class DrainingServer(uvicorn.Server):
-    """Tells the function at the first signal that it is to stop.
+    """uvicorn, which tells the function at the first signal that it is to stop.
 
-    The server itself says so only after the last answer was given, and an event stream's answer
-    would hold the drain until its time is over.
+    uvicorn itself says so only after the last response, and an event stream's response would hold
+    the drain until its time is over.
     """
 
-    def __init__(self, config: uvicorn.Config, export: Export | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: FunctionApp[Any], export: Export | None
+    ) -> None:
         super().__init__(config)
+        self._app = app
         self._export = export
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -48,7 +53,7 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        begin_drain()
+        self._app.drain()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,15 +66,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8080")))
     options = parser.parse_args(arguments)
+    source = options.source or f"functions/{options.function}/main.py"
     try:
         settings = read_settings(options.function)
         export = telemetry.start(settings)
     except BadSetting as error:
         print(f"saldo: {error}", file=sys.stderr)  # noqa: T201 - the one line that must be seen
         return 2
-    source = options.source or f"functions/{options.function}/main.py"
+    app = load(settings, source)
     config = uvicorn.Config(
-        build_app(options.function, source),
+        with_cors(app),
         host=options.host,
         port=options.port,
         loop="uvloop",
@@ -86,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         log_config=log_config(settings.log_level, settings.function),
     )
     with contextlib.suppress(KeyboardInterrupt):
-        DrainingServer(config, export).run()
+        DrainingServer(config, app, export).run()
     return 0
 
 

@@ -18,12 +18,12 @@ from starlette.responses import Response
 
 from saldo.serve.http.problems import NOT_FOUND, Problem
 from saldo.serve.http.request import is_held
-from saldo.serve.settings import read_settings
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-    from saldo.serve.http.request import EdgeRequest
+    from saldo.query.reader import Reader
+    from saldo.serve.http.request import Request
 
 PAGE = "index.html"
 RECORD_URL_PLACE = "{{record-url}}"
@@ -44,17 +44,20 @@ class Content:
     etag: str
 
 
-async def get_page(request: EdgeRequest, _prefix: str) -> Response:
+async def get_page(reader: Reader, request: Request) -> Response:
     """``GET /console``."""
     if request.scope["path"].endswith("/"):
         # The page names its files relative to itself.
         return Response(status_code=308, headers={"Location": "../console"})
-    content = _content(PAGE, read_settings("get_balance").console_record_url or "")
-    headers = {"Content-Security-Policy": _policy(), "Referrer-Policy": "no-referrer"}
+    content = _content(PAGE, reader.settings.console_record_url or "")
+    headers = {
+        "Content-Security-Policy": _policy(reader.settings.console_record_url),
+        "Referrer-Policy": "no-referrer",
+    }
     return _answer(request, content, headers)
 
 
-async def get_file(request: EdgeRequest, _prefix: str, name: str) -> Response:
+async def get_file(_reader: Reader, request: Request, name: str) -> Response:
     """``GET /console/{}``."""
     if name not in _file_names():
         raise Problem(NOT_FOUND, "There is no such file of the console here.")
@@ -81,15 +84,14 @@ def _content(name: str, record_url: str) -> Content:
 
 
 @functools.cache
-def _policy() -> str:
-    record_url = read_settings("get_balance").console_record_url
+def _policy(record_url: str | None) -> str:
     if record_url is None:
         return POLICY.format(recorder="")
     parts = urlsplit(record_url)
     return POLICY.format(recorder=f" {parts.scheme}://{parts.netloc}")
 
 
-def _answer(request: EdgeRequest, content: Content, headers: dict[str, str]) -> Response:
+def _answer(request: Request, content: Content, headers: dict[str, str]) -> Response:
     # Asked for anew each time, and mostly a 304: a new version is seen at once.
     headers |= {"ETag": content.etag, "Cache-Control": "no-cache"}
     if is_held(request, content.etag):

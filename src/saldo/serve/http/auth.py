@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import jwt
 
+from saldo.serve.http.problems import Rule
 from saldo.serve.jwks import ALGORITHMS, Key, Keys
 from saldo.serve.telemetry.tracing import caller_is_known
 
 if TYPE_CHECKING:
+    from saldo.serve.http.request import Request
     from saldo.serve.settings import OidcSettings
 
 CLOCK_SKEW_S = 30
@@ -114,6 +116,9 @@ class Authenticator:
 
     async def authenticate(self, authorization: str | None) -> Caller:
         """The caller of ``Authorization: Bearer TOKEN``; raises Unauthenticated."""
+        remembered = self.remembered(authorization)
+        if remembered is not None:
+            return remembered
         token = _token_of(authorization)
         if token is None:
             raise Unauthenticated
@@ -222,3 +227,27 @@ def _caller(claims: dict[str, Any], issuer: str) -> Caller:
         else frozenset(),
         accounts=accounts,
     )
+
+
+RULES: dict[type[Exception], Rule] = {
+    Unauthenticated: Rule(
+        status=401,
+        name="unauthenticated",
+        title="A valid bearer token is needed",
+        headers={"WWW-Authenticate": "Bearer"},
+    ),
+    Forbidden: Rule(status=403, name="forbidden", title="The token does not allow this"),
+    IssuerUnavailable: Rule(
+        status=503,
+        name="issuer-unavailable",
+        title="Tokens cannot be checked",
+        retry_after_s=5,
+    ),
+}
+
+
+async def caller_of(authenticator: Authenticator | None, request: Request) -> Caller:
+    """Return who sends ``request``, anyone under AUTH=none; raises Unauthenticated."""
+    if authenticator is None:
+        return ANYONE
+    return await authenticator.authenticate(request.header(b"authorization"))

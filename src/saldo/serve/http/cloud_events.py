@@ -23,7 +23,7 @@ from saldo.serve.telemetry.tracing import read_traceparent
 if TYPE_CHECKING:
     from cloudevents.http import CloudEvent
 
-    from saldo.serve.http.request import EdgeRequest
+    from saldo.serve.http.request import Request
 
 STRUCTURED = "application/cloudevents+json"
 ATTRIBUTE_CHARACTERS_MAX = 500
@@ -41,12 +41,12 @@ class Asked:
     is_structured: bool
 
 
-def is_cloud_event(request: EdgeRequest) -> bool:
+def is_cloud_event(request: Request) -> bool:
     """Whether ``request`` carries one, well formed or not."""
     return b"ce-specversion" in request.first or media_type(request) == STRUCTURED
 
 
-async def read_cloud_event(request: EdgeRequest) -> Asked:
+async def read_cloud_event(request: Request) -> Asked:
     """The CloudEvent of ``request``; raises Malformed, Invalid or a Problem."""
     is_structured = media_type(request) == STRUCTURED
     if not is_structured:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from starlette.responses import Response
+
 from saldo.serve.http.problems import HTTP_RULES, TYPE_PREFIX
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from saldo.serve.http.problems import Rule
 
+PATHS = frozenset({"/openapi.json", "/docs"})
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
   color: #1b1b1b; background: #fff }
@@ -47,7 +50,7 @@ class Page:
 @functools.cache
 def document(package: str, rules: tuple[Rule, ...]) -> dict[str, Any]:
     """The OpenAPI document of the function whose side is ``package``."""
-    shared = _read("saldo.serve")
+    shared = _read("saldo.serve.http")
     own = _read(package)
     components = shared["components"]
     for kind, named in own["components"].items():
@@ -65,6 +68,16 @@ def document(package: str, rules: tuple[Rule, ...]) -> dict[str, Any]:
 def document_text(package: str, rules: tuple[Rule, ...]) -> str:
     """The document as it is served."""
     return json.dumps(document(package, rules), ensure_ascii=False, indent=1)
+
+
+def response(path: str, package: str, rules: tuple[Rule, ...]) -> Response:
+    """Return the response for one of PATHS."""
+    headers = {"Cache-Control": "no-cache"}
+    if path == "/openapi.json":
+        return Response(document_text(package, rules), 200, headers, "application/json")
+    described = page(package, rules)
+    headers |= {"Content-Security-Policy": described.policy, "Referrer-Policy": "no-referrer"}
+    return Response(described.html, 200, headers, "text/html")
 
 
 @functools.cache

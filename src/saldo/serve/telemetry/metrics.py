@@ -339,7 +339,7 @@ READERS_WAITING = Gauge(
 
 # --- told -------------------------------------------------------------------------------------
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 def prometheus_text(function: str) -> bytes:

@@ -1,0 +1,100 @@
+"""The reader: what get_balance holds between requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from saldo.query.balances import Balances, Standing
+from saldo.query.position_watch import Watch
+from saldo.query.server_sent_events import OpenStreams
+from saldo.query.system_status import System
+from saldo.serve.database import close_pool, function_pool
+from saldo.serve.group_commit import GroupCommit, QueueFull
+from saldo.serve.http.auth import Caller, authenticator_of, caller_of
+from saldo.serve.http.problems import TooBusy
+from saldo.serve.telemetry import metrics
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from saldo.serve.http.request import Request
+    from saldo.serve.settings import Settings
+
+QUEUE_ACCOUNTS_MAX = 20_000
+BATCH_ACCOUNTS_MAX = 500
+BATCHES_IN_FLIGHT_MAX = 2
+FURTHER_BATCH_ACCOUNTS_MIN = 32
+CLOSE_POOL_S = 5.0
+
+
+class Reader:
+    """Pools, coalesced reads and the watch of one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.event_store_url is None or settings.read_model_url is None:
+            message = "the reader's settings are incomplete"
+            raise ValueError(message)
+        self.settings = settings
+        self.read_model = function_pool(settings, settings.read_model_url, "read_model")
+        self.streams_pool = (
+            self.read_model
+            if settings.event_store_url == settings.read_model_url
+            else function_pool(settings, settings.event_store_url, "event_store")
+        )
+        self.balances = Balances(self.read_model, self.streams_pool)
+        self.reads = GroupCommit[str, Standing](
+            self._read_batch,
+            name="read",
+            queue_weight_max=QUEUE_ACCOUNTS_MAX,
+            batch_weight_max=BATCH_ACCOUNTS_MAX,
+            batches_max=BATCHES_IN_FLIGHT_MAX,
+            further_weight_min=FURTHER_BATCH_ACCOUNTS_MIN,
+        )
+        self.watch = Watch(self.balances.states)
+        self.system = System(self.read_model, self.streams_pool)
+        self.authenticator = authenticator_of(settings.callers)
+        self.streams = OpenStreams()
+        self.stopping = False
+        metrics.CLOCK_AHEAD.observe_one(lambda: self.balances.clock.ahead_s)
+        metrics.STREAMS_OPEN.observe_one(lambda: self.streams.count)
+        metrics.READERS_WAITING.observe_one(lambda: self.watch.waiting)
+
+    async def _read_batch(self, account_ids: Sequence[str]) -> Sequence[Standing]:
+        standings = await self.balances.read(account_ids)
+        for standing in standings:
+            metrics.READ_BEHIND.record(standing.behind)
+        return standings
+
+    def read(self, account_id: str) -> asyncio.Future[Standing]:
+        """One account as it stands; reads that wait at the same moment are one query."""
+        try:
+            return self.reads.submit(account_id, ())
+        except QueueFull as full:
+            raise TooBusy from full
+
+    async def caller(self, request: Request) -> Caller:
+        """Return who sends ``request``; raises Unauthenticated."""
+        return await caller_of(self.authenticator, request)
+
+    def drain(self) -> None:
+        """End the event streams and the long waits: the process is about to stop."""
+        self.stopping = True
+        self.watch.release()
+
+    async def close(self) -> None:
+        """Answer what waits and let go."""
+        self.drain()
+        await self.reads.drain()
+        await self.watch.close()
+        await close_pool(self.read_model, CLOSE_POOL_S)
+        if self.streams_pool is not self.read_model:
+            await close_pool(self.streams_pool, CLOSE_POOL_S)
+
+
+async def open_reader(settings: Settings) -> Reader:
+    """Return the reader of this process."""
+    reader = Reader(settings)
+    await reader.read_model
+    await reader.streams_pool
+    return reader
