@@ -177,7 +177,8 @@ def test_a_function_starts_on_a_read_only_root_and_answers(function: str) -> Non
         # A cloud_event function takes POST alone.
         assert container.status("/nowhere") == (405 if function == "project_balance" else 404)
         assert subprocess.run(
-            ["docker", "exec", container.name, "python3", "-m", "saldo.serve.healthcheck"], check=False
+            ["docker", "exec", container.name, "python3", "-m", "saldo.serve.healthcheck"],
+            check=False,
         ).returncode == 0  # fmt: skip
 
 
