@@ -131,7 +131,7 @@ async def test_a_foreign_one_is_delivered_or_dropped_only_when_said_so(
         with pytest.raises(RedriveError, match="no account"):
             await letters.redrive(first, to=None)
         assert await letters.redrive(first, to=project.url) is None
-        with pytest.raises(RedriveError, match="answered 400"):
+        with pytest.raises(RedriveError, match="returned 400"):
             await letters.redrive(second, to=project.url)
         with pytest.raises(RedriveError, match="cannot be reached"):
             await letters.redrive(second, to="http://127.0.0.1:1")

@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
     from lxml.etree import _Element as Element
 
-# A short number is an entry's place in its own statement, and says nothing in the next one.
+# A short number is an entry's place in its own statement: another file may use it again.
 _ORDINAL = re.compile(r"[0-9]{1,6}", re.ASCII)
-# Where the kind of message stands, if it stands anywhere.
+# The kind of message is within the first bytes.
 HEAD_BYTES = 65_536
 _MESSAGE = re.compile(rb"<(?:[A-Za-z0-9_.-]+:)?(BkToCstmr[A-Za-z]+)")
 _OTHER_MESSAGES = {
     "BkToCstmrAcctRpt": "a camt.052 report of the day, which may still change",
-    "BkToCstmrDbtCdtNtfctn": "a camt.054 notification, whose amounts stand in a statement too",
+    "BkToCstmrDbtCdtNtfctn": "a camt.054 notification, whose amounts are in a statement too",
 }
 
 
@@ -88,7 +88,7 @@ def _read(content: bytes) -> list[Page]:
             statement = parent
             pages.append(Page(number=_number(parent)))
         _take(element, pages[-1])
-    # The parser knows it, in any encoding and behind any comment. Nothing was read from it.
+    # The parser sees it in any encoding and behind any comment. Nothing was loaded by it.
     if stream.root is not None and stream.root.getroottree().docinfo.doctype:
         raise StatementError(DOCUMENT_TYPE, number=_number(stream.root))
     return pages
@@ -98,7 +98,7 @@ def _take(element: Element, page: Page) -> None:
     name = _name(element)
     if name == "Ntry":
         _take_entry(element, page)
-        # what was read is let go, so that memory does not grow with the file
+        # frees the entry, so that memory does not grow with the file
         element.clear(keep_tail=False)
     elif name == "Bal":
         _take_balance(element, page)
@@ -149,7 +149,7 @@ def _take_entry(element: Element, page: Page) -> None:
 
 
 def _amount(element: Element, children: Mapping[str, Element], page: Page) -> int:
-    """Signed minor units. A reversal's indicator already says which way its own money goes."""
+    """Return signed minor units. A reversal's own indicator is right: it is not negated."""
     amount = children.get("Amt")
     text = _text(amount)
     if amount is None or text is None:
@@ -169,7 +169,7 @@ def _amount(element: Element, children: Mapping[str, Element], page: Page) -> in
 
 
 def _reference(children: Mapping[str, Element], details: Sequence[Element]) -> str | None:
-    """The bank's reference; else the entry's own; else the payment's."""
+    """Return the bank's reference, else the entry's own, else the payment's."""
     servicer = tidy_reference(_text(children.get("AcctSvcrRef")))
     if servicer is not None:
         return servicer
@@ -186,7 +186,7 @@ def _reference(children: Mapping[str, Element], details: Sequence[Element]) -> s
 
 
 def _description(details: Sequence[Element], amount_minor: int, info: str | None) -> str:
-    """Who and what for; of a batch, the bank's own words or how many payments it holds."""
+    """Return the other party and the purpose; for a batch, the bank's text or its size."""
     if len(details) == 1:
         said = [
             text for text in (_party(details[0], amount_minor), _remittance(details[0])) if text
@@ -215,7 +215,7 @@ def _remittance(details: Element) -> str:
 
 
 def _day(holder: Element | None) -> date | None:
-    """The calendar day as the bank writes it, whatever time and zone stand behind."""
+    """Return the calendar day that the bank writes; its time and zone are left out."""
     if holder is None:
         return None
     text = _text(next(holder.iterchildren(), None))
@@ -226,13 +226,13 @@ def _day(holder: Element | None) -> date | None:
 
 
 def _children(element: Element) -> dict[str, Element]:
-    """The children by their local names; the last one where a name repeats."""
+    """Return the children by their local names, the last one where a name repeats."""
     cut = len(_space(element))
     return {str(child.tag)[cut:]: child for child in element}
 
 
 def _at(element: Element, *names: str) -> str | None:
-    """The text of the descendant that the local names lead to, one generation each."""
+    """Return the text of the descendant at the path of local names."""
     space = _space(element)
     found: Element | None = element
     for name in names:
@@ -245,7 +245,7 @@ def _text(element: Element | None) -> str | None:
 
 
 def _space(element: Element) -> str:
-    """The namespace before the element's local name, braces and all: each version has its own."""
+    """Return the namespace with its braces: each version of the format has its own."""
     tag = str(element.tag)
     return tag[: tag.rfind("}") + 1]
 

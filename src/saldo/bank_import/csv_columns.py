@@ -1,4 +1,4 @@
-"""Which column of a bank's CSV file holds what: by the user's word, else by the header's names."""
+"""The columns of a bank's CSV file: those that the user names, else by the header's names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREAMBLE_LINES_MAX = 60
 
 
 def names_in(text: str) -> tuple[str, ...]:
-    """The plain names of a list that is written with semicolons."""
+    """Return the plain names of a list that is written with semicolons."""
     return tuple(name.strip() for name in text.split(";"))
 
 
@@ -83,26 +83,26 @@ class CsvLayout:
     delimiter: str
     rows_above: int
     width: int
-    date: int
-    amount: int | None
-    debit: int | None
-    credit: int | None
     description: tuple[int, ...]
-    reference: int | None
-    balance: int | None
-    currency: int | None
-    side: int | None
-    status: int | None
+    date: int
+    amount: int | None = None
+    debit: int | None = None
+    credit: int | None = None
+    reference: int | None = None
+    balance: int | None = None
+    currency: int | None = None
+    side: int | None = None
+    status: int | None = None
 
     @property
     def money(self) -> tuple[int, ...]:
-        """The columns that hold amounts of transactions."""
+        """Return the columns that hold amounts of transactions."""
         found = (self.amount, self.debit, self.credit)
         return tuple(each for each in found if each is not None)
 
 
 def find_layout(text: str, options: ReadingOptions) -> CsvLayout:
-    """The layout of the file; raises StatementError when it does not show one."""
+    """Return the layout of the file; raise StatementError when it does not show one."""
     delimiters = DELIMITERS if options.delimiter is None else (options.delimiter,)
     top = text.split("\n", PREAMBLE_LINES_MAX)[:PREAMBLE_LINES_MAX]
     found: list[tuple[int, CsvLayout]] = []
@@ -122,7 +122,7 @@ def find_layout(text: str, options: ReadingOptions) -> CsvLayout:
 
 
 def plain_name(text: str) -> str:
-    """In lower case, without accents, brackets, currency and punctuation.
+    """Return ``text`` in lower case, without accents, brackets, currency and punctuation.
 
     ``Valor (R$)`` is ``valor``, ``Descrição`` is ``descricao``, ``Amount EUR`` is ``amount``.
     """
@@ -151,7 +151,7 @@ def _top_rows(top: Sequence[str], delimiter: str) -> list[list[str]]:
 def _layout_of(
     cells: Sequence[str], above: int, delimiter: str, options: ReadingOptions
 ) -> tuple[int, CsvLayout] | None:
-    """How good a header this row is, and the layout by it; None when it is none."""
+    """Return how good a header this row is, and the layout by it; None when it is none."""
     if options.by_number:
         column = int(options.date_column or "0") - 1
         if not 0 <= column < len(cells) or not looks_like_date(cells[column]):
@@ -165,40 +165,28 @@ def _layout_of(
         return None
     if any(_place(told, cells) is None for role in NAMES for told in options.columns(role)):
         return None
-    described = [_place(told, cells) for told in options.columns("description")]
-    described = described or [roles.get("description")]
+    quality = len(cells) if options.by_number else len(roles)
+    found = roles.pop("description", None)
+    described = [_place(told, cells) for told in options.columns("description")] or [found]
     layout = CsvLayout(
         delimiter=delimiter,
         rows_above=above + 1,
         width=len(cells),
-        date=roles["date"],
-        amount=roles.get("amount"),
-        debit=roles.get("debit"),
-        credit=roles.get("credit"),
         description=tuple(each for each in described if each is not None),
-        reference=roles.get("reference"),
-        balance=roles.get("balance"),
-        currency=roles.get("currency"),
-        side=roles.get("side"),
-        status=roles.get("status"),
+        **roles,
     )
-    return (len(cells) if options.by_number else len(roles)), layout
+    return quality, layout
 
 
 def _settle_money(roles: dict[str, int], options: ReadingOptions) -> bool:
-    """Keep one way to read amounts, the told one first; False where the row shows none.
+    """Keep one way to read amounts, the user's first. Return False where the row shows none.
 
-    A debit column alone is none: the other side goes by a name that is not known here, and all
-    income would be lost.
+    A debit column alone is none: the column of income has a name that is not known here.
     """
     both = {"debit", "credit"}
     if options.amount_column is not None:
         dropped = both
-    elif (
-        options.debit_column is not None
-        or options.credit_column is not None
-        or roles.keys() >= both
-    ):
+    elif options.debit_column or options.credit_column or roles.keys() >= both:
         dropped = {"amount"}
     elif "amount" in roles:
         # "Credit" beside an amount is a word about it, not a column of money
@@ -240,7 +228,7 @@ def _place(told: str, cells: Sequence[str]) -> int | None:
 def _name_missing_column(
     top: Sequence[str], delimiters: Sequence[str], options: ReadingOptions
 ) -> None:
-    """Raise with the column that the user named but no row at the top has."""
+    """Raise StatementError for a column that the user named but no row at the top has."""
     rows = [row for delimiter in delimiters for row in _top_rows(top, delimiter)]
     for role in NAMES:
         for told in options.columns(role):

@@ -1,6 +1,6 @@
 """CSV exports of banks: any delimiter, decimal separator, order of dates, and header.
 
-What the file shows beyond doubt is detected; what it leaves open is asked for, never guessed.
+What the file shows beyond doubt is detected. The user is asked for the rest; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _why_left_out(row: _Row, layout: CsvLayout, table: _Table) -> str | None:
 
 
 def _states_balance(row: _Row, layout: CsvLayout) -> str | None:
-    """The plain name of a row that states a balance or a total."""
+    """Return the plain name of a row that states a balance or a total."""
     for column in (*layout.description, layout.date, 0):
         text = row.cells[column]
         if _STATING.match(text):
@@ -321,7 +321,7 @@ def _latest_first(lines: Sequence[StatementLine], balances: Sequence[int | None]
 
 
 def _follow(lines: Sequence[StatementLine], balances: Sequence[int | None]) -> bool:
-    """Whether each balance is the one before plus the line's amount."""
+    """Return whether each balance is the one before plus the line's amount."""
     return all(
         before is not None and after is not None and before + line.amount_minor == after
         for before, after, line in zip(balances, balances[1:], lines[1:], strict=False)
@@ -331,7 +331,7 @@ def _follow(lines: Sequence[StatementLine], balances: Sequence[int | None]) -> b
 def _outer_balances(
     lines: Sequence[StatementLine], balances: Sequence[int | None]
 ) -> tuple[StatementBalance | None, StatementBalance | None]:
-    """The balances before the first line and after the last one, where they are printed."""
+    """Return the balances before the first line and after the last one, where there are any."""
     days = [line.occurred_on for line in lines]
     if any(later < earlier for earlier, later in pairwise(days)):
         # not in the order of days, so the last line's balance is not the last day's

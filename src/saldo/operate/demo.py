@@ -17,13 +17,16 @@ DAYS = 365
 ACCOUNTS = ("wesley", "ana", "bruno", "carla", "padaria-central")
 PAYDAY = 5
 RENT_DAY = 8
+THIRTEENTH_SALARY_MONTH = 12
+FRIDAY = 4
+GROCERIES_A_DAY, TRANSPORT_A_DAY, LEISURE_A_DAY, TRANSFERS_A_DAY = 0.45, 0.25, 0.5, 0.02
 GROCERIES = ("Mercado Livre Feira", "Supermercado Extra", "Padaria Central", "Hortifruti")
 LEISURE = ("Cinema", "Restaurante Sabor", "Livraria", "Show", "Bar do Zé")
 TRANSPORT = ("Metrô", "Combustível", "Táxi")
 
 
 def sample(seed: int, today: date) -> Iterator[str]:
-    """Lines of NDJSON for the bulk interface, in the order of time."""
+    """Yield lines of NDJSON for the bulk interface, in the order of time."""
     chance = random.Random(seed)  # noqa: S311 - a sample, not a secret
     salaries = {account: chance.randrange(3_500_00, 12_000_00, 50_00) for account in ACCOUNTS}
     rents = {
@@ -56,19 +59,19 @@ def sample(seed: int, today: date) -> Iterator[str]:
 def _day(
     chance: random.Random, day: date, salary: int, rent: int
 ) -> Iterator[tuple[str, int, str, str]]:
-    """What happens on one account on one day: kind, amount, description, category."""
+    """Yield one account's transactions of one day: kind, amount, description, category."""
     if day.day == PAYDAY:
         yield "INCOME", salary, "Salário", "salary"
-        if day.month == 12:  # noqa: PLR2004 - December's thirteenth salary
+        if day.month == THIRTEENTH_SALARY_MONTH:
             yield "INCOME", salary, "Décimo terceiro", "salary"
     if day.day == RENT_DAY:
         yield "EXPENSE", rent, "Aluguel", "rent"
         yield "EXPENSE", chance.randrange(80_00, 220_00), "Energia elétrica", "utilities"
-    if chance.random() < 0.45:  # noqa: PLR2004 - a sample
+    if chance.random() < GROCERIES_A_DAY:
         yield "EXPENSE", chance.randrange(18_00, 260_00), chance.choice(GROCERIES), "groceries"
-    if chance.random() < 0.25:  # noqa: PLR2004 - a sample
+    if chance.random() < TRANSPORT_A_DAY:
         yield "EXPENSE", chance.randrange(5_00, 90_00), chance.choice(TRANSPORT), "transport"
-    if day.weekday() >= 4 and chance.random() < 0.5:  # noqa: PLR2004 - Friday to Sunday
+    if day.weekday() >= FRIDAY and chance.random() < LEISURE_A_DAY:
         yield "EXPENSE", chance.randrange(25_00, 300_00), chance.choice(LEISURE), "leisure"
-    if chance.random() < 0.02:  # noqa: PLR2004 - a sample
+    if chance.random() < TRANSFERS_A_DAY:
         yield "INCOME", chance.randrange(100_00, 2_000_00), "Pix recebido", "transfer"

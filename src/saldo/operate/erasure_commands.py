@@ -1,4 +1,4 @@
-"""The commands for private parts that were erased: which they are, and to erase them again."""
+"""``saldo erasures``: save the list of erased private parts, and erase them again."""
 
 from __future__ import annotations
 

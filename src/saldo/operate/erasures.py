@@ -33,7 +33,7 @@ WHERE account_id = $1 AND position = $2 AND hash = $3
 
 @dataclass(slots=True)
 class Repeated:
-    """What became of a list; ``absent`` are no events of this store, as after an early restore."""
+    """The outcome of a list. ``absent`` are events that this store does not have."""
 
     erased: int = 0
     erased_before: int = 0
@@ -59,7 +59,7 @@ async def save_erasures(url: str, out: TextIO) -> int:
 
 
 async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
-    """Erase again what a list, or a whole export, says was erased; raises StreamsError.
+    """Erase again what a list, or a whole export, says was erased; raise StreamsError.
 
     Each is erased as DELETE /private does it. Run it again after an interruption.
     """
@@ -73,7 +73,7 @@ async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
             try:
                 event = (members["account"], members["position"], bytes.fromhex(members["hash"]))
             except (LookupError, ValueError, TypeError) as error:
-                raise StreamsError(f"line {number}: it is no erasure: {error}") from error
+                raise StreamsError(f"line {number}: it is not an erasure: {error}") from error
             held = await connection.fetchrow(HELD, *event)
             if held is None:
                 repeated.absent += 1

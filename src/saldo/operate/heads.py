@@ -1,7 +1,7 @@
 """Heads: each account's last position and hash, signed, kept where the database's owner cannot go.
 
-The chain shows a change to one event; it does not show a table that was rewritten as a whole. Heads
-that were exported before do: whatever they name must still be in its chain.
+A chain shows a change to one event, but not a table that was rewritten as a whole. Earlier heads
+do: the events that they name must still be in the chains.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from saldo.operate.errors import HeadsError
 from saldo.operate.verification.findings import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from datetime import datetime
     from pathlib import Path
     from typing import TextIO
@@ -42,7 +42,7 @@ LEFT JOIN event_store.event AS e ON e.account_id = h.account_id AND e.position =
 async def write_heads(
     connection: asyncpg.Connection[asyncpg.Record], out: TextIO, key: Path, now: datetime
 ) -> int:
-    """Write all heads, signed with ``key``: a PEM Ed25519 private key, or a secret in hex."""
+    """Write all heads, signed with ``key`` (Ed25519 in PEM or a hex secret); return how many."""
     sign = _signer(key)
     digest = hashlib.sha256()
     heads = 0
@@ -69,11 +69,11 @@ async def write_heads(
 async def compare_heads(
     connection: asyncpg.Connection[asyncpg.Record], lines: Iterable[str], key: Path
 ) -> tuple[list[Fault], int]:
-    """What the store no longer holds of the heads, and how many there are; raises HeadsError.
+    """Return a fault for each head that the store no longer has, and the count of all heads.
 
-    The whole file is read before the first head is compared: unsigned heads prove nothing.
+    Raise HeadsError. The file is read to its signature before the first head is compared.
     """
-    heads = list(_checked(lines, key))
+    heads = _checked(lines, key)
     faults = []
     for start in range(0, len(heads), BATCH):
         batch = heads[start : start + BATCH]
@@ -82,24 +82,18 @@ async def compare_heads(
             HELD, [h["account"] for h in batch], [h["position"] for h in batch]
         )
         for row in rows:
+            account_id, position = row["account_id"], row["position"]
             held = row["hash"] and row["hash"].hex()
-            if held != expected[row["account_id"], row["position"]]:
-                faults.append(
-                    Fault(
-                        "event",
-                        "hash",
-                        "the event of the signed head is gone"
-                        if held is None
-                        else "it is not the signed head's: the chain was rewritten",
-                        row["account_id"],
-                        row["position"],
-                    )
-                )
+            if held != expected[account_id, position]:
+                reason = "it is not the signed head's: the chain was rewritten"
+                if held is None:
+                    reason = "the event of the signed head is gone"
+                faults.append(Fault("event", "hash", reason, account_id, position))
     return faults, len(heads)
 
 
-def _checked(lines: Iterable[str], key: Path) -> Iterator[dict[str, Any]]:
-    """The heads of a file whose signature is right."""
+def _checked(lines: Iterable[str], key: Path) -> list[dict[str, Any]]:
+    """Return the heads of a file whose signature is right; raise HeadsError."""
     digest = hashlib.sha256()
     heads: list[dict[str, Any]] = []
     signature = None
@@ -118,10 +112,10 @@ def _checked(lines: Iterable[str], key: Path) -> Iterator[dict[str, Any]]:
         raise HeadsError("the signature is missing: the file is cut off")
     if not _is_signed(digest.digest(), signature, key):
         raise HeadsError("the signature is not that of this key and these heads")
-    yield from heads
+    return heads
 
 
-def _signer(key: Path) -> Any:  # noqa: ANN401 - bytes to bytes
+def _signer(key: Path) -> Callable[[bytes], bytes]:
     text = key.read_bytes()
     if text.startswith(b"-----BEGIN"):
         private = load_pem_private_key(text, None)

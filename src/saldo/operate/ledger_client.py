@@ -1,4 +1,4 @@
-"""The functions over HTTP, as the CLI's commands ask them."""
+"""The functions over HTTP, for the commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NDJSON = "application/x-ndjson"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Functions:
-    """Where the functions are, and who asks."""
+    """The functions' addresses, and the token of the client."""
 
     record_url: str
     balance_url: str
@@ -31,7 +31,7 @@ class Functions:
 
     @staticmethod
     def from_environment() -> Functions:
-        """RECORD_URL, BALANCE_URL, PROJECT_URL and SALDO_TOKEN; the local stack's by default."""
+        """Read RECORD_URL, BALANCE_URL, PROJECT_URL (default: the local stack) and SALDO_TOKEN."""
         env = os.environ
         return Functions(
             record_url=(env.get("RECORD_URL") or RECORD_URL).rstrip("/"),
@@ -43,23 +43,23 @@ class Functions:
     def get(
         self, path: str, parameters: list[tuple[str, str]]
     ) -> tuple[dict[str, Any], httpx.Headers]:
-        """What get_balance answers; raises FunctionError."""
-        answer = self._ask(
+        """Return the body and headers of get_balance's response; raise FunctionError."""
+        response = self._ask(
             "GET", self.balance_url + path, params=httpx.QueryParams(tuple(parameters))
         )
-        return answer.json(), answer.headers
+        return response.json(), response.headers
 
     def record(
         self, content: bytes, *, media_type: str = "application/json", **headers: str
     ) -> dict[str, Any]:
-        """What record_transaction answers; raises FunctionError."""
-        answer = self._ask(
+        """Return the body of record_transaction's response; raise FunctionError."""
+        response = self._ask(
             "POST",
             f"{self.record_url}/transactions",
             content=content,
             headers={"content-type": media_type, **headers},
         )
-        recorded: dict[str, Any] = answer.json()
+        recorded: dict[str, Any] = response.json()
         return recorded
 
     def _ask(
@@ -73,7 +73,7 @@ class Functions:
     ) -> httpx.Response:
         authorization = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
         try:
-            answer = httpx.request(
+            response = httpx.request(
                 method,
                 url,
                 headers={**(headers or {}), **authorization},
@@ -83,16 +83,16 @@ class Functions:
             )
         except httpx.HTTPError as error:
             raise FunctionError(f"{url} cannot be reached: {error}") from error
-        if not answer.is_success:
-            raise FunctionError(f"{answer.status_code} {_problem(answer)}")
-        return answer
+        if not response.is_success:
+            raise FunctionError(f"{response.status_code} {_problem(response)}")
+        return response
 
 
-def _problem(answer: httpx.Response) -> str:
+def _problem(response: httpx.Response) -> str:
     try:
-        problem = answer.json()
+        problem = response.json()
         said = problem.get("detail") or problem["title"]
         fields = "; ".join(f"{e['field']} {e['message']}" for e in problem.get("errors", ()))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return answer.text[:200]
+        return response.text[:200]
     return f"{said}" + (f" ({fields})" if fields and fields not in said else "")

@@ -1,9 +1,8 @@
-"""``saldo dead-letters``: what was given up on, and putting it through again.
+"""Dead letters: what the projector gave up on, and redriving it.
 
-A dead letter that is of one of Saldo's own accounts is only the sign that the account may have
-stopped. Redriving it clears the block and catches the account up by the one path there is, in the
-order of its stream; what is there already is not applied again. A dead letter that is of no account
-is delivered again as it was, or dropped, only when the operator says so.
+A dead letter of one of Saldo's accounts only shows that the account may have stopped. Redriving it
+clears the block and catches the account up, in the order of its stream; nothing is applied twice. A
+dead letter of no account is delivered again as it was, or dropped, when the operator says so.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 LIST_MAX = 1_000
 ROUNDS_MAX = 100_000
 DELIVERY_TIMEOUT_S = 30.0
-# What the KafkaSource added when it gave up; a new delivery is not yet given up on.
+# What the KafkaSource added when it gave up.
 NOT_REDELIVERED = frozenset({"knativeerrordest", "knativeerrorcode", "knativeerrordata"})
 
 LIST = """
@@ -60,7 +59,7 @@ ORDER BY 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redriven:
-    """Where an account stands after it was put through."""
+    """An account's position after it was redriven."""
 
     account_id: str
     position: int
@@ -70,7 +69,7 @@ class Redriven:
 
 
 class DeadLetters:
-    """The dead letters of a read model, beside the event store that they came from."""
+    """The dead letters of a read model, with the event store that they came from."""
 
     def __init__(
         self,
@@ -86,18 +85,18 @@ class DeadLetters:
         )
 
     async def waiting(self, *, redriven: bool) -> Sequence[asyncpg.Record]:
-        """The oldest dead letters; ``redriven`` adds those that were put through."""
+        """Return the oldest dead letters; ``redriven`` adds those that were put through."""
         return await self._pool.fetch(LIST, redriven, LIST_MAX)
 
     async def show(self, dead_letter_id: UUID) -> asyncpg.Record:
-        """All of one; raises RedriveError where there is none."""
+        """Return all columns of one; raise RedriveError where there is none."""
         row = await self._pool.fetchrow(SHOW, dead_letter_id)
         if row is None:
             raise RedriveError("there is no such dead letter")
         return row
 
     async def accounts(self) -> list[str]:
-        """The accounts that are blocked or have dead letters waiting."""
+        """Return the accounts that are blocked or have dead letters waiting."""
         return [row["account_id"] for row in await self._pool.fetch(BLOCKED)]
 
     async def redrive(self, dead_letter_id: UUID, *, to: str | None) -> Redriven | None:
@@ -142,7 +141,7 @@ class DeadLetters:
 
 
 async def _deliver(row: asyncpg.Record, to: str) -> None:
-    """The CloudEvent in binary mode. Its private part was never kept, so it goes without."""
+    """Deliver the CloudEvent in binary mode, without its private part, which was never stored."""
     attributes: dict[str, Any] = json.loads(row["attributes"])
     headers = {
         f"ce-{name}": str(value)
@@ -153,8 +152,8 @@ async def _deliver(row: asyncpg.Record, to: str) -> None:
     body = "null" if row["data"] is None else f'{{"event":{row["data"]},"private":null}}'
     async with httpx.AsyncClient(timeout=DELIVERY_TIMEOUT_S) as client:
         try:
-            answer = await client.post(to, content=body.encode(), headers=headers)
+            response = await client.post(to, content=body.encode(), headers=headers)
         except httpx.HTTPError as error:
             raise RedriveError(f"{to} cannot be reached: {error}") from error
-    if not answer.is_success:
-        raise RedriveError(f"{to} answered {answer.status_code}: {answer.text[:200]}")
+    if not response.is_success:
+        raise RedriveError(f"{to} returned {response.status_code}: {response.text[:200]}")

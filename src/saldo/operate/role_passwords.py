@@ -1,8 +1,8 @@
 """The passwords of the functions' roles, where they log in by password and not by IAM.
 
-`saldo migrate` is told them by ROLE_PASSWORD_RECORD, _PROJECT, _QUERY and _OPERATE, or by the same
-names with _FILE at the end, which name a file (a Docker secret, a mounted Kubernetes Secret). What
-reaches PostgreSQL is a SCRAM verifier made here: its logs and statistics never see a password.
+`saldo migrate` reads them from ROLE_PASSWORD_RECORD, _PROJECT, _QUERY and _OPERATE, or from the
+files that the same names with _FILE at the end name (a Docker secret, a mounted Kubernetes Secret).
+PostgreSQL gets a SCRAM verifier, made here: its logs and statistics never see a password.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ SALT_BYTES = 16
 
 
 def read_role_passwords(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Password by role, of those that are set; raises BadSetting."""
+    """Return the passwords that are set, by role; raise BadSetting."""
     env = os.environ if environ is None else environ
     found: dict[str, str] = {}
     for setting, role in SETTINGS.items():
-        password = env.get(setting, "")
-        file = env.get(f"{setting}_FILE", "")
-        if file:
+        password, by_file = env.get(setting, ""), f"{setting}_FILE"
+        if not env.get(by_file):
             if password:
-                raise BadSetting(setting, f"is set, and {setting}_FILE too")
-            setting, password = f"{setting}_FILE", _read(f"{setting}_FILE", file)  # noqa: PLW2901
-        if password:
-            found[role] = _checked(setting, password)
+                found[role] = _checked(setting, password)
+        elif password:
+            raise BadSetting(setting, f"is set, and {by_file} too")
+        elif password := _read(by_file, env[by_file]):
+            found[role] = _checked(by_file, password)
     return found
 
 
@@ -66,7 +66,7 @@ def _checked(setting: str, password: str) -> str:
 
 
 def scram_verifier(password: str, salt: bytes | None = None) -> str:
-    """What PostgreSQL keeps of ``password``, and takes in its place (RFC 5802)."""
+    """Return what PostgreSQL stores for ``password``, and accepts in its place (RFC 5802)."""
     salt = secrets.token_bytes(SALT_BYTES) if salt is None else salt
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, ITERATIONS)
     client_key = hmac.digest(salted, b"Client Key", "sha256")

@@ -29,10 +29,10 @@ SHOWN_MAX = 50
 def rebuild_command(
     *,
     accept_differences: Annotated[
-        bool, typer.Option(help="Switch although old and new read model differ.")
+        bool, typer.Option(help="Switch even if old and new read model differ.")
     ] = False,
     discard: Annotated[
-        bool, typer.Option(help="Drop what an interrupted rebuild has left, and do no more.")
+        bool, typer.Option(help="Only drop what an interrupted rebuild has left.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

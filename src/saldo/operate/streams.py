@@ -1,7 +1,7 @@
-"""``saldo export`` and ``saldo restore``: the event streams as lines of JSON, chain and all.
+"""``saldo export`` and ``saldo restore``: the event streams and their chains as lines of JSON.
 
-A line holds an event's exact texts and its hash, so the file proves itself; the last line says how
-many there are, so a file that was cut off is not taken for a whole one. Restoring checks every
+A line has an event's exact texts and its hash, so the file proves itself. The last line has the
+number of events, so a file that was cut off is recognised. Restoring checks every
 event as ``verify`` does before it is written, and goes on where an earlier run stopped: what is
 there already must have the same hash.
 """
@@ -144,7 +144,7 @@ def _hex(stored: bytes | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """An event of the file that follows on the one before it, and its account's state after it."""
+    """An event of the file that was checked, and its account's state after it."""
 
     row: dict[str, Any]
     currency: str | None
@@ -155,7 +155,7 @@ class _Checked:
 async def restore_streams(
     url: str, lines: Iterable[str], progress: Callable[[int], None], *, outbox: bool
 ) -> Moved:
-    """Write the file's streams to the event store; raises StreamsError.
+    """Write the file's streams to the event store; raise StreamsError.
 
     Each batch is one database transaction, so an interrupted restore leaves whole batches.
     ``outbox`` has the restored events published again.
@@ -195,7 +195,7 @@ async def restore_streams(
 
 
 def parse_line(line: str, number: int) -> dict[str, Any]:
-    """Return the members of a line; raises StreamsError."""
+    """Return the members of a line; raise StreamsError."""
     try:
         members = json.loads(line) if len(line) <= LINE_CHARACTERS_MAX else None
     except (ValueError, RecursionError):

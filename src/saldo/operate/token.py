@@ -1,6 +1,6 @@
 """A local issuer: tokens for trying the authentication, and the key set that proves them.
 
-It is for a laptop and for tests. In earnest, tokens come from the identity provider that
+It is for a laptop and for tests. In production, tokens come from the identity provider that
 OIDC_ISSUER names.
 """
 
@@ -12,6 +12,7 @@ import http.server
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,8 @@ import jwt
 import typer
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from saldo.operate.options import with_options
 
 FOLDER = Path(".saldo/issuer")
 ISSUER = "http://127.0.0.1:8089"
@@ -30,7 +33,7 @@ KEY_FILE = "key.pem"
 
 
 def signing_key(folder: Path) -> ec.EllipticCurvePrivateKey:
-    """The private key kept in ``folder``, made at the first call; only its owner may read it."""
+    """Return the private key kept in ``folder``, made at the first call, readable by its owner."""
     path = folder / KEY_FILE
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -52,7 +55,7 @@ def signing_key(folder: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def public_jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
-    """The public half as a JWK. Its id is its RFC 7638 thumbprint: another key has another id."""
+    """Return the public half as a JWK. Its id is its RFC 7638 thumbprint."""
     members: dict[str, str] = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
     named = {name: members[name] for name in ("crv", "kty", "x", "y")}
     digest = hashlib.sha256(json.dumps(named, separators=(",", ":")).encode()).digest()
@@ -61,31 +64,54 @@ def public_jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
 
 
 def jwks(folder: Path) -> str:
-    """The key set of the issuer in ``folder``."""
+    """Return the key set of the issuer in ``folder``."""
     return json.dumps({"keys": [public_jwk(signing_key(folder))]})
 
 
 def make_token(folder: Path, claims: dict[str, object]) -> str:
-    """A signed token of ``claims``."""
+    """Return a signed token of ``claims``."""
     key = signing_key(folder)
     return jwt.encode(claims, key, algorithm="ES256", headers={"kid": public_jwk(key)["kid"]})
 
 
-def token_command(  # noqa: PLR0913 - each is a flag
-    *,
-    subject: Annotated[str, typer.Option(help="The claim sub: who asks.")] = "me",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimOptions:
+    """What the token says."""
+
+    subject: Annotated[str, typer.Option(help="The claim sub: the client.")] = "me"
     scope: Annotated[
         list[str] | None, typer.Option(help="A scope, such as transactions:write; may be repeated.")
-    ] = None,
+    ] = None
     account: Annotated[
         list[str] | None,
         typer.Option(
             help="An account that it is for, or '*'; may be repeated. Default: the subject's."
         ),
-    ] = None,
-    minutes: Annotated[int, typer.Option(min=1, max=MINUTES_MAX)] = MINUTES,
-    issuer: Annotated[str, typer.Option(envvar="OIDC_ISSUER")] = ISSUER,
-    audience: Annotated[str, typer.Option(envvar="OIDC_AUDIENCE")] = AUDIENCE,
+    ] = None
+    minutes: Annotated[int, typer.Option(min=1, max=MINUTES_MAX)] = MINUTES
+    issuer: Annotated[str, typer.Option(envvar="OIDC_ISSUER")] = ISSUER
+    audience: Annotated[str, typer.Option(envvar="OIDC_AUDIENCE")] = AUDIENCE
+
+    def claims(self) -> dict[str, object]:
+        """Return the claims of a token that is issued now."""
+        now = int(time.time())
+        claims: dict[str, object] = {
+            "iss": self.issuer,
+            "aud": self.audience,
+            "sub": self.subject,
+            "iat": now,
+            "exp": now + self.minutes * 60,
+            "scope": " ".join(self.scope or ["transactions:write", "balances:read"]),
+        }
+        if self.account:
+            claims["saldo_accounts"] = "*" if self.account == ["*"] else self.account
+        return claims
+
+
+@with_options
+def token_command(
+    *,
+    options: ClaimOptions,
     folder: Annotated[Path, typer.Option(help="Where the key is kept.")] = FOLDER,
     jwks_file: Annotated[
         Path | None, typer.Option("--jwks", help="Write the key set to this file instead.")
@@ -94,19 +120,8 @@ def token_command(  # noqa: PLR0913 - each is a flag
     """Print a token of the local issuer, for trying the authentication."""
     if jwks_file is not None:
         jwks_file.write_text(jwks(folder))
-        return
-    now = int(time.time())
-    claims: dict[str, object] = {
-        "iss": issuer,
-        "aud": audience,
-        "sub": subject,
-        "iat": now,
-        "exp": now + minutes * 60,
-        "scope": " ".join(scope or ["transactions:write", "balances:read"]),
-    }
-    if account:
-        claims["saldo_accounts"] = "*" if account == ["*"] else account
-    typer.echo(make_token(folder, claims))
+    else:
+        typer.echo(make_token(folder, options.claims()))
 
 
 def issuer_command(
@@ -124,9 +139,9 @@ def issuer_command(
 
 
 def issuer_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
-    """A server of the key set on loopback; it reads the key anew at each request."""
+    """Return a server of the key set on loopback. It reads the key again at each request."""
 
-    class Answer(http.server.BaseHTTPRequestHandler):
+    class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = jwks(folder).encode()
             self.send_response(200)
@@ -138,4 +153,4 @@ def issuer_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
         def log_message(self, *_: object) -> None:
             """Say nothing: the terminal is the operator's."""
 
-    return http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer)
+    return http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)

@@ -19,12 +19,12 @@ class Row(Protocol):
     """A row by the names of its columns: the database's, or one read from a file."""
 
     def __getitem__(self, name: str, /) -> Any:  # noqa: ANN401 - columns differ in type
-        """One column."""
+        """Return one column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something stored that is not what it must be.
+    """A stored value that is wrong.
 
     Of the kind "ahead": an event that a clock which ran ahead has dated. It cannot be put right.
     """
@@ -46,7 +46,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Counts:
-    """What was walked, and what is no fault but worth knowing."""
+    """What was walked, and what is worth knowing without being a fault."""
 
     accounts: int = 0
     events: int = 0

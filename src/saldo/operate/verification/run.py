@@ -1,4 +1,4 @@
-"""``saldo verify``: walks everything that is stored, and says what is not as it must be.
+"""``saldo verify``: walks everything that is stored, and reports what is wrong.
 
 Consistent under traffic: each side is read in one snapshot, which the workers share. The read
 model's is taken first: whatever it shows was committed to the event store before, so a balance
@@ -60,7 +60,7 @@ SELECT min(account_id COLLATE "C") AS first FROM (
 
 @dataclass(slots=True)
 class Report:
-    """What a verification came to."""
+    """The result of a verification."""
 
     counts: Counts = field(default_factory=Counts)
     faults: list[Fault] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong."""
+        """Return whether nothing is wrong."""
         return self.faults_total == 0
 
     def add_faults(self, faults: Sequence[Fault]) -> None:
@@ -134,7 +134,7 @@ async def _export(connection: asyncpg.Connection[asyncpg.Record], url: str) -> S
 
 
 def workers_default() -> int:
-    """One for each processor that this process may use."""
+    """Return one for each processor that this process may use."""
     return min(WORKERS_MAX, len(os.sched_getaffinity(0)))
 
 
@@ -184,10 +184,10 @@ async def _walk(taken: Snapshots, workers: int) -> AsyncIterator[tuple[Counts, l
 
 
 def _leave_interrupts() -> None:
-    """Ctrl-C reaches all processes of the terminal; only the one that leads answers to it."""
+    """Leave Ctrl-C, which reaches all processes of the terminal, to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_range(work: Work) -> tuple[Counts, list[Fault]]:
-    """In a worker's process."""
+    """Verify in a worker's process."""
     return asyncio.run(verify_range(work))

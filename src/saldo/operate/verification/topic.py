@@ -1,7 +1,7 @@
 """Verifying the topic: it holds every committed event that it must still hold, and nothing else.
 
 An event whose outbox row is gone was acknowledged, so it is below the topic's end as read after the
-snapshot. A record may be of an event that came after the snapshot: the store is asked anew.
+snapshot. A record may be of an event that came after the snapshot: the store is read again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ WHERE e.appended_at > $1 AND NOT EXISTS (
 
 @dataclass(slots=True)
 class TopicReport:
-    """What the walk over the topic came to."""
+    """The result of the walk over the topic."""
 
     records: int = 0
     repeated: int = 0
@@ -61,12 +61,12 @@ class TopicReport:
 
 @dataclass(slots=True)
 class _Seen:
-    """Which positions of which accounts were on the topic: a bit each."""
+    """The positions of each account that are on the topic, one bit each."""
 
     bits: dict[str, bytearray] = field(default_factory=dict)
 
     def add(self, account_id: str, position: int) -> bool:
-        """Note one; whether it is new."""
+        """Note one; return whether it is new."""
         held = self.bits.setdefault(account_id, bytearray())
         byte, bit = position >> 3, 1 << (position & 7)
         if byte >= len(held):
@@ -77,7 +77,7 @@ class _Seen:
         return True
 
     def has(self, account_id: str, position: int) -> bool:
-        """Whether it was noted."""
+        """Return whether it was noted."""
         held = self.bits.get(account_id, b"")
         byte = position >> 3
         return byte < len(held) and bool(held[byte] & 1 << (position & 7))
@@ -118,7 +118,7 @@ async def check_topic(
 
 
 def _retention(config: dict[str, Any], topic: str) -> timedelta:
-    """How long the topic keeps records."""
+    """Return how long the topic keeps records."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     admin = AdminClient(config)  # named, or it would be closed before it has answered
     futures = admin.describe_configs([resource], request_timeout=TIMEOUT_S)
@@ -128,7 +128,7 @@ def _retention(config: dict[str, Any], topic: str) -> timedelta:
 
 
 def _assign(consumer: Consumer, topic: str) -> dict[int, int]:
-    """Read all partitions from their beginning; each one's end, where it has any record."""
+    """Read all partitions from their beginning; return each one's end, where it has a record."""
     metadata = consumer.list_topics(topic, TIMEOUT_S).topics[topic]
     if metadata.error is not None:
         raise KafkaException(metadata.error)
@@ -161,7 +161,7 @@ async def _check_records(
         # The public text has no such member, so its end is the first; the private text may.
         text = value[len(_TEXT_START) : max(0, value.find(_TEXT_END))]
         if not sequence.isdigit() or headers.get("ce_subject") != message.key():
-            _fault(report, account_id or None, None, "headers", "it is no record of Saldo's")
+            _fault(report, account_id or None, None, "headers", "it is not a record of Saldo")
             continue
         records.append((account_id, int(sequence), text, message))
     rows = await store.fetch(STORED, [r[0] for r in records], [r[1] for r in records])
