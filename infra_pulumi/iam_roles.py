@@ -32,10 +32,9 @@ def service_role(
     service: str,
     *,
     parent: pulumi.Resource,
-    managed: Sequence[str] = (),
     account: str | None = None,
 ) -> aws.iam.Role:
-    """Make a role that ``service`` assumes, with AWS's own policies ``managed``.
+    """Make a role that ``service`` assumes.
 
     ``account`` keeps another account from having the service act here in its name.
     """
@@ -46,26 +45,29 @@ def service_role(
     }
     if account is not None:
         trust["Condition"] = {"StringEquals": {"aws:SourceAccount": account}}
-    role = aws.iam.Role(
+    return aws.iam.Role(
         name,
         assume_role_policy=json.dumps({"Version": VERSION, "Statement": [trust]}),
         opts=pulumi.ResourceOptions(parent=parent),
     )
-    attach(name, role, managed, parent=parent)
-    return role
 
 
 def attach(
     name: str, role: aws.iam.Role, managed: Sequence[str], *, parent: pulumi.Resource
-) -> None:
-    """Attach AWS's own policies, by the last part of their ARN."""
-    for policy in managed:
+) -> list[pulumi.Resource]:
+    """Attach AWS's own policies, by the last part of their ARN.
+
+    Whatever works by them depends on what this returns: else a destroy takes them away before it.
+    """
+    return [
         aws.iam.RolePolicyAttachment(
             f"{name}-{policy.rsplit('/', 1)[-1]}",
             role=role.name,
             policy_arn=f"arn:aws:iam::aws:policy/{policy}",
             opts=pulumi.ResourceOptions(parent=parent),
         )
+        for policy in managed
+    ]
 
 
 def pod_role(

@@ -33,7 +33,8 @@ AWS_LOAD_BALANCER_CONTROLLER = Chart(
 )
 CLUSTER_AUTOSCALER = Chart(
     name="cluster-autoscaler",
-    version="9.50.1",
+    # Older ones let it list too little of Kubernetes 1.35 to scale at all.
+    version="9.59.0",
     repository="https://kubernetes.github.io/autoscaler",
 )
 # The autoscaler follows the version of Kubernetes, not that of its chart.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -26,6 +26,11 @@ TIMEOUT_S_MAX, PODS_LIMIT, CONCURRENCY_LIMIT = 120, 50, 1000
 # More says a mistake.
 REPLICAS_MAX = 5
 KOURIER = "kourier.ingress.networking.knative.dev"
+
+
+# What Knative makes with minAvailable 80%, which of one or two pods is all: no node would drain.
+SERVING_BUDGETS = ("activator-pdb", "webhook-pdb", "3scale-kourier-gateway-pdb")
+EVENTING_BUDGETS = ("eventing-webhook",)
 
 
 class KnativeConfig(Section):
@@ -73,6 +78,7 @@ class Knative(pulumi.ComponentResource):
             {
                 "version": versions.KNATIVE_SERVING,
                 "high-availability": {"replicas": stack.knative.replicas},
+                "podDisruptionBudgets": _budgets(SERVING_BUDGETS),
                 # Reached by the stack's own load balancer, or by a port-forward: no Service of
                 # Kubernetes may order one from the cloud.
                 "ingress": {"kourier": {"enabled": True, "service-type": "ClusterIP"}},
@@ -124,6 +130,12 @@ class Knative(pulumi.ComponentResource):
             # every delivery, so an upgrade that drops it is noticed.
             "features": {"authentication-oidc": "enabled"},
         }
+        # The source's replicas would share one pod, and one pod is one consumer of Kafka.
+        pods = {"name": "DISPATCHERS_MIN_REPLICAS", "value": str(stack.kafka.consumers)}
+        dispatchers = {
+            "name": "kafka-controller",
+            "env": [{"container": "controller", "envVars": [pods]}],
+        }
         if stack.knative.keda:
             config["kafka-features"] = {"controller-autoscaler-keda": "enabled"}
         return custom_resource(
@@ -133,9 +145,15 @@ class Knative(pulumi.ComponentResource):
             {
                 "version": versions.KNATIVE_EVENTING,
                 "high-availability": {"replicas": stack.knative.replicas},
+                "podDisruptionBudgets": _budgets(EVENTING_BUDGETS),
+                "workloads": [dispatchers],
                 "source": {source: {"enabled": source == "kafka"} for source in SOURCES},
                 "config": config,
             },
             namespace=EVENTING,
             opts=self._inside(self._namespace(EVENTING)),
         )
+
+
+def _budgets(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [{"name": name, "maxUnavailable": 1} for name in names]

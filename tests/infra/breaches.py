@@ -241,6 +241,11 @@ BREACHES = [
         do=_put("spec/authorization/acls/0/operations", ["All"]),
     ),
     Breach(
+        policy="kafka-users-do-one-thing",
+        says="must not ['Delete']",
+        do=_put("spec/authorization/acls/0/operations", ["Delete"]),
+    ),
+    Breach(
         policy="pods-are-restricted",
         says="readOnlyRootFilesystem",
         do=_put(f"{CONTAINER}/securityContext/readOnlyRootFilesystem", False),

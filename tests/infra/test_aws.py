@@ -47,14 +47,16 @@ def test_pods_and_data_are_in_subnets_that_nobody_reaches(captured: Captured) ->
     routes = by_type(captured, "aws:ec2/route:Route")
     to_the_internet = [r for r in routes if r.get("gatewayId")]
     (cluster,) = by_type(captured, "eks:index:Cluster")
-    (nodes,) = by_type(captured, "aws:eks/nodeGroup:NodeGroup")
+    groups = by_type(captured, "aws:eks/nodeGroup:NodeGroup")
     (group,) = by_type(captured, "aws:rds/subnetGroup:SubnetGroup")
 
     assert [r["routeTableId"] for r in to_the_internet] == ["routetable-public"]
     assert not any(r["routeTableId"] == "routetable-data" for r in routes)
     assert all(name.startswith("subnet-private-") for name in cluster["privateSubnetIds"])
     assert "publicSubnetIds" not in cluster
-    assert all(name.startswith("subnet-private-") for name in nodes["subnetIds"])
+    assert groups
+    for nodes in groups:
+        assert all(name.startswith("subnet-private-") for name in nodes["subnetIds"])
     assert all(name.startswith("subnet-data-") for name in group["subnetIds"])
 
 

@@ -66,6 +66,8 @@ class PostgresPod(pulumi.ComponentResource):
                 "selector": {PART: DATABASE_PART},
                 "ports": [{"name": "postgresql", "port": POSTGRES_PORT}],
                 "cluster_ip": "None",
+                # The migrations look it up while it starts.
+                "publish_not_ready_addresses": True,
             },
             opts=self._inside,
         )
@@ -120,7 +122,7 @@ class PostgresPod(pulumi.ComponentResource):
             {"name": "POSTGRES_DB", "value": DATABASE},
             {"name": "POSTGRES_PASSWORD", "valueFrom": from_secret(CREDENTIALS, "owner")},
         ]
-        probe = {"exec": {"command": ["pg_isready", "--username", SUPERUSER]}}
+        probe = {"exec": {"command": ["pg_isready", "--username", SUPERUSER, "--dbname", DATABASE]}}
         container = {
             "name": "postgres",
             "image": versions.POSTGRES_IMAGE,

@@ -11,7 +11,7 @@ import pulumi_kubernetes as k8s
 import pulumi_random as random
 
 from infra_pulumi import versions
-from infra_pulumi.iam_roles import service_role
+from infra_pulumi.iam_roles import attach, service_role
 from infra_pulumi.kms_keys import layer_key, log_group
 from infra_pulumi.layers.certificates import AUTHORITY_KEY
 from infra_pulumi.layers.database.access import CREDENTIALS, SUPERUSER, VERIFIED, DatabaseAccess
@@ -118,8 +118,13 @@ class Rds(pulumi.ComponentResource):
             "database-monitoring",
             "monitoring.rds.amazonaws.com",
             parent=self,
-            managed=["service-role/AmazonRDSEnhancedMonitoringRole"],
             account=self._place.account,
+        )
+        attached = attach(
+            "database-monitoring",
+            monitoring,
+            ["service-role/AmazonRDSEnhancedMonitoringRole"],
+            parent=self,
         )
         return aws.rds.Instance(
             "database",
@@ -168,7 +173,9 @@ class Rds(pulumi.ComponentResource):
             performance_insights_enabled=True,
             performance_insights_kms_key_id=key.arn,
             performance_insights_retention_period=7,
-            opts=pulumi.ResourceOptions(parent=self, protect=protected, depends_on=logs),
+            opts=pulumi.ResourceOptions(
+                parent=self, protect=protected, depends_on=[*logs, *attached]
+            ),
         )
 
     def _parameters(self) -> aws.rds.ParameterGroup:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 SYSTEM = "kube-system"
 
 
-def install_addons(cluster: Cluster, nodes: aws.eks.NodeGroup) -> pulumi.Resource:
+def install_addons(cluster: Cluster, nodes: list[aws.eks.NodeGroup]) -> pulumi.Resource:
     """EKS's add-ons that need nodes to run on; the agent that hands pods their identities."""
     agent = aws.eks.Addon(
         "pod-identity",
         cluster_name=cluster.name,
         addon_name="eks-pod-identity-agent",
         addon_version=versions.POD_IDENTITY_AGENT,
-        opts=pulumi.ResourceOptions(parent=cluster, depends_on=[nodes]),
+        opts=pulumi.ResourceOptions(parent=cluster, depends_on=nodes),
     )
     aws.eks.Addon(
         "coredns",
@@ -34,7 +34,7 @@ def install_addons(cluster: Cluster, nodes: aws.eks.NodeGroup) -> pulumi.Resourc
         # The one that EKS started the cluster with is there already.
         resolve_conflicts_on_create="OVERWRITE",
         resolve_conflicts_on_update="OVERWRITE",
-        opts=pulumi.ResourceOptions(parent=cluster, depends_on=[nodes]),
+        opts=pulumi.ResourceOptions(parent=cluster, depends_on=nodes),
     )
     account = "ebs-csi-controller-sa"
     role = pod_role(
@@ -45,7 +45,7 @@ def install_addons(cluster: Cluster, nodes: aws.eks.NodeGroup) -> pulumi.Resourc
         associate=False,
         parent=cluster,
     ).role
-    attach("volumes", role, ["service-role/AmazonEBSCSIDriverPolicy"], parent=cluster)
+    attached = attach("volumes", role, ["service-role/AmazonEBSCSIDriverPolicy"], parent=cluster)
     driver = aws.eks.Addon(
         "volumes",
         cluster_name=cluster.name,
@@ -54,7 +54,7 @@ def install_addons(cluster: Cluster, nodes: aws.eks.NodeGroup) -> pulumi.Resourc
         pod_identity_associations=[
             aws.eks.AddonPodIdentityAssociationArgs(role_arn=role.arn, service_account=account)
         ],
-        opts=pulumi.ResourceOptions(parent=cluster, depends_on=[nodes, agent]),
+        opts=pulumi.ResourceOptions(parent=cluster, depends_on=[*nodes, agent, *attached]),
     )
     k8s.storage.v1.StorageClass(
         "volumes",

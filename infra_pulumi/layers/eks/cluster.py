@@ -11,11 +11,11 @@ import pulumi_kubernetes as k8s
 from pydantic import AfterValidator
 
 from infra_pulumi import versions
-from infra_pulumi.iam_roles import service_role
+from infra_pulumi.iam_roles import attach, service_role
 from infra_pulumi.kms_keys import layer_key, log_group
 from infra_pulumi.layers.eks.addons import install_addons
 from infra_pulumi.layers.eks.controllers import install_controllers
-from infra_pulumi.layers.eks.nodes import node_group
+from infra_pulumi.layers.eks.nodes import make_nodes
 from infra_pulumi.layers.network import AwsConfig, Network
 from infra_pulumi.section import (
     AT_LEAST_ONE,
@@ -72,10 +72,13 @@ class EksConfig(Section):
     nodes_max: int
 
     def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
-        del stack
         # One may be drained.
         if not NODES_MIN <= self.nodes_min <= self.nodes_max:
             yield "nodesMin", f"must be at least {NODES_MIN} and at most nodesMax"
+        zones = len(stack["aws"].zones) if stack.get("aws") else 1
+        for key, nodes in (("nodesMin", self.nodes_min), ("nodesMax", self.nodes_max)):
+            if nodes % zones:
+                yield key, f"must be a multiple of the {zones} zones: each has its own nodes"
 
 
 def kubeconfig_cluster(context: str) -> k8s.Provider:
@@ -123,9 +126,9 @@ class Cluster(pulumi.ComponentResource):
             enable_server_side_apply=True,
             opts=self._own,
         )
-        nodes = node_group(self, eks_config, cluster)
+        nodes = make_nodes(self, eks_config, cluster)
         agent = install_addons(self, nodes)
-        install_controllers(self, stack, [nodes, agent])
+        install_controllers(self, stack, [*nodes, agent])
         self.register_outputs({"name": self.name, "issuer": self.issuer})
 
     def _control_plane(
@@ -136,9 +139,8 @@ class Cluster(pulumi.ComponentResource):
         group: aws.ec2.SecurityGroup,
         logs: aws.cloudwatch.LogGroup,
     ) -> eks.Cluster:
-        role = service_role(
-            "cluster", "eks.amazonaws.com", parent=self, managed=["AmazonEKSClusterPolicy"]
-        )
+        role = service_role("cluster", "eks.amazonaws.com", parent=self)
+        attached = attach("cluster", role, ["AmazonEKSClusterPolicy"], parent=self)
         return eks.Cluster(
             "cluster",
             name=self.title,
@@ -189,7 +191,7 @@ class Cluster(pulumi.ComponentResource):
                 parent=self,
                 protect=stack.protected,
                 # The log group first, or EKS makes one that nobody encrypts or ever deletes.
-                depends_on=[logs],
+                depends_on=[logs, *attached],
             ),
         )
 

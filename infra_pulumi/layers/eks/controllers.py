@@ -95,6 +95,8 @@ def install_controllers(cluster: Cluster, stack: Stack, ready: Sequence[pulumi.R
             "awsRegion": cluster.place.region,
             "autoDiscovery": {"clusterName": cluster.title},
             "image": {"tag": versions.CLUSTER_AUTOSCALER_IMAGE},
+            # Each zone has a group of its own.
+            "extraArgs": {"balance-similar-node-groups": True},
             "rbac": {"serviceAccount": {"name": scaler}},
         },
         parent=cluster,

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 NODE_DISK_GIB = 50
 
 
-def node_group(
+def make_nodes(
     cluster: Cluster, config: EksConfig, control_plane: eks.Cluster
-) -> aws.eks.NodeGroup:
-    """Make the nodes."""
+) -> list[aws.eks.NodeGroup]:
+    """Make the nodes, a group for each zone.
+
+    A pod with a volume runs in its zone only. For such a pod a group over several zones may add a
+    node in another one, again and again.
+    """
     role = service_role("nodes", "ec2.amazonaws.com", parent=cluster)
-    attach(
+    attached = attach(
         "nodes",
         role,
         [
@@ -35,7 +39,45 @@ def node_group(
         ],
         parent=cluster,
     )
-    template = aws.ec2.LaunchTemplate(
+    template = _template(cluster)
+    zones = cluster.place.zones
+    return [
+        aws.eks.NodeGroup(
+            f"nodes-{zone}",
+            cluster_name=cluster.name,
+            node_role_arn=role.arn,
+            subnet_ids=[subnet],
+            version=versions.KUBERNETES,
+            ami_type="BOTTLEROCKET_x86_64",
+            capacity_type="ON_DEMAND",
+            instance_types=list(config.instance_types),
+            launch_template=aws.eks.NodeGroupLaunchTemplateArgs(
+                id=template.id, version=template.latest_version.apply(str)
+            ),
+            scaling_config=aws.eks.NodeGroupScalingConfigArgs(
+                min_size=config.nodes_min // len(zones),
+                max_size=config.nodes_max // len(zones),
+                desired_size=config.nodes_min // len(zones),
+            ),
+            update_config=aws.eks.NodeGroupUpdateConfigArgs(max_unavailable=1),
+            node_repair_config=aws.eks.NodeGroupNodeRepairConfigArgs(enabled=True),
+            tags={
+                "k8s.io/cluster-autoscaler/enabled": "true",
+                f"k8s.io/cluster-autoscaler/{cluster.title}": "owned",
+            },
+            opts=pulumi.ResourceOptions(
+                parent=cluster,
+                depends_on=[control_plane, *attached],
+                # The autoscaler moves it.
+                ignore_changes=["scalingConfig.desiredSize"],
+            ),
+        )
+        for zone, subnet in zip(zones, cluster.network.subnet_ids["private"], strict=True)
+    ]
+
+
+def _template(cluster: Cluster) -> aws.ec2.LaunchTemplate:
+    return aws.ec2.LaunchTemplate(
         "nodes",
         # Naming this group keeps EKS from giving nodes its own, which may call everywhere.
         vpc_security_group_ids=[cluster.nodes.id],
@@ -66,34 +108,4 @@ def node_group(
         ],
         update_default_version=True,
         opts=pulumi.ResourceOptions(parent=cluster),
-    )
-    return aws.eks.NodeGroup(
-        "nodes",
-        cluster_name=cluster.name,
-        node_role_arn=role.arn,
-        subnet_ids=cluster.network.subnet_ids["private"],
-        version=versions.KUBERNETES,
-        ami_type="BOTTLEROCKET_x86_64",
-        capacity_type="ON_DEMAND",
-        instance_types=list(config.instance_types),
-        launch_template=aws.eks.NodeGroupLaunchTemplateArgs(
-            id=template.id, version=template.latest_version.apply(str)
-        ),
-        scaling_config=aws.eks.NodeGroupScalingConfigArgs(
-            min_size=config.nodes_min,
-            max_size=config.nodes_max,
-            desired_size=config.nodes_min,
-        ),
-        update_config=aws.eks.NodeGroupUpdateConfigArgs(max_unavailable=1),
-        node_repair_config=aws.eks.NodeGroupNodeRepairConfigArgs(enabled=True),
-        tags={
-            "k8s.io/cluster-autoscaler/enabled": "true",
-            f"k8s.io/cluster-autoscaler/{cluster.title}": "owned",
-        },
-        opts=pulumi.ResourceOptions(
-            parent=cluster,
-            depends_on=[control_plane],
-            # The autoscaler moves it.
-            ignore_changes=["scalingConfig.desiredSize"],
-        ),
     )

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from infra_pulumi.layers.functions.dependencies import Dependencies
     from infra_pulumi.layers.observability import TelemetryConfig
 
+# By which the runbook finds the functions, and their pods.
+PART_OF_SALDO = {"app.kubernetes.io/part-of": "saldo"}
+
 
 def make_service(
     deps: Dependencies,
@@ -66,12 +69,12 @@ def make_service(
         "securityContext": RESTRICTED_CONTAINER | {"runAsUser": UID, "runAsGroup": UID},
         "volumeMounts": mounts,
     }
-    labels = {"app.kubernetes.io/part-of": "saldo"}
+    labels = dict(PART_OF_SALDO)
     if function.host is None:
         labels["networking.knative.dev/visibility"] = "cluster-local"
     template = {
         "metadata": {
-            "labels": {PART: function.service},
+            "labels": PART_OF_SALDO | {PART: function.service},
             "annotations": {
                 "autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev",
                 "autoscaling.knative.dev/metric": "concurrency",

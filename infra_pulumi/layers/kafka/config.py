@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 HOUR_MS = 3_600_000
 # Two brokers cannot keep two replicas in sync while one restarts.
 BROKERS_FOR_REPLICATION = 3
+# One dispatcher pod may be away while its node is replaced.
+CONSUMERS_PROTECTED = 2
 
 
 class KafkaConfig(Section):
@@ -24,6 +26,7 @@ class KafkaConfig(Section):
     brokers: int
     storage_gib: int
     partitions: int
+    # Each is a dispatcher pod of its own.
     consumers: int
     retention_hours: int
     # MSK only.
@@ -49,6 +52,8 @@ class KafkaConfig(Section):
             yield "brokers", "must be 1, or at least 3 (with two, a restart stops the topic)"
         if stack.get("protected") and self.brokers < BROKERS_FOR_REPLICATION:
             yield "brokers", "must be at least 3 in a protected stack"
+        if stack.get("protected") and 1 <= self.consumers < CONSUMERS_PROTECTED:
+            yield "consumers", f"must be at least {CONSUMERS_PROTECTED} in a protected stack"
         if self.kind == "msk" and aws_config and self.brokers % len(aws_config.zones):
             yield "brokers", "must be a multiple of the number of zones"
         if not 1 <= self.consumers <= self.partitions:

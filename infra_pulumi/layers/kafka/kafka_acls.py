@@ -22,7 +22,7 @@ TIMEOUT_S = 60
 
 
 def acls(consumer: str, topic: str, group: str) -> list[AclBinding]:
-    """Allow what the source does: describe and read the topic, keep its offsets in the group."""
+    """Allow what the source does: read the topic, keep offsets in the group, delete the group."""
     return [
         AclBinding(
             kind,
@@ -33,8 +33,14 @@ def acls(consumer: str, topic: str, group: str) -> list[AclBinding]:
             operation,
             AclPermissionType.ALLOW,
         )
-        for kind, name in ((ResourceType.TOPIC, topic), (ResourceType.GROUP, group))
-        for operation in (AclOperation.READ, AclOperation.DESCRIBE)
+        for kind, name, operation in (
+            (ResourceType.TOPIC, topic, AclOperation.READ),
+            (ResourceType.TOPIC, topic, AclOperation.DESCRIBE),
+            (ResourceType.GROUP, group, AclOperation.READ),
+            (ResourceType.GROUP, group, AclOperation.DESCRIBE),
+            # Knative deletes the group when the source goes.
+            (ResourceType.GROUP, group, AclOperation.DELETE),
+        )
     ]
 
 

@@ -162,9 +162,6 @@ class Msk(pulumi.ComponentResource):
                             "Principal": {"Service": "kafka.amazonaws.com"},
                             "Action": "secretsmanager:getSecretValue",
                             "Resource": secret.secret_arn,
-                            "Condition": {
-                                "StringEquals": {"aws:SourceAccount": self._place.account}
-                            },
                         }
                     ],
                 }

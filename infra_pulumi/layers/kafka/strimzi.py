@@ -72,7 +72,7 @@ class Strimzi(pulumi.ComponentResource):
                 KAFKA_SOURCE_USER,
                 [
                     _acl("topic", TOPIC, ["Read", "Describe"]),
-                    _acl("group", CONSUMER_GROUP, ["Read", "Describe"]),
+                    _acl("group", CONSUMER_GROUP, ["Read", "Describe", "Delete"]),
                 ],
             ),
         ]

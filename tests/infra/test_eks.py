@@ -1,0 +1,75 @@
+"""EKS: what its nodes need to come, to scale and to go."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra_pulumi import versions
+from infra_pulumi.capture import Captured, Resource, stack_values
+from tests.infra.conftest import by_type
+
+pytestmark = pytest.mark.parametrize("stack", ["dev", "prod"], indirect=True)
+
+NODE_GROUP = "aws:eks/nodeGroup:NodeGroup"
+
+
+def test_the_autoscalers_chart_lets_it_list_all_that_it_lists(captured: Captured) -> None:
+    """1.35 lists resource.k8s.io, which charts before 9.59.0 forbid: it would never scale."""
+    (scaler,) = [
+        r.inputs
+        for r in captured.resources
+        if r.type == "kubernetes:helm.sh/v3:Release" and r.name == "cluster-autoscaler"
+    ]
+
+    assert tuple(map(int, scaler["version"].split("."))) >= (9, 59, 0)
+    assert scaler["values"]["image"]["tag"].startswith(f"v{versions.KUBERNETES}.")
+
+
+def attachments(captured: Captured, role: str) -> set[str]:
+    """Return the URNs of the policies that are attached to a role."""
+    return {
+        r.urn
+        for r in captured.resources
+        if r.type.endswith(":RolePolicyAttachment") and r.name.startswith(f"{role}-")
+    }
+
+
+def test_policies_stay_attached_until_what_uses_them_is_gone(captured: Captured) -> None:
+    """Destroyed in any order, the network's policy would go while nodes still drain."""
+    (cluster,) = [r for r in captured.resources if r.type == "eks:index:Cluster"]
+    needs: list[tuple[Resource, set[str]]] = [(cluster, attachments(captured, "cluster"))]
+    for resource in captured.resources:
+        if resource.type == NODE_GROUP:
+            needs.append((resource, attachments(captured, "nodes")))
+        if resource.type == "aws:rds/instance:Instance":
+            needs.append((resource, attachments(captured, "database-monitoring")))
+        if resource.type == "aws:eks/addon:Addon" and resource.name == "volumes":
+            needs.append((resource, attachments(captured, "volumes")))
+
+    assert len(needs) == 3 + len(by_type(captured, NODE_GROUP))
+    for resource, attached in needs:
+        assert attached
+        assert attached <= set(resource.depends_on), resource.name
+
+
+def test_each_zone_has_nodes_of_its_own(captured: Captured, stack: str) -> None:
+    """A pod with a volume runs in its zone only: a group over all zones may grow in another."""
+    values = stack_values(stack)
+    zones, config = values["aws"]["zones"], values["eks"]
+    groups = by_type(captured, NODE_GROUP)
+
+    assert sorted(tuple(group["subnetIds"]) for group in groups) == [
+        (f"subnet-private-{zone}",) for zone in sorted(zones)
+    ]
+    for bound, total in (("minSize", config["nodesMin"]), ("maxSize", config["nodesMax"])):
+        assert [group["scalingConfig"][bound] for group in groups] == [total / len(zones)] * 3
+
+
+def test_the_autoscaler_keeps_the_zones_alike(captured: Captured) -> None:
+    (scaler,) = [
+        r.inputs["values"]
+        for r in captured.resources
+        if r.name == "cluster-autoscaler" and r.inputs.get("chart")
+    ]
+
+    assert scaler["extraArgs"] == {"balance-similar-node-groups": True}

@@ -1,0 +1,46 @@
+"""What the program asks of Knative's operator, by the manifests of Knative 1.23."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from infra_pulumi.capture import stack_values
+from tests.infra.conftest import by_kind
+
+if TYPE_CHECKING:
+    from infra_pulumi.capture import Captured
+
+# Those that Knative 1.23 makes, all of them with minAvailable: 80%.
+BUDGETS = {
+    "KnativeServing": {"activator-pdb", "webhook-pdb", "3scale-kourier-gateway-pdb"},
+    "KnativeEventing": {"eventing-webhook"},
+}
+
+
+def test_one_pod_of_knative_may_go_at_a_time(captured: Captured) -> None:
+    """80 % of one or two pods is all of them: no node could ever be drained."""
+    for kind, names in BUDGETS.items():
+        (knative,) = by_kind(captured, kind)
+        budgets = knative["spec"]["podDisruptionBudgets"]
+
+        assert {budget["name"] for budget in budgets} == names
+        for budget in budgets:
+            # The operator refuses one that has minAvailable too.
+            assert budget == {"name": budget["name"], "maxUnavailable": 1}
+
+
+def test_each_consumer_of_the_source_has_a_pod_of_its_own(captured: Captured, stack: str) -> None:
+    """A dispatcher pod reads as one consumer of Kafka, whatever number of replicas is on it."""
+    (source,) = by_kind(captured, "KafkaSource")
+    (eventing,) = by_kind(captured, "KnativeEventing")
+    pods = int(environment(eventing, "kafka-controller", "controller")["DISPATCHERS_MIN_REPLICAS"])
+
+    assert pods == source["spec"]["consumers"] == stack_values(stack)["kafka"]["consumers"]
+    assert pods >= (2 if stack == "prod" else 1)
+
+
+def environment(knative: dict[str, Any], workload: str, container: str) -> dict[str, str]:
+    """Return the variables that the operator sets in a container of Knative's."""
+    (override,) = [w for w in knative["spec"]["workloads"] if w["name"] == workload]
+    (found,) = [e["envVars"] for e in override["env"] if e["container"] == container]
+    return {variable["name"]: variable["value"] for variable in found}
