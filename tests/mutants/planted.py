@@ -39,7 +39,7 @@ TESTS_FAILED = 1
 SHOWN_LINES = 30
 
 
-class NotApplied(Exception):  # noqa: N818 - it is what the patch is
+class NotApplied(Exception):
     """The patch no longer fits the code: make it again, or drop it and say why."""
 
 

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from saldo.domain.commands import (
     Command,
     Kind,
+    RecordTransaction,
     ReverseTransaction,
     SetOverdraftLimit,
 )
@@ -69,62 +70,82 @@ def decide(  # noqa: PLR0913 - the caller's clock, ids and settings are argument
     private_hash: str,
     request_hash: str | None = None,
 ) -> Event:
-    """The event that ``command`` becomes on ``account``; raises a Refused.
+    """Return the event that ``command`` becomes on ``account``; raises a Refused.
 
     ``now`` is the event store's clock. The recorded time never goes back within an account,
     whatever that clock does; what the client does not date has occurred now.
     """
-    recorded_at = now if account.recorded_at is None else max(now, account.recorded_at)
+    shared: dict[str, Any] = {
+        "account_id": account.account_id,
+        "position": account.position + 1,
+        "event_id": event_id,
+        "recorded_at": now if account.recorded_at is None else max(now, account.recorded_at),
+        "private_hash": private_hash,
+        "request_hash": request_hash,
+    }
     if isinstance(command, SetOverdraftLimit):
-        currency = _currency(account, command.currency, default_currency)
-        limit_minor = None if command.limit is None else command.limit.to_minor(currency)
-        return OverdraftLimitSet(
-            account_id=account.account_id,
-            position=account.position + 1,
-            event_id=event_id,
-            limit_minor=limit_minor,
-            currency=currency,
-            recorded_at=recorded_at,
-            private_hash=private_hash,
-            request_hash=request_hash,
-        )
+        shared["currency"] = _currency(account, command.currency, default_currency)
+        return _set_limit(command, shared)
+    shared["occurred_at"] = command.occurred_at or now
     if isinstance(command, ReverseTransaction):
-        if command.original_reverses is not None:
-            raise NotReversible
-        currency = _currency(account, None, default_currency)
-        kind = command.original_kind.opposite
-        amount_minor = command.original_amount_minor
-        reverses = command.original_id
-    else:
-        currency = _currency(account, command.currency, default_currency)
-        kind = command.kind
-        amount_minor = command.value.to_minor(currency)
-        reverses = None
-    occurred_at = command.occurred_at or now
-    balance_minor = account.balance_minor + (amount_minor if kind is Kind.INCOME else -amount_minor)
+        shared["currency"] = _currency(account, None, default_currency)
+        return _reverse(account, command, shared)
+    shared["currency"] = _currency(account, command.currency, default_currency)
+    return _record(account, command, shared)
+
+
+def _set_limit(command: SetOverdraftLimit, shared: dict[str, Any]) -> OverdraftLimitSet:
+    limit = command.limit
+    return OverdraftLimitSet(
+        limit_minor=None if limit is None else limit.to_minor(shared["currency"]), **shared
+    )
+
+
+def _reverse(
+    account: Account, command: ReverseTransaction, shared: dict[str, Any]
+) -> TransactionRecorded:
+    if command.original_reverses is not None:
+        raise NotReversible
+    return _allowed(
+        account,
+        TransactionRecorded(
+            kind=command.original_kind.opposite,
+            amount_minor=command.original_amount_minor,
+            reverses=command.original_id,
+            **shared,
+        ),
+    )
+
+
+def _record(
+    account: Account, command: RecordTransaction, shared: dict[str, Any]
+) -> TransactionRecorded:
+    return _allowed(
+        account,
+        TransactionRecorded(
+            kind=command.kind,
+            amount_minor=command.value.to_minor(shared["currency"]),
+            reverses=None,
+            **shared,
+        ),
+    )
+
+
+def _allowed(account: Account, event: TransactionRecorded) -> TransactionRecorded:
+    """Return ``event`` unless the balance after it is out of range or below the limit."""
+    change_minor = event.amount_minor if event.kind is Kind.INCOME else -event.amount_minor
+    balance_minor = account.balance_minor + change_minor
     if not -MINOR_UNITS_MAX <= balance_minor <= MINOR_UNITS_MAX:
         raise BalanceOutOfRange(position=account.position)
     limit_minor = account.overdraft_limit_minor
-    if kind is Kind.EXPENSE and limit_minor is not None and balance_minor < -limit_minor:
+    if event.kind is Kind.EXPENSE and limit_minor is not None and balance_minor < -limit_minor:
         raise InsufficientFunds(
             balance_minor=account.balance_minor,
             limit_minor=limit_minor,
-            currency=currency,
+            currency=event.currency,
             position=account.position,
         )
-    return TransactionRecorded(
-        account_id=account.account_id,
-        position=account.position + 1,
-        event_id=event_id,
-        kind=kind,
-        amount_minor=amount_minor,
-        currency=currency,
-        occurred_at=occurred_at,
-        recorded_at=recorded_at,
-        reverses=reverses,
-        private_hash=private_hash,
-        request_hash=request_hash,
-    )
+    return event
 
 
 def _currency(account: Account, stated: str | None, default_currency: str) -> str:

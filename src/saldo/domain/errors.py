@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from saldo.domain.tag import Tag
 
 
-class Refused(Exception):  # noqa: N818 - a refusal is an ordinary outcome, and reads as one
+class Refused(Exception):
     """The command was refused."""
 
 
@@ -104,7 +104,7 @@ class NotReversible(Refused):
     """The event cannot be reversed: only a transaction that is not a reversal itself can."""
 
 
-class Unreadable(Exception):  # noqa: N818 - names what the stored event is
+class Unreadable(Exception):
     """The stored event cannot be read by this version."""
 
     def __init__(self, reason: str) -> None:

@@ -76,7 +76,7 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.coefficient}e{-self.scale}"
 
 
-class BadValue(ValueError):  # noqa: N818 - it is what the value is
+class BadValue(ValueError):
     """The text is not a decimal that the ledger accepts; the message says why."""
 
 
