@@ -82,7 +82,7 @@ def test_a_missing_setting_is_named(database: Database) -> None:
         assert "EVENT_STORE_URL is missing" in bare(command, code=2).stderr
 
 
-def test_a_database_that_is_away_is_told_in_one_line(database: Database) -> None:
+def test_a_missing_database_is_reported_in_one_line(database: Database) -> None:
     away = Saldo(database, EVENT_STORE_URL="postgresql://nobody@127.0.0.1:1/x")
     assert away("export", "-", code=1).stderr.count("\n") == 1
 
@@ -100,7 +100,7 @@ async def _fill(database: Database) -> None:
         await ledger.project("ana", "bruno")
 
 
-async def test_verify_says_what_is_wrong_by_its_exit_code_too(
+async def test_verify_exits_with_1_when_something_is_wrong(
     database: Database, saldo: Saldo
 ) -> None:
     await _fill(database)
@@ -121,7 +121,7 @@ async def test_verify_says_what_is_wrong_by_its_exit_code_too(
 
 
 @pytest.mark.parametrize("kind", ["secret", "ed25519"])
-async def test_signed_heads_show_a_table_that_was_rewritten_as_a_whole(
+async def test_signed_heads_reveal_a_rewritten_table(
     database: Database, saldo: Saldo, tmp_path: Path, kind: str
 ) -> None:
     await _fill(database)
@@ -175,7 +175,7 @@ async def test_export_and_restore_by_file_and_by_pipe(
     assert "line 1" in saldo("restore", str(file), code=1).stderr
 
 
-async def test_export_names_what_no_restore_takes_and_goes_on(
+async def test_export_names_events_that_a_restore_would_refuse(
     database: Database, saldo: Saldo, tmp_path: Path
 ) -> None:
     await _fill(database)

@@ -187,7 +187,7 @@ def test_overlapping_files_are_recorded_as_their_union(saldo: Saldo, tmp_path: P
     )
 
 
-def test_a_difference_of_the_balances_is_shown_with_its_reason(saldo: Saldo) -> None:
+def test_a_balance_difference_is_shown_with_its_reason(saldo: Saldo) -> None:
     result = saldo.run(str(SAMPLES / "checking.ofx"), "--yes")
 
     assert result.exit_code == 0
@@ -257,7 +257,7 @@ def test_a_second_opening_balance_is_refused(saldo: Saldo, tmp_path: Path) -> No
     assert "Nothing was recorded" in result.stderr
 
 
-def test_lines_that_the_bank_words_anew_stay_as_they_are(saldo: Saldo, tmp_path: Path) -> None:
+def test_lines_that_the_bank_rewords_stay_as_recorded(saldo: Saldo, tmp_path: Path) -> None:
     lines = numbered(a_month(300))
     reworded = [
         BankLine(line.on, line.amount_minor, f"{line.description} LTDA", line.reference)

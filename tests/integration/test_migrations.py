@@ -67,7 +67,7 @@ async def test_two_at_the_same_time_apply_each_once(empty: Database) -> None:
     )
 
 
-async def test_two_databases_of_one_server_are_migrated_at_the_same_time(
+async def test_two_databases_of_one_server_migrate_at_once(
     empty: Database, postgres_data_dir: Path
 ) -> None:
     """Their roles are the same: the server refuses a change while another's is under way."""
@@ -148,7 +148,7 @@ async def test_migrate_gives_up_at_its_deadline() -> None:
     assert time.monotonic() - began >= 0.75
 
 
-async def test_migrate_waits_for_no_wrong_password(own_postgres: OwnPostgres) -> None:
+async def test_migrate_fails_at_once_for_an_unknown_role(own_postgres: OwnPostgres) -> None:
     """What will not be better later fails at once."""
     url = own_postgres.server.dsn("nobody_of_this_name")
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):

@@ -81,7 +81,7 @@ async def test_an_account_that_cannot_be_projected_is_blocked_again(database: Da
     assert (done.blocked, done.projected) == (True, 0)
 
 
-async def test_a_version_that_knows_the_event_goes_on_by_itself(database: Database) -> None:
+async def test_a_version_that_knows_the_event_needs_no_redrive(database: Database) -> None:
     """Blocked by an older version, the account is tried again at the next delivery."""
     async with opened(database) as ledger:
         await ledger.record(income("1", "ana"))
@@ -93,7 +93,7 @@ async def test_a_version_that_knows_the_event_goes_on_by_itself(database: Databa
     assert schema == SCHEMA_NEWEST
 
 
-async def test_a_dead_letter_that_kafka_source_gave_up_on_catches_its_account_up(
+async def test_redriving_a_kafka_source_dead_letter_catches_up(
     database: Database,
 ) -> None:
     async with opened(database) as ledger, letters_of(ledger) as letters:
@@ -113,7 +113,7 @@ async def test_a_dead_letter_that_kafka_source_gave_up_on_catches_its_account_up
     assert (done.position, done.letters) == (1, 1)
 
 
-async def test_a_foreign_one_is_delivered_or_dropped_only_when_said_so(
+async def test_foreign_dead_letter_is_delivered_or_dropped_on_request(
     database: Database, serve: Serve
 ) -> None:
     project = serve(PROJECT)

@@ -18,7 +18,7 @@ PASSWORD = "correct-horse-battery"  # noqa: S105 - the test's own
 STORED = "SELECT rolpassword FROM pg_authid WHERE rolname = 'saldo_record'"
 
 
-async def test_migrate_gives_a_role_the_password_that_it_is_told(
+async def test_migrate_sets_the_password_of_a_role(
     own_postgres: OwnPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL itself checks it: the roles of a cluster are shared, so the server is our own."""

@@ -85,7 +85,7 @@ async def test_the_first_schema_is_projected_verified_and_rebuilt(database: Data
     assert newest.public_text.startswith('{"schema":2,')
 
 
-async def test_restoring_again_writes_nothing_and_goes_on_where_it_stopped(
+async def test_restoring_again_goes_on_and_writes_nothing_twice(
     database: Database, monkeypatch: pytest.MonkeyPatch, postgres_data_dir: Path
 ) -> None:
     monkeypatch.setattr(streams, "BATCH_EVENTS", 2)
@@ -102,7 +102,7 @@ async def test_restoring_again_writes_nothing_and_goes_on_where_it_stopped(
             assert (await ledger.verify()).clean
 
 
-async def test_another_event_at_a_position_is_a_conflict_and_changes_nothing(
+async def test_restore_refuses_another_event_at_a_held_position(
     database: Database, postgres_data_dir: Path
 ) -> None:
     async with opened(database) as ledger:
@@ -141,7 +141,7 @@ async def test_a_changed_file_is_refused_by_its_line(
             await restored(ledger, lines)
 
 
-async def test_what_follows_the_end_or_does_not_add_up_is_refused(database: Database) -> None:
+async def test_restore_refuses_extra_lines_and_wrong_totals(database: Database) -> None:
     async with opened(database) as ledger:
         await fill(ledger)
         lines = await exported(ledger)

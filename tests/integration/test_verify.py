@@ -47,7 +47,7 @@ async def test_workers_come_to_the_same_as_one_process(
     assert together.counts == alone.counts
 
 
-async def test_the_first_wrong_event_is_named_not_those_behind_it(database: Database) -> None:
+async def test_only_the_first_wrong_event_is_named(database: Database) -> None:
     async with opened(database) as ledger:
         for _ in range(5):
             await ledger.record(income("1", "ana"))
@@ -94,7 +94,7 @@ async def test_traffic_during_a_verification_is_not_wrong(database: Database) ->
     assert [report.faults for report in reports] == [[]] * 10
 
 
-async def test_erased_private_parts_are_counted_and_lost_ones_are_wrong(
+async def test_erased_private_parts_are_counted_and_lost_ones_wrong(
     database: Database,
 ) -> None:
     async with opened(database) as ledger:
@@ -109,7 +109,7 @@ async def test_erased_private_parts_are_counted_and_lost_ones_are_wrong(
     assert [(fault.position, fault.column) for fault in lost.faults] == [(2, "private_text")]
 
 
-async def test_a_copy_that_outlives_the_erasure_is_wrong_after_ten_minutes(
+async def test_unerased_copy_is_wrong_ten_minutes_after_the_erasure(
     database: Database,
 ) -> None:
     async with opened(database) as ledger:

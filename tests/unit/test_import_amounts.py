@@ -31,7 +31,7 @@ def written(amount_minor: int, currency: str, decimal: Decimal, group: str) -> s
     group=st.sampled_from(["", " ", "\u00a0", "'", "\u2019", "other"]),
     style=st.sampled_from(["-{}", "- {}", "{}-", "({})", "R$ -{}", "-R$ {}", "{} D", "−{}"]),  # noqa: RUF001 - what banks write
 )
-def test_an_amount_is_what_it_was_before_it_was_written(
+def test_written_amounts_are_read_back(
     amount_minor: int, currency: str, decimal: Decimal, group: str, style: str
 ) -> None:
     group = "." if group == "other" and decimal == "comma" else group
@@ -58,7 +58,7 @@ def test_an_amount_is_what_it_was_before_it_was_written(
         ("-0,00", "comma", 0),
     ],
 )
-def test_banks_write_amounts_like_this(text: str, decimal: Decimal, amount_minor: int) -> None:
+def test_amounts_of_banks_are_read(text: str, decimal: Decimal, amount_minor: int) -> None:
     assert parse_amount(text, "USD", decimal) == amount_minor
 
 
@@ -85,7 +85,7 @@ def test_banks_write_amounts_like_this(text: str, decimal: Decimal, amount_minor
         ("1 23", "point"),
     ],
 )
-def test_what_is_not_clearly_an_amount_is_refused(text: str, decimal: Decimal) -> None:
+def test_unclear_amounts_are_refused(text: str, decimal: Decimal) -> None:
     with pytest.raises(StatementError):
         parse_amount(text, "BRL", decimal)
 
@@ -114,7 +114,7 @@ def test_no_text_does_more_than_be_refused(text: str, decimal: Decimal) -> None:
         ([], "point"),
     ],
 )
-def test_the_decimal_separator_shows_itself_or_stays_open(
+def test_decimal_separator_is_detected_or_unknown(
     texts: list[str], decimal: Decimal | None
 ) -> None:
     assert decimal_of(texts) == decimal

@@ -74,14 +74,14 @@ def test_a_wrong_option_is_refused_with_its_name(option: str) -> None:
     assert option.split("=", maxsplit=1)[0] in result.stderr
 
 
-def test_a_currency_that_nobody_tells_is_asked_for_with_the_reason() -> None:
+def test_unknown_currency_is_refused_with_the_reason() -> None:
     result = run(SAMPLES / "with_ids.csv", "--dry-run")
 
     assert result.exit_code == 1
     assert "say --currency (http://127.0.0.1:1 does not answer" in result.stderr
 
 
-def test_an_opening_balance_that_the_file_does_not_state_cannot_be_recorded() -> None:
+def test_with_opening_balance_is_refused_without_one_in_the_file() -> None:
     result = run(SAMPLES / "card.ofx", "--dry-run", "--with-opening-balance")
 
     assert result.exit_code == 1

@@ -34,7 +34,7 @@ def numbered(texts: list[str]) -> list[tuple[int, str]]:
     days=st.lists(st.dates(min_value=date(2000, 1, 1), max_value=date(2099, 12, 31)), min_size=1),
     style=st.sampled_from(sorted(FORMATS)),
 )
-def test_dates_are_what_they_were_or_their_order_is_asked_for(days: list[date], style: str) -> None:
+def test_written_dates_are_read_back_or_refused_as_ambiguous(days: list[date], style: str) -> None:
     """Never another day: that is what a guess would give."""
     texts = [day.strftime(style) for day in days]
 
@@ -48,7 +48,7 @@ def test_dates_are_what_they_were_or_their_order_is_asked_for(days: list[date], 
         assert [read[text] for text in texts] == days
 
 
-def test_an_order_that_stays_open_is_asked_for_with_its_readings() -> None:
+def test_ambiguous_date_order_is_refused_with_both_readings() -> None:
     with pytest.raises(StatementError) as refused:
         read_dates(numbered(["05/05/2026", "03/04/2026"]), None)
 
@@ -56,17 +56,17 @@ def test_an_order_that_stays_open_is_asked_for_with_its_readings() -> None:
     assert "2026-04-03 (--date-format dmy) or 2026-03-04 (--date-format mdy)" in str(refused.value)
 
 
-def test_one_date_that_shows_the_order_settles_it_for_all() -> None:
+def test_one_unambiguous_date_decides_the_order() -> None:
     read = read_dates(numbered(["03/04/2026", "31/01/2026"]), None)
 
     assert read["03/04/2026"] == date(2026, 4, 3)
 
 
-def test_dates_that_mean_the_same_in_every_order_need_none() -> None:
+def test_dates_equal_in_every_order_need_no_order() -> None:
     assert read_dates(numbered(["05/05/2026"]), None) == {"05/05/2026": date(2026, 5, 5)}
 
 
-def test_a_date_against_the_order_is_named_with_its_line() -> None:
+def test_a_date_in_another_order_is_named_with_its_line() -> None:
     with pytest.raises(StatementError, match=r"line 3: '01/31/2026'.* '31/01/2026' before"):
         read_dates(numbered(["31/01/2026", "01/31/2026"]), None)
 
@@ -81,14 +81,14 @@ def test_a_date_against_the_order_is_named_with_its_line() -> None:
         ("2026-Jan-05", date(2026, 1, 5)),
     ],
 )
-def test_months_in_letters_leave_nothing_open(text: str, day: date) -> None:
+def test_months_in_letters_need_no_order(text: str, day: date) -> None:
     assert read_dates(numbered([text]), None) == {text: day}
 
 
 @pytest.mark.parametrize(
     "text", ["", "today", "31/02/2026", "2026-13-01", "0001-01-01", "05 Foo 2026", "1/2", "12345"]
 )
-def test_what_is_no_date_is_refused_with_its_line(text: str) -> None:
+def test_a_text_that_is_no_date_is_refused_with_its_line(text: str) -> None:
     with pytest.raises(StatementError, match="line 2"):
         read_dates(numbered([text]), None)
 

@@ -314,7 +314,7 @@ def test_a_document_type_is_refused_whatever_hides_it(
         (b"<OFX><INVSTMTRS></INVSTMTRS></OFX>", "investment"),
     ],
 )
-def test_what_is_no_statement_is_said_to_be_none(content: bytes, reason: str) -> None:
+def test_files_that_are_no_statement_are_refused(content: bytes, reason: str) -> None:
     with pytest.raises(StatementError, match=reason):
         read(content)
 
@@ -375,7 +375,7 @@ def test_ofx_on_one_line_is_read() -> None:
     name=st.sampled_from(["checking.ofx", "giro.sta", "statement.camt.xml", "extrato.csv"]),
     data=st.data(),
 )
-def test_a_damaged_file_is_read_or_refused_and_nothing_else(name: str, data: st.DataObject) -> None:
+def test_a_damaged_file_is_read_or_refused(name: str, data: st.DataObject) -> None:
     """No other exception gets out, whatever bytes are lost, doubled or changed."""
     content = (SAMPLES / name).read_bytes()
     start = data.draw(st.integers(0, len(content)))
@@ -389,7 +389,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(name: str, data: st.
 
 @UNHURRIED
 @given(content=st.binary(max_size=200), format=st.sampled_from([None, *FORMATS]))
-def test_no_bytes_do_more_than_be_refused(content: bytes, format: Format | None) -> None:  # noqa: A002 - the option's name
+def test_random_bytes_are_read_or_refused(content: bytes, format: Format | None) -> None:  # noqa: A002 - the option's name
     try:
         read(content, ReadingOptions(format=format))
     except StatementError as error:

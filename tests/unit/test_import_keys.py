@@ -60,7 +60,9 @@ def test_windows_with_references_are_the_union_wherever_they_cut(
 
 @UNHURRIED
 @given(data=st.data(), lines=ALIKE_LINES)
-def test_of_equal_lines_the_fullest_file_counts(data: st.DataObject, lines: list[BankLine]) -> None:
+def test_identical_lines_are_recorded_max_count_times(
+    data: st.DataObject, lines: list[BankLine]
+) -> None:
     """Windows that cut a day between lines without a reference: never more than there are."""
     windows = data.draw(windows_of_lines(lines))
     books = Books()
@@ -99,7 +101,7 @@ def test_two_formats_without_references_agree(lines: list[BankLine]) -> None:
     assert held_by(lines) == books.held()
 
 
-def test_a_reference_that_the_bank_uses_twice_does_not_lose_a_line() -> None:
+def test_both_lines_are_kept_when_the_bank_repeats_a_reference() -> None:
     """As a batch, a document number or a fee is by many banks."""
     lines = [
         BankLine(date(2026, 1, 10), -450, "CAFE", "0001"),
@@ -114,7 +116,7 @@ def test_a_reference_that_the_bank_uses_twice_does_not_lose_a_line() -> None:
     assert held_by(lines) == books.held()
 
 
-def test_the_balance_beside_a_line_is_no_part_of_its_key() -> None:
+def test_keys_do_not_depend_on_the_balance() -> None:
     """Printed on the last line of a day only, it moves when the day goes on."""
     head = "data;historico;valor;saldo\n"
     at_noon = f"{head}2026-01-10;CAFE;-4,50;95,50\n".encode()
@@ -126,7 +128,7 @@ def test_the_balance_beside_a_line_is_no_part_of_its_key() -> None:
     assert sum(books.held().values()) == 2
 
 
-def test_keys_are_what_they_were() -> None:
+def test_keys_stay_the_same_between_versions() -> None:
     """Another key for the same line would record it again: change KEY_VERSION knowingly."""
     plain, referenced = read(as_csv([COFFEE])), read(as_csv(numbered([COFFEE])))
 

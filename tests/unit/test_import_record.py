@@ -112,7 +112,7 @@ async def test_a_second_import_records_nothing() -> None:
     assert (second.recorded, second.already_there) == (0, 7_000)
 
 
-async def test_a_lost_answer_is_asked_for_again() -> None:
+async def test_a_lost_response_is_requested_again() -> None:
     recorder = Recorder()
 
     def lose(number: int) -> None:
@@ -138,7 +138,7 @@ async def test_a_busy_recorder_is_tried_again(status: int) -> None:
     assert (outcome.recorded, recorder.requests) == (10, 4)
 
 
-async def test_a_recorder_that_stays_away_ends_the_import_after_bounded_tries() -> None:
+async def test_import_fails_after_bounded_tries_without_a_recorder() -> None:
     recorder = Recorder()
 
     def refuse(_: int) -> httpx.Response | None:
@@ -168,7 +168,7 @@ async def test_an_import_that_was_cut_short_goes_on_where_it_ended() -> None:
 
 
 @pytest.mark.parametrize("changed", [1, 7, 2_500])
-async def test_lines_that_the_bank_words_anew_stay_and_do_not_stop_the_others(changed: int) -> None:
+async def test_reworded_lines_stay_and_the_others_are_recorded(changed: int) -> None:
     """Their reference, day and amount are the same; only a hundred are named an answer."""
     recorder = Recorder()
     old = bank_lines(3_000)
@@ -182,7 +182,7 @@ async def test_lines_that_the_bank_words_anew_stay_and_do_not_stop_the_others(ch
     assert len(recorder.by_key) == 3_000
 
 
-async def test_a_refused_line_is_told_by_its_line_of_the_file() -> None:
+async def test_a_refused_line_is_named_by_its_line_of_the_file() -> None:
     recorder = Recorder()
     fault = {"line": 3, "type": "urn:saldo:problem:insufficient-funds", "message": "too little"}
     recorder.before = lambda _: problem(422, sender.LINES_REFUSED, [fault])
@@ -202,7 +202,7 @@ async def test_a_refused_token_costs_one_small_request() -> None:
     assert recorder.requests == 1
 
 
-async def test_a_refusal_counts_only_once_the_lines_before_are_recorded() -> None:
+async def test_a_refusal_counts_after_earlier_lines_are_recorded() -> None:
     """Two requests are in flight: an expense may come before the income that covers it."""
     recorder = Recorder()
     recorder.before = lambda number: (
@@ -229,7 +229,7 @@ async def test_an_opening_balance_is_recorded_once_an_account() -> None:
     assert next(iter(recorder.by_key.values()))["value"] == "1000"
 
 
-def test_no_opening_balance_is_sent_unasked() -> None:
+def test_opening_balance_is_sent_only_on_request() -> None:
     statement = read(as_mt940(bank_lines(3), opening_minor=100_000))
 
     lines = outgoing_lines(statement, "wesley", with_opening_balance=False)
@@ -237,7 +237,7 @@ def test_no_opening_balance_is_sent_unasked() -> None:
     assert [line.number for line in lines] == [line.number for line in statement.lines]
 
 
-def test_a_line_says_nothing_of_the_file_that_it_came_in() -> None:
+def test_requests_do_not_depend_on_the_file() -> None:
     """The same transaction of another file must be the same request."""
     lines = bank_lines(4)
     of_two_files = [sent(lines[:3])[2].body, sent(lines[2:])[0].body]

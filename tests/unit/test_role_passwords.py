@@ -49,7 +49,7 @@ def test_none_is_needed() -> None:
         ),
     ],
 )
-def test_what_is_no_password_is_told_by_its_setting(environ: dict[str, str], message: str) -> None:
+def test_a_bad_password_is_refused_with_its_setting(environ: dict[str, str], message: str) -> None:
     """By the setting's name, and never with the password."""
     with pytest.raises(BadSetting) as raised:
         read_role_passwords(environ)

@@ -112,7 +112,7 @@ def parse_csv(
     opening, closing = _outer_balances(lines, balances)
     if opening is None and table.opening is not None:
         opening = money.stated_opening(table.opening, lines[0])
-    page = Page(number=1, currency=currency, lines=lines, left_out=table.left_out)
+    page = Page(currency=currency, lines=lines, left_out=table.left_out)
     gap_minor = gap_between(opening, closing, lines)
     remark = (
         "the lines do not add up from the first balance to the last one "

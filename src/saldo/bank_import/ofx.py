@@ -121,7 +121,6 @@ def _page(source: _Source) -> Page:
     if currency not in CURRENCY_DIGITS:
         raise StatementError(f"CURDEF is {currency!r}, which is not an ISO 4217 currency")
     page = Page(
-        number=1,
         account=source.account,
         currency=currency,
         closing=_closing(source.element, currency),

@@ -74,7 +74,7 @@ class Page:
     ``number`` is the line of the file to name when the lines do not lead from one to the other.
     """
 
-    number: int
+    number: int | None = None
     account: str = ""
     currency: str = ""
     opening: StatementBalance | None = None

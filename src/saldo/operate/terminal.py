@@ -54,6 +54,8 @@ class Commands(TyperGroup):
             fail(str(error))
         except BadSetting as error:
             fail(str(error), code=USAGE)
+        except BrokenPipeError:
+            raise  # the reader of standard output has enough: typer ends quietly
         except DRIVER_ERRORS as error:
             file = error.filename if isinstance(error, OSError) else None
             fail(f"{file or 'the database'}: {str(error) or type(error).__name__}")
