@@ -134,11 +134,11 @@ async def _recorded_on(scene: Scene, jump: timedelta) -> int:
 
 
 async def _verified(scene: Scene) -> tuple[list[Fault], list[Fault]]:
-    """What `saldo verify` says of the cell's accounts: faults, and events from the future."""
+    """What `saldo verify` says of the cell's accounts: faults, and events at a wrong time."""
     report = await verify(scene.rig.settings, workers=1, progress=lambda _done, _total: None)
     own = [
         [each for each in found if (each.account_id or "").startswith(scene.prefix)]
-        for found in (report.faults, report.ahead)
+        for found in (report.faults, report.clock)
     ]
     return own[0], own[1]
 

@@ -208,10 +208,31 @@ async def test_events_from_the_future_are_named_once_and_no_fault(
         await ledger.project(ACCOUNT, "other")
         report = await ledger.verify()
     assert (report.clean, report.faults) == (True, [])
-    [ahead] = report.ahead
-    assert (ahead.account_id, ahead.position, ahead.kind) == (ACCOUNT, 2, "ahead")
+    [ahead] = report.clock
+    assert (ahead.account_id, ahead.position, ahead.kind) == (ACCOUNT, 2, "clock")
     assert "recordedAt of 2 events from here on is up to 399 days" in ahead.reason
     assert "docs/how-to/verify.md" in ahead.reason
+
+
+@pytest.mark.parametrize("moved", [HOURS, -HOURS])
+async def test_events_recorded_while_the_clock_was_set_are_no_fault(
+    writer: Writer, database: Database, superuser: Connection, moved: timedelta
+) -> None:
+    """They were decided before it was set, and appended after."""
+    now = await store_now(superuser)
+    await writer.record_at(now - 2 * HOURS, *[income("1")] * 2)
+    await superuser.execute(
+        "UPDATE event_store.event SET appended_at = $1::timestamptz"
+        " + CASE WHEN position = 2 THEN $2::interval ELSE interval '0' END",
+        now - 2 * HOURS,
+        moved,
+    )
+    async with opened(database) as ledger:
+        report = await ledger.verify()
+    assert report.faults == []
+    [named] = report.clock
+    assert (named.position, named.column) == (2, "appended_at")
+    assert "up to 3:00:00" in named.reason
 
 
 async def test_a_fault_beside_events_from_the_future_is_still_found(

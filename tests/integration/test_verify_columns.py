@@ -139,7 +139,7 @@ class Filled:
         report = self.runner.run(self.ledger.verify())
         return {
             f"{fault.table.split('.')[-1]}.{fault.column}"
-            for fault in report.faults
+            for fault in (*report.faults, *report.clock)
             if fault.text() not in self.before
         }
 

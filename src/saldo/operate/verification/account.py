@@ -70,7 +70,7 @@ class AccountCheck:
         except UNCHECKABLE as wrong:
             self._breach(wrong, fact.position)
         try:
-            self.stamps.check(row, fact, erasure, previous=self.chain.recorded_at)
+            self.stamps.check(row, fact, erasure)
         except UNCHECKABLE as wrong:
             self._breach(wrong, fact.position)
         self.chain.evolve(fact, row["hash"])
@@ -92,9 +92,7 @@ class AccountCheck:
     def finish(self, stream: Row | None, totals: Sequence[Row]) -> None:
         """Check what is stored of the account as a whole."""
         self.counts.accounts += 1
-        ahead = self.stamps.finding(self.account_id)
-        if ahead is not None:
-            self.faults.append(ahead)
+        self.faults += self.stamps.findings(self.account_id)
         if not self.store_wrong:
             try:
                 self.chain.check_stream(stream)

@@ -72,7 +72,7 @@ def verify_command(options: VerifyOptions, *, as_json: AsJson = False) -> None:
         "counts": report.counts,
         "faults": report.faults,
         "faultsTotal": report.faults_total,
-        "ahead": report.ahead,
+        "clock": report.clock,
         "notes": report.notes,
         "topic": topic,
         "seconds": round(seconds, 3),
@@ -126,8 +126,8 @@ def _show(report: Report, topic: TopicReport | None, seconds: float) -> None:
         answers.print(f"[red]wrong[/red] {fault.text()}", soft_wrap=True)
     if report.faults_total > SHOWN_MAX:
         answers.print(f"and {report.faults_total - SHOWN_MAX} more: see --json")
-    for ahead in report.ahead[:SHOWN_MAX]:
-        answers.print(f"[yellow]ahead[/yellow] {ahead.text()}", soft_wrap=True)
+    for each in report.clock[:SHOWN_MAX]:
+        answers.print(f"[yellow]clock[/yellow] {each.text()}", soft_wrap=True)
     answers.print(
         f"{counts.events} events of {counts.accounts} accounts in {seconds:.1f} s: "
         + ("all right" if report.clean else f"{report.faults_total} wrong")

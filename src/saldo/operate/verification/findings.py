@@ -26,7 +26,7 @@ class Row(Protocol):
 class Fault:
     """A stored value that is wrong.
 
-    Of the kind "ahead": an event that a clock which ran ahead has dated. It cannot be put right.
+    Of the kind "clock": events at a time that a wrong clock explains. They cannot be put right.
     """
 
     table: str
@@ -34,7 +34,7 @@ class Fault:
     reason: str
     account_id: str | None = None
     position: int | None = None
-    kind: Literal["wrong", "ahead"] = "wrong"
+    kind: Literal["wrong", "clock"] = "wrong"
 
     def text(self) -> str:
         """Return one line for a person."""

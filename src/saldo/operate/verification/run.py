@@ -65,8 +65,8 @@ class Report:
     counts: Counts = field(default_factory=Counts)
     faults: list[Fault] = field(default_factory=list)
     faults_total: int = 0
-    # Events that a clock which ran ahead has dated, named once for each account: no faults.
-    ahead: list[Fault] = field(default_factory=list)
+    # Events at a time that a wrong clock explains, named once for each account: no faults.
+    clock: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -79,8 +79,8 @@ class Report:
         wrong = [fault for fault in faults if fault.kind == "wrong"]
         self.faults_total += len(wrong)
         self.faults += wrong[: max(0, FAULTS_KEPT_MAX - len(self.faults))]
-        ahead = [fault for fault in faults if fault.kind == "ahead"]
-        self.ahead += ahead[: max(0, FAULTS_KEPT_MAX - len(self.ahead))]
+        clock = [fault for fault in faults if fault.kind == "clock"]
+        self.clock += clock[: max(0, FAULTS_KEPT_MAX - len(self.clock))]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -27,63 +27,64 @@ STAMPS_APART_MAX = timedelta(minutes=5)
 
 
 @dataclass(slots=True)
-class Stamps:
-    """Checks the stamps of one account's events, and notes those whose recordedAt was ahead.
+class Apart:
+    """Events whose recordedAt and appended_at are further apart than clocks in time explain."""
 
-    A clock ran ahead when they were recorded. They are in the chain and cannot be put right: they
-    are no fault, and are named once for each account.
+    how: str
+    events: int = 0
+    first: int = 0
+    furthest: timedelta = timedelta(0)
+
+    def note(self, position: int, by: timedelta) -> None:
+        """Count the event at ``position``."""
+        self.events += 1
+        self.first = self.first or position
+        self.furthest = max(self.furthest, by)
+
+    def finding(self, account_id: str) -> Fault:
+        """Name the events, once for all of the account."""
+        return Fault(
+            kind="clock",
+            account_id=account_id,
+            position=self.first,
+            table="event",
+            column="appended_at",
+            reason=f"recordedAt of {self.events} events from here on is up to {self.furthest} "
+            f"{self.how} they were stored: see docs/how-to/verify.md, Events at a wrong time",
+        )
+
+
+@dataclass(slots=True)
+class Stamps:
+    """Checks the stamps of one account's events, and notes those that a wrong clock explains.
+
+    Such events are in the chain and cannot be put right: they are no fault.
     """
 
     now: datetime
     # The latest time that the store's clock is known to have shown: now, or what it has dated.
     latest: datetime
-    appended_at: datetime | None = None
-    ahead: int = 0
-    first: int = 0
-    furthest: timedelta = timedelta(0)
+    ahead: Apart = field(default_factory=lambda: Apart("after"))
+    late: Apart = field(default_factory=lambda: Apart("before"))
 
-    def check(
-        self, row: Row, fact: Event, erasure: Row | None, *, previous: datetime | None
-    ) -> None:
-        """Check the stamps against recordedAt, the erasure and the clock; raise FaultError.
-
-        ``previous`` is the recorded time of the event before.
-        """
+    def check(self, row: Row, fact: Event, erasure: Row | None) -> None:
+        """Check against recordedAt, the erasure's trace and the clock; raises FaultError."""
         appended_at, restored_at = row["appended_at"], row["restored_at"]
-        before, self.appended_at = self.appended_at, appended_at
         if appended_at > self.latest + CLOCK_AHEAD_MAX:
             raise event_fault("appended_at", "it is in the future")
-        if restored_at is not None:
-            if restored_at != appended_at:
-                raise event_fault("restored_at", "it is not when the event was appended again")
-        else:
-            late = appended_at - fact.recorded_at
-            # A recorded time that was held back to the event before it is later than the clock was.
-            # One that was ahead by itself is stored after the event before it all the same.
-            out_of_order = before is not None and appended_at < before - STAMPS_APART_MAX
-            early = late < -STAMPS_APART_MAX and fact.recorded_at != previous and out_of_order
-            if late > STAMPS_APART_MAX or early:
-                raise event_fault("appended_at", f"recordedAt is {shown(fact.recorded_at)}")
+        if restored_at not in {None, appended_at}:
+            raise event_fault("restored_at", "it is not when the event was appended again")
+        late = appended_at - fact.recorded_at
+        if late > STAMPS_APART_MAX and restored_at is None:
+            self.late.note(fact.position, late)
         ahead = fact.recorded_at - min(appended_at, self.now)
         if ahead > CLOCK_AHEAD_MAX:
-            self.first = self.first or fact.position
-            self.furthest = max(self.furthest, ahead)
-            self.ahead += 1
+            self.ahead.note(fact.position, ahead)
         _check_erasure(row["erased_at"], erasure, self.latest)
 
-    def finding(self, account_id: str) -> Fault | None:
-        """Name the events that were ahead, if there are any."""
-        if not self.ahead:
-            return None
-        return Fault(
-            kind="ahead",
-            account_id=account_id,
-            position=self.first,
-            table="event",
-            column="public_text",
-            reason=f"recordedAt of {self.ahead} events from here on is up to {self.furthest} ahead "
-            "of when they were stored: see docs/how-to/verify.md, Events from the future",
-        )
+    def findings(self, account_id: str) -> list[Fault]:
+        """Name the events at a wrong time."""
+        return [each.finding(account_id) for each in (self.ahead, self.late) if each.events]
 
 
 def _check_erasure(erased_at: datetime | None, erasure: Row | None, latest: datetime) -> None:
