@@ -89,10 +89,19 @@ class Edge(pulumi.ComponentResource):
             enable_deletion_protection=stack.protected,
             opts=own,
         )
+        self._forward(balancer, network, cluster, knative)
+        self._records(balancer, hosted_zone, stack.edge.domain)
+        self.register_outputs({"address": balancer.dns_name})
+
+    def _forward(
+        self, balancer: aws.lb.LoadBalancer, network: Network, cluster: Cluster, knative: Knative
+    ) -> None:
+        """Pass TLS on to Kourier, whose pods the cluster's controller registers."""
+        own = pulumi.ResourceOptions(parent=self)
         targets = aws.lb.TargetGroup(
             "edge",
             # The controller may register with target groups of this prefix only.
-            name=f"{title}-kourier",
+            name=f"saldo-{pulumi.get_stack()}-kourier",
             target_type="ip",
             protocol="TCP",
             port=KOURIER_TLS_PORT,
@@ -128,12 +137,14 @@ class Edge(pulumi.ComponentResource):
                 parent=self, provider=cluster.provider, depends_on=knative.ready
             ),
         )
+
+    def _records(self, balancer: aws.lb.LoadBalancer, hosted_zone: str, domain: str) -> None:
         for function in FUNCTIONS:
             if function.host is not None:
                 aws.route53.Record(
                     function.service,
                     zone_id=hosted_zone,
-                    name=f"{function.host}.{stack.edge.domain}",
+                    name=f"{function.host}.{domain}",
                     type="A",
                     aliases=[
                         aws.route53.RecordAliasArgs(
@@ -142,6 +153,5 @@ class Edge(pulumi.ComponentResource):
                             evaluate_target_health=True,
                         )
                     ],
-                    opts=own,
+                    opts=pulumi.ResourceOptions(parent=self),
                 )
-        self.register_outputs({"address": balancer.dns_name})

@@ -19,7 +19,7 @@ from tests.infra.definitions import read_definitions
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from infra_pulumi.capture import Captured
+    from infra_pulumi.capture import Captured, Resource
     from tests.infra.definitions import Schema
 
     RecordProperty = Callable[[str, object], None]
@@ -98,3 +98,13 @@ def by_kind(captured: Captured, *kinds: str) -> list[dict[str, Any]]:
 def by_type(captured: Captured, *types: str) -> list[dict[str, Any]]:
     """Return the inputs of the captured resources of these types of Pulumi."""
     return [r.inputs for r in captured.resources if r.type in types]
+
+
+def named(captured: Captured, kind: str, name: str) -> Resource:
+    """Return the one resource of a type's last part, or a kind, with this name."""
+    (found,) = [
+        r
+        for r in captured.resources
+        if r.name == name and kind in {r.type.rpartition(":")[2], r.kind}
+    ]
+    return found

@@ -107,46 +107,6 @@ class PostgresPod(pulumi.ComponentResource):
         self.register_outputs({"host": host})
 
     def _spec(self) -> Any:
-        data, run, tls = "/var/lib/postgresql", "/var/run/postgresql", "/etc/saldo/tls"
-        access = "/etc/saldo/access"
-        settings = {
-            "max_connections": self._stack.database.connections_max,
-            "password_encryption": "scram-sha-256",
-            "hba_file": f"{access}/{_HBA.name}",
-            "ssl": "on",
-            "ssl_cert_file": f"{tls}/tls.crt",
-            "ssl_key_file": f"{tls}/tls.key",
-        }
-        environment = [
-            {"name": "POSTGRES_USER", "value": SUPERUSER},
-            {"name": "POSTGRES_DB", "value": DATABASE},
-            {"name": "POSTGRES_PASSWORD", "valueFrom": from_secret(CREDENTIALS, "owner")},
-        ]
-        probe = {"exec": {"command": ["pg_isready", "--username", SUPERUSER, "--dbname", DATABASE]}}
-        container = {
-            "name": "postgres",
-            "image": versions.POSTGRES_IMAGE,
-            "args": [
-                word for name, value in settings.items() for word in ("-c", f"{name}={value}")
-            ],
-            "ports": [{"name": "postgresql", "containerPort": POSTGRES_PORT}],
-            "env": environment,
-            "securityContext": RESTRICTED_CONTAINER,
-            "startupProbe": probe | {"failureThreshold": 30, "periodSeconds": 2},
-            "readinessProbe": probe | {"periodSeconds": 5},
-            "livenessProbe": probe | {"periodSeconds": 10, "failureThreshold": 6},
-            "resources": {
-                "requests": {"cpu": "250m", "memory": "512Mi"},
-                "limits": {"memory": "1Gi"},
-            },
-            "volumeMounts": [
-                {"name": "data", "mountPath": data},
-                {"name": "run", "mountPath": run},
-                {"name": "tmp", "mountPath": "/tmp"},
-                {"name": "tls", "mountPath": tls, "readOnly": True},
-                {"name": "access", "mountPath": access, "readOnly": True},
-            ],
-        }
         return {
             "serviceName": DATABASE_PART,
             "replicas": 1,
@@ -166,7 +126,7 @@ class PostgresPod(pulumi.ComponentResource):
                         # PostgreSQL accepts of a file that root owns.
                         "fsGroup": POSTGRES_UID,
                     },
-                    "containers": [container],
+                    "containers": [self._container()],
                     "volumes": [
                         {"name": "run", "emptyDir": {}},
                         {"name": "tmp", "emptyDir": {}},
@@ -188,6 +148,48 @@ class PostgresPod(pulumi.ComponentResource):
                         },
                     },
                 }
+            ],
+        }
+
+    def _container(self) -> dict[str, Any]:
+        data, run, tls = "/var/lib/postgresql", "/var/run/postgresql", "/etc/saldo/tls"
+        access = "/etc/saldo/access"
+        settings = {
+            "max_connections": self._stack.database.connections_max,
+            "password_encryption": "scram-sha-256",
+            "hba_file": f"{access}/{_HBA.name}",
+            "ssl": "on",
+            "ssl_cert_file": f"{tls}/tls.crt",
+            "ssl_key_file": f"{tls}/tls.key",
+        }
+        environment = [
+            {"name": "POSTGRES_USER", "value": SUPERUSER},
+            {"name": "POSTGRES_DB", "value": DATABASE},
+            {"name": "POSTGRES_PASSWORD", "valueFrom": from_secret(CREDENTIALS, "owner")},
+        ]
+        probe = {"exec": {"command": ["pg_isready", "--username", SUPERUSER, "--dbname", DATABASE]}}
+        return {
+            "name": "postgres",
+            "image": versions.POSTGRES_IMAGE,
+            "args": [
+                word for name, value in settings.items() for word in ("-c", f"{name}={value}")
+            ],
+            "ports": [{"name": "postgresql", "containerPort": POSTGRES_PORT}],
+            "env": environment,
+            "securityContext": RESTRICTED_CONTAINER,
+            "startupProbe": probe | {"failureThreshold": 30, "periodSeconds": 2},
+            "readinessProbe": probe | {"periodSeconds": 5},
+            "livenessProbe": probe | {"periodSeconds": 10, "failureThreshold": 6},
+            "resources": {
+                "requests": {"cpu": "250m", "memory": "512Mi"},
+                "limits": {"memory": "1Gi"},
+            },
+            "volumeMounts": [
+                {"name": "data", "mountPath": data},
+                {"name": "run", "mountPath": run},
+                {"name": "tmp", "mountPath": "/tmp"},
+                {"name": "tls", "mountPath": tls, "readOnly": True},
+                {"name": "access", "mountPath": access, "readOnly": True},
             ],
         }
 

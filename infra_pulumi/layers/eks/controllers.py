@@ -28,37 +28,7 @@ def install_controllers(cluster: Cluster, stack: Stack, ready: Sequence[pulumi.R
         cluster=cluster.name,
         namespace=SYSTEM,
         service_account=balancer,
-        statements=[
-            {
-                "Sid": "See",
-                "Effect": "Allow",
-                "Action": [
-                    "ec2:DescribeAvailabilityZones",
-                    "ec2:DescribeInstances",
-                    "ec2:DescribeNetworkInterfaces",
-                    "ec2:DescribeSecurityGroups",
-                    "ec2:DescribeSubnets",
-                    "ec2:DescribeVpcs",
-                    "elasticloadbalancing:DescribeTags",
-                    "elasticloadbalancing:DescribeTargetGroupAttributes",
-                    "elasticloadbalancing:DescribeTargetGroups",
-                    "elasticloadbalancing:DescribeTargetHealth",
-                ],
-                "Resource": "*",
-            },
-            {
-                "Sid": "Register",
-                "Effect": "Allow",
-                "Action": [
-                    "elasticloadbalancing:DeregisterTargets",
-                    "elasticloadbalancing:RegisterTargets",
-                ],
-                "Resource": (
-                    f"arn:aws:elasticloadbalancing:{cluster.place.region}:{cluster.place.account}"
-                    f":targetgroup/{cluster.title}-*/*"
-                ),
-            },
-        ],
+        statements=_registering(cluster.title, cluster.place),
         parent=cluster,
     )
     release(
@@ -84,7 +54,7 @@ def install_controllers(cluster: Cluster, stack: Stack, ready: Sequence[pulumi.R
         cluster=cluster.name,
         namespace=SYSTEM,
         service_account=scaler,
-        statements=_scaler_statements(cluster.title, cluster.place),
+        statements=_scaling(cluster.title, cluster.place),
         parent=cluster,
     )
     release(
@@ -105,7 +75,41 @@ def install_controllers(cluster: Cluster, stack: Stack, ready: Sequence[pulumi.R
     )
 
 
-def _scaler_statements(cluster: str, place: AwsConfig) -> Sequence[dict[str, object]]:
+def _registering(cluster: str, place: AwsConfig) -> Sequence[dict[str, object]]:
+    return [
+        {
+            "Sid": "See",
+            "Effect": "Allow",
+            "Action": [
+                "ec2:DescribeAvailabilityZones",
+                "ec2:DescribeInstances",
+                "ec2:DescribeNetworkInterfaces",
+                "ec2:DescribeSecurityGroups",
+                "ec2:DescribeSubnets",
+                "ec2:DescribeVpcs",
+                "elasticloadbalancing:DescribeTags",
+                "elasticloadbalancing:DescribeTargetGroupAttributes",
+                "elasticloadbalancing:DescribeTargetGroups",
+                "elasticloadbalancing:DescribeTargetHealth",
+            ],
+            "Resource": "*",
+        },
+        {
+            "Sid": "Register",
+            "Effect": "Allow",
+            "Action": [
+                "elasticloadbalancing:DeregisterTargets",
+                "elasticloadbalancing:RegisterTargets",
+            ],
+            "Resource": (
+                f"arn:aws:elasticloadbalancing:{place.region}:{place.account}"
+                f":targetgroup/{cluster}-*/*"
+            ),
+        },
+    ]
+
+
+def _scaling(cluster: str, place: AwsConfig) -> Sequence[dict[str, object]]:
     return [
         {
             "Sid": "See",

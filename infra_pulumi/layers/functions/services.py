@@ -39,16 +39,81 @@ def make_service(
     jobs: list[pulumi.Resource],
 ) -> pulumi.Resource:
     """Make one function, of ``image``, after ``jobs``."""
-    stack = deps.stack
-    scaling = stack.functions.of(function.name)
     account = service_account(deps, parent, function.service)
     statements = [
         *deps.database.statements.get(function.role, []),
         *(deps.kafka.recorder_statements if function is RECORD else []),
     ]
     identity = pod_identity(deps, parent, function.service, statements)
+    labels = dict(PART_OF_SALDO)
+    if function.host is None:
+        labels["networking.knative.dev/visibility"] = "cluster-local"
+    return custom_resource(
+        function.service,
+        SERVING_API,
+        "Service",
+        {
+            "template": _template(deps, function, image),
+            "traffic": [{"latestRevision": True, "percent": 100}],
+        },
+        labels=labels,
+        opts=deps.inside(
+            parent,
+            account,
+            *identity,
+            *jobs,
+            *deps.database.ready,
+            *deps.kafka.ready,
+            *deps.sources.ready,
+            deps.hash_secret,
+        ),
+    )
+
+
+def _template(deps: Dependencies, function: Function, image: str) -> dict[str, Any]:
+    scaling = deps.stack.functions.of(function.name)
     volumes, mounts = _volumes(deps, function)
-    container = {
+    return {
+        "metadata": {
+            "labels": PART_OF_SALDO | {PART: function.service},
+            "annotations": {
+                "autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev",
+                "autoscaling.knative.dev/metric": "concurrency",
+                "autoscaling.knative.dev/target": str(scaling.concurrency),
+                # The target is meant; the rest up to the hard limit is for bursts.
+                "autoscaling.knative.dev/target-utilization-percentage": "100",
+                "autoscaling.knative.dev/min-scale": str(scaling.pods_min),
+                "autoscaling.knative.dev/max-scale": str(scaling.pods_max),
+                "autoscaling.knative.dev/window": "60s",
+                **_scraped(deps.stack.telemetry),
+            },
+        },
+        "spec": {
+            "serviceAccountName": function.service,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "containerConcurrency": scaling.concurrency_max,
+            # It is the pod's termination grace too.
+            "timeoutSeconds": scaling.timeout_s,
+            "containers": [_container(deps, function, image, mounts)],
+            "volumes": volumes,
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": "topology.kubernetes.io/zone",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": {PART: function.service}},
+                }
+            ],
+        },
+    }
+
+
+def _container(
+    deps: Dependencies, function: Function, image: str, mounts: list[dict[str, Any]]
+) -> dict[str, Any]:
+    scaling = deps.stack.functions.of(function.name)
+    return {
         "name": "function",
         "image": image,
         "ports": [{"name": "http1", "containerPort": PORT}],
@@ -69,60 +134,6 @@ def make_service(
         "securityContext": RESTRICTED_CONTAINER | {"runAsUser": UID, "runAsGroup": UID},
         "volumeMounts": mounts,
     }
-    labels = dict(PART_OF_SALDO)
-    if function.host is None:
-        labels["networking.knative.dev/visibility"] = "cluster-local"
-    template = {
-        "metadata": {
-            "labels": PART_OF_SALDO | {PART: function.service},
-            "annotations": {
-                "autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev",
-                "autoscaling.knative.dev/metric": "concurrency",
-                "autoscaling.knative.dev/target": str(scaling.concurrency),
-                # The target is meant; the rest up to the hard limit is for bursts.
-                "autoscaling.knative.dev/target-utilization-percentage": "100",
-                "autoscaling.knative.dev/min-scale": str(scaling.pods_min),
-                "autoscaling.knative.dev/max-scale": str(scaling.pods_max),
-                "autoscaling.knative.dev/window": "60s",
-                **_scraped(stack.telemetry),
-            },
-        },
-        "spec": {
-            "serviceAccountName": function.service,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "containerConcurrency": scaling.concurrency_max,
-            # It is the pod's termination grace too.
-            "timeoutSeconds": scaling.timeout_s,
-            "containers": [container],
-            "volumes": volumes,
-            "topologySpreadConstraints": [
-                {
-                    "maxSkew": 1,
-                    "topologyKey": "topology.kubernetes.io/zone",
-                    "whenUnsatisfiable": "ScheduleAnyway",
-                    "labelSelector": {"matchLabels": {PART: function.service}},
-                }
-            ],
-        },
-    }
-    return custom_resource(
-        function.service,
-        SERVING_API,
-        "Service",
-        {"template": template, "traffic": [{"latestRevision": True, "percent": 100}]},
-        labels=labels,
-        opts=deps.inside(
-            parent,
-            account,
-            *identity,
-            *jobs,
-            *deps.database.ready,
-            *deps.kafka.ready,
-            *deps.sources.ready,
-            deps.hash_secret,
-        ),
-    )
 
 
 def _volumes(
