@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from local.services import BALANCE, PROJECT, RECORD
 from saldo.bank_import import sender
+from saldo.bank_import.requests import FIRST_CHUNK_LINES_MAX
 from saldo.cli import app
 from tests import servers
 from tests.statement_files import SAMPLES, WRITERS, BankLine, as_csv, as_ofx, numbered
@@ -285,7 +286,7 @@ def test_an_import_goes_on_after_the_recorder_was_killed(
 
     def count(self: Any, answer: Any) -> None:  # noqa: ANN401 - as there
         counted(self, answer)
-        if self._outcome.done > sender.FIRST_CHUNK_LINES_MAX:
+        if self._outcome.done > FIRST_CHUNK_LINES_MAX:
             record.child.kill()
 
     monkeypatch.setattr(sender._Sender, "_count", count)  # noqa: SLF001 - the same

@@ -14,16 +14,15 @@ import pytest
 
 from saldo.bank_import import sender
 from saldo.bank_import.errors import OpeningExistsError, RecordingError
-from saldo.bank_import.sender import (
+from saldo.bank_import.requests import (
     CHUNK_BYTES_MAX,
     CHUNK_LINES_MAX,
     FIRST_CHUNK_LINES_MAX,
-    Outcome,
     Outgoing,
     chunks_of,
     outgoing_lines,
-    record_lines,
 )
+from saldo.bank_import.sender import Outcome, record_lines
 from tests.statement_files import BankLine, as_mt940, as_ofx, numbered, read
 
 if TYPE_CHECKING:

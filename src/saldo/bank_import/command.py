@@ -33,7 +33,8 @@ from saldo.bank_import.preview import (
     show_report,
 )
 from saldo.bank_import.reading_options import ReadingOptions
-from saldo.bank_import.sender import Outcome, new_client, outgoing_lines, record_lines
+from saldo.bank_import.requests import outgoing_lines
+from saldo.bank_import.sender import Outcome, new_client, record_lines
 from saldo.domain.commands import ACCOUNT_ID
 from saldo.operate.ledger_client import Functions
 from saldo.operate.options import with_options

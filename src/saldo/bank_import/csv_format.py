@@ -5,10 +5,7 @@ What the file shows beyond doubt is detected. The user is asked for the rest; no
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -19,12 +16,12 @@ from saldo.bank_import.csv_columns import (
     names_in,
     plain_name,
 )
-from saldo.bank_import.dates import looks_like_date, read_dates
+from saldo.bank_import.csv_rows import Row, read_table
+from saldo.bank_import.dates import read_dates
 from saldo.bank_import.encoding import decode_text
 from saldo.bank_import.errors import CurrencyUnknownError, StatementError
 from saldo.bank_import.statement import (
     BankStatement,
-    LeftOut,
     Page,
     StatementBalance,
     StatementLine,
@@ -36,7 +33,7 @@ from saldo.bank_import.statement import (
 from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from saldo.bank_import.reading_options import ReadingOptions
 
@@ -44,50 +41,6 @@ _SIDES = {
     **dict.fromkeys(names_in("d;dr;debit;debito;expense;despesa;saida;out;withdrawal"), -1),
     **dict.fromkeys(names_in("c;cr;credit;credito;income;receita;entrada;in;deposit"), 1),
 }
-_NOT_BOOKED = frozenset(
-    names_in(
-        "pending;reverted;declined;failed;cancelled;canceled;pendente;cancelado;cancelada;"
-        "agendado;agendada;futuro;estornado"
-    )
-)
-# Lines that state a balance between the transactions, as Brazilian banks print them. They are
-# searched for by their beginnings first, since most descriptions are none of them.
-_STATING = re.compile(
-    r"s ?a ?l ?d ?o|opening|closing|balance|previous|total|totais|sub", re.IGNORECASE
-)
-_OPENING_NAMES = frozenset(
-    names_in(
-        "saldo anterior;saldo inicial;opening balance;balance brought forward;previous balance"
-    )
-)
-_BALANCE_NAMES = _OPENING_NAMES | frozenset(
-    names_in(
-        "saldo;s a l d o;saldo final;saldo atual;saldo do dia;saldo parcial;saldo total;"
-        "saldo disponivel;saldo total disponivel dia;saldo em conta corrente;saldo em c corrente;"
-        "saldo da conta;closing balance;balance carried forward;total;totais;totals;subtotal"
-    )
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row's cells, and the line that it starts on."""
-
-    number: int
-    cells: list[str]
-
-    def cell(self, column: int | None) -> str:
-        """Return the cell; blank where the file has no such column."""
-        return "" if column is None else self.cells[column]
-
-
-@dataclass(slots=True)
-class _Table:
-    """The rows below the header: transactions, the opening balance, and what is left out."""
-
-    rows: list[_Row] = field(default_factory=list)
-    opening: _Row | None = None
-    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def parse_csv(
@@ -99,7 +52,7 @@ def parse_csv(
     """
     text = decode_text(content, options.encoding)
     layout = find_layout(text, options)
-    table = _sort_rows(_rows(text, layout), layout)
+    table = read_table(text, layout)
     if not table.rows:
         raise StatementError("there is no transaction in the file")
     currency = _currency(table.rows, layout, currency)
@@ -122,78 +75,7 @@ def parse_csv(
     return replace(join_pages("csv", [page], remarks), opening=opening, closing=closing)
 
 
-def _rows(text: str, layout: CsvLayout) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(text), delimiter=layout.delimiter, strict=True)
-    number = 1
-    try:
-        for place, cells in enumerate(reader):
-            if place >= layout.rows_above:
-                yield _Row(number, [cell.strip() for cell in cells])
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise StatementError(
-            f"the row is broken ({error}): a quote may be open", number=number
-        ) from error
-
-
-def _sort_rows(rows: Iterator[_Row], layout: CsvLayout) -> _Table:
-    table = _Table()
-    money = layout.money
-    needed = max(layout.date, *money) + 1
-    for row in rows:
-        cells = row.cells
-        if not any(cells):
-            continue
-        if len(cells) < needed:
-            if len(cells) > layout.date and looks_like_date(cells[layout.date]):
-                raise StatementError(
-                    f"the row has {len(cells)} columns where {needed} are needed: it is cut off",
-                    number=row.number,
-                )
-            table.left_out.append(LeftOut(number=row.number, reason="a note, not a transaction"))
-            continue
-        if len(cells) > layout.width and any(cells[layout.width :]):
-            raise StatementError(
-                f"the row has {len(cells)} columns where the header has {layout.width}",
-                number=row.number,
-            )
-        if len(cells) < layout.width:
-            cells += [""] * (layout.width - len(cells))
-        why = _why_left_out(row, layout, table)
-        if why is None and not any(cells[column] for column in money):
-            why = "it has no amount"
-        if why is not None:
-            table.left_out.append(LeftOut(number=row.number, reason=why))
-        elif cells[layout.date]:
-            table.rows.append(row)
-        else:
-            raise StatementError("the row has an amount but no date", number=row.number)
-    return table
-
-
-def _why_left_out(row: _Row, layout: CsvLayout, table: _Table) -> str | None:
-    stating = _states_balance(row, layout)
-    if stating is not None:
-        if stating in _OPENING_NAMES and not table.rows:
-            table.opening = row
-        return "a balance or total, not a transaction"
-    if layout.status is not None and plain_name(row.cells[layout.status]) in _NOT_BOOKED:
-        return f"not booked: its status is {row.cells[layout.status]}"
-    return None
-
-
-def _states_balance(row: _Row, layout: CsvLayout) -> str | None:
-    """Return the plain name of a row that states a balance or a total."""
-    for column in (*layout.description, layout.date, 0):
-        text = row.cells[column]
-        if _STATING.match(text):
-            name = plain_name(text)
-            if name in _BALANCE_NAMES:
-                return name
-    return None
-
-
-def _currency(rows: Sequence[_Row], layout: CsvLayout, asked: str | None) -> str:
+def _currency(rows: Sequence[Row], layout: CsvLayout, asked: str | None) -> str:
     currency = asked
     if layout.currency is not None:
         for row in rows:
@@ -211,7 +93,7 @@ def _currency(rows: Sequence[_Row], layout: CsvLayout, asked: str | None) -> str
     return currency
 
 
-def _decimal(rows: Sequence[_Row], layout: CsvLayout) -> Decimal:
+def _decimal(rows: Sequence[Row], layout: CsvLayout) -> Decimal:
     columns = [*layout.money, *([] if layout.balance is None else [layout.balance])]
     found = decimal_of(row.cells[column] for row in rows for column in columns)
     if found is not None:
@@ -228,7 +110,7 @@ def _decimal(rows: Sequence[_Row], layout: CsvLayout) -> Decimal:
 
 
 def _lines(
-    rows: Sequence[_Row], layout: CsvLayout, money: _Money, options: ReadingOptions
+    rows: Sequence[Row], layout: CsvLayout, money: _Money, options: ReadingOptions
 ) -> list[StatementLine]:
     days = read_dates(((row.number, row.cells[layout.date]) for row in rows), options.date_format)
     return [
@@ -249,7 +131,7 @@ class _Money:
     """Reads a row's signed amount and its balance."""
 
     def __init__(
-        self, rows: Sequence[_Row], layout: CsvLayout, currency: str, decimal: Decimal | None
+        self, rows: Sequence[Row], layout: CsvLayout, currency: str, decimal: Decimal | None
     ) -> None:
         self._layout = layout
         self._currency = currency
@@ -262,7 +144,7 @@ class _Money:
         ):
             self._side = None
 
-    def of(self, row: _Row) -> int:
+    def of(self, row: Row) -> int:
         """Return signed minor units; raise StatementError."""
         if self._layout.amount is None:
             return self._of_two_columns(row)
@@ -277,7 +159,7 @@ class _Money:
             )
         return sign * abs(amount_minor)
 
-    def _of_two_columns(self, row: _Row) -> int:
+    def _of_two_columns(self, row: Row) -> int:
         debit_minor = self.parse(row, self._layout.debit) or 0
         credit_minor = self.parse(row, self._layout.credit) or 0
         if debit_minor and credit_minor:
@@ -293,14 +175,14 @@ class _Money:
         self._debit_sign = sign
         return -abs(debit_minor)
 
-    def parse(self, row: _Row, column: int | None) -> int | None:
+    def parse(self, row: Row, column: int | None) -> int | None:
         """Return the cell's amount, None for a blank cell; raise StatementError."""
         text = row.cell(column)
         if not text:
             return None
         return parse_amount(text, self._currency, self._decimal, number=row.number)
 
-    def stated_opening(self, row: _Row, first: StatementLine) -> StatementBalance | None:
+    def stated_opening(self, row: Row, first: StatementLine) -> StatementBalance | None:
         """Return the balance of a line such as SALDO ANTERIOR, in either column."""
         column = self._layout.balance if row.cell(self._layout.balance) else self._layout.amount
         try:

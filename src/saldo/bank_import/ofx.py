@@ -1,22 +1,20 @@
 """OFX statements: version 1 (SGML) and 2 (XML), of bank accounts and credit cards.
 
 The structure around the transactions is read by ofxtools. The transactions themselves are cut out
-first and read here: its tree needs 3 s for 100,000 of them and does not keep their lines.
+first and read in ofx_lines: its tree needs 3 s for 100,000 of them and does not keep their lines.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ofxtools.Parser import TreeBuilder
 
-from saldo.bank_import.amounts import Decimal, parse_amount
-from saldo.bank_import.dates import day_of
 from saldo.bank_import.encoding import decode_text
 from saldo.bank_import.errors import StatementError
+from saldo.bank_import.ofx_lines import END, START, Block, read_amount, read_date, read_line
 from saldo.bank_import.statement import (
     DOCUMENT_TYPE,
     BankStatement,
@@ -26,8 +24,6 @@ from saldo.bank_import.statement import (
     StatementLine,
     choose_account,
     join_pages,
-    tidy_description,
-    tidy_reference,
 )
 from saldo.domain.money import CURRENCY_DIGITS
 
@@ -39,24 +35,10 @@ if TYPE_CHECKING:
 _BODY = re.compile(r"<OFX>", re.IGNORECASE)
 _DOCTYPE = re.compile(r"<!(?:DOCTYPE|ENTITY)\b")
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9._]*)>")
-_FIELD = re.compile(r"<([A-Z][A-Z0-9.]*)>([^<]*)")
-_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
-_ENTITY = re.compile(r"&(amp|lt|gt|quot|apos|nbsp|#[0-9]{1,7});")
-_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "nbsp": " "}
 _POSITION = re.compile(r"position=\[([0-9]+):")
-_DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})", re.ASCII)
 
-_START, _END = "<STMTTRN>", "</STMTTRN>"
 # The element of a statement, and within it the one that says whose it is.
 _STATEMENTS = {"STMTRS": "BANKACCTFROM", "CCSTMTRS": "CCACCTFROM"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """The text between a transaction's tags, and the line that it starts on."""
-
-    text: str
-    number: int
 
 
 @dataclass(slots=True)
@@ -65,7 +47,7 @@ class _Source:
 
     element: Element
     account: str
-    blocks: list[_Block]
+    blocks: list[Block]
 
 
 def parse_ofx(content: bytes, *, bank_account: str | None = None) -> BankStatement:
@@ -130,25 +112,25 @@ def _page(source: _Source) -> Page:
             reason = "the bank corrects an earlier line: do so by hand"
             page.left_out.append(LeftOut(number=block.number, reason=reason))
         else:
-            page.lines.append(_line(block, currency))
+            page.lines.append(read_line(block, currency))
     return page
 
 
-def _cut_out(text: str, start: int) -> tuple[str, dict[int, list[_Block]]]:
+def _cut_out(text: str, start: int) -> tuple[str, dict[int, list[Block]]]:
     """Return the text from ``start`` without its transactions, and those by their statement.
 
     The text keeps its line ends, so that positions in it still tell the line.
     """
-    head, *parts = text.split(_START)
-    blocks: dict[int, list[_Block]] = {}
+    head, *parts = text.split(START)
+    blocks: dict[int, list[Block]] = {}
     number = head.count("\n") + 1
     statement = _statements_opened(head) - 1
     skeleton = ["\n" * head.count("\n", 0, start), head[start:]]
     for part in parts:
-        body, end, rest = part.partition(_END)
+        body, end, rest = part.partition(END)
         if not end:
-            raise StatementError(f"{_START} is never closed by {_END}", number=number)
-        blocks.setdefault(statement, []).append(_Block(body, number))
+            raise StatementError(f"{START} is never closed by {END}", number=number)
+        blocks.setdefault(statement, []).append(Block(body, number))
         skeleton += ["\n" * body.count("\n"), rest]
         statement += _statements_opened(rest)
         number += part.count("\n")
@@ -200,65 +182,6 @@ def _account(statement: Element) -> str:
     return "/".join(part for part in parts if part)
 
 
-def _line(block: _Block, currency: str) -> StatementLine:
-    text = block.text
-    if "<![CDATA[" in text:
-        text = _CDATA.sub(lambda match: match.group(1).replace("<", "&lt;"), text)
-    fields = {name: value.strip() for name, value in _FIELD.findall(text)}
-    if _START in text or "TRNAMT" not in fields or "DTPOSTED" not in fields:
-        missing = "TRNAMT" if "TRNAMT" not in fields else "DTPOSTED"
-        raise StatementError(f"the transaction has no {missing}", number=block.number)
-    if "<CURRENCY>" in text and fields.get("CURSYM", currency) != currency:
-        raise StatementError(
-            f"the amount is in {fields['CURSYM']}, but the statement is in {currency}",
-            number=block.number,
-        )
-    return StatementLine(
-        number=block.number,
-        occurred_on=_date(fields["DTPOSTED"], "DTPOSTED", block.number),
-        amount_minor=_amount(fields["TRNAMT"], currency, block.number),
-        description=_description(fields),
-        reference=tidy_reference(_unescape(fields.get("FITID", ""))),
-    )
-
-
-def _description(fields: dict[str, str]) -> str:
-    name = tidy_description(_unescape(fields.get("NAME", "")))
-    memo = tidy_description(_unescape(fields.get("MEMO", "")))
-    if not name or memo.startswith(name):
-        return memo or fields.get("TRNTYPE", "")
-    if not memo or name.startswith(memo):
-        return name
-    return tidy_description(f"{name} - {memo}")
-
-
-def _unescape(text: str) -> str:
-    return _ENTITY.sub(_character, text) if "&" in text else text
-
-
-def _character(match: re.Match[str]) -> str:
-    name: str = match.group(1)
-    if not name.startswith("#"):
-        return _ENTITIES[name]
-    code = int(name[1:])
-    return chr(code) if code <= sys.maxunicode else ""
-
-
-def _amount(text: str, currency: str, number: int | None) -> int:
-    # OFX knows no thousands separator, so a single comma or point is the decimal one
-    decimal: Decimal = "comma" if text.rfind(",") > text.rfind(".") else "point"
-    return parse_amount(text, currency, decimal, number=number)
-
-
-def _date(text: str, name: str, number: int | None) -> date:
-    """Return the day of the bank's own calendar: the time zone behind it is left out."""
-    match = _DATE.match(text)
-    day = day_of(*match.groups()) if match else None
-    if day is None:
-        raise StatementError(f"{name} is {text[:40]!r}, which is not a date", number=number)
-    return day
-
-
 def _closing(statement: Element, currency: str) -> StatementBalance | None:
     ledger = next(statement.iter("LEDGERBAL"), None)
     amount = None if ledger is None else _text(ledger, "BALAMT")
@@ -266,7 +189,7 @@ def _closing(statement: Element, currency: str) -> StatementBalance | None:
     if amount is None or on is None:
         return None
     return StatementBalance(
-        amount_minor=_amount(amount, currency, None), on=_date(on, "DTASOF", None)
+        amount_minor=read_amount(amount, currency, None), on=read_date(on, "DTASOF", None)
     )
 
 
@@ -275,7 +198,7 @@ def _listed_until(lines: Sequence[StatementLine], statement: Element) -> date | 
     stated = _text(statement, "DTEND")
     days = [line.occurred_on for line in lines]
     if stated is not None:
-        days.append(_date(stated, "DTEND", None))
+        days.append(read_date(stated, "DTEND", None))
     return max(days, default=None)
 
 
@@ -295,7 +218,7 @@ def _opening(
 
 def _remarks(
     lines: Sequence[StatementLine],
-    blocks: Sequence[_Block],
+    blocks: Sequence[Block],
     closing: StatementBalance | None,
     statement: Element,
 ) -> Iterator[str]:
