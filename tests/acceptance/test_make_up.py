@@ -37,6 +37,7 @@ CLONED = (
     "local",
     "src",
     "functions",
+    "infra_pulumi/infra.mk",
 )
 INSTALL_TIMEOUT_S = 900
 MAKE_TIMEOUT_S = 600
