@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -16,22 +15,18 @@ from confluent_kafka import Producer
 from saldo.operate.redrive import DeadLetters
 from saldo.operate.settings import open_operator_pool
 from saldo.operate.verification.run import verify
-from saldo.project.rebuild import Rebuild, RebuildRefused
-from tests.faults import clocks, doubt, overload, poison
+from tests.faults import clocks, doubt, overload, poison, restore
 from tests.faults.proxy import APPENDS, Proxy, Rule, until
 from tests.faults.rig import until_true
 from tests.faults.scene import DEADLINE_S, Cell
-from tests.history.history import History, PastRead, Read
 
 if TYPE_CHECKING:
     from tests.faults.rig import Replica, Server
     from tests.faults.scene import Scene
-    from tests.history.history import Attempt, Final
 
 # Taken, or to be delivered again: the source decides by no other answers.
 ANSWERED_TO_A_RECORD = {200, 429, 503}
 OUTBOX_DELETE = "DELETE FROM event_store.outbox"
-REBUILDS_MAX = 10
 FORGED_AMOUNT = 99_999_999
 
 
@@ -588,102 +583,6 @@ async def record_forged(scene: Scene) -> None:
     scene.heal()
 
 
-async def store_restored(scene: Scene) -> None:
-    """The event store goes back to a moment before its last events; the read model knows them."""
-    rig = scene.rig
-    target_s = time.monotonic()
-    [[target]] = await rig.find_store("SELECT clock_timestamp()::text")
-    await scene.warm()
-    await until_true(lambda: _is_ahead(scene, target), "the read model knows what will be lost")
-    scene.begin()
-    [[wal]] = await rig.find_store("SELECT pg_walfile_name(pg_switch_wal())")
-
-    async def is_archived() -> bool:
-        [[last]] = await rig.find_store("SELECT last_archived_wal FROM pg_stat_archiver")
-        return last is not None and last[:24] >= wal
-
-    await until_true(is_archived, "the WAL is archived")
-    await rig.store.restore(rig.base, target)
-    scene.hits = await _accounts_ahead(scene)
-    for replica in rig.replicas:
-        replica.store.upstreams[:] = [rig.store.socket]
-    restored_s = time.monotonic()
-    # As docs/operations.md has it done.
-    async with (
-        open_operator_pool(rig.settings.event_store_url) as streams,
-        open_operator_pool(rig.settings.read_model_url) as model,
-    ):
-        rebuild = Rebuild(streams, model, lambda _done, _total: None)
-        for _ in range(REBUILDS_MAX):
-            with contextlib.suppress(RebuildRefused):
-                if (await rebuild.run(accept_differences=True)).switched:
-                    break
-            # Its locks were in use each time, which a slow machine makes likely: it goes on from
-            # where it is, in a quiet moment.
-            scene.load.going_on.clear()
-    scene.load.going_on.set()
-    scene.heal()
-    # What was recorded since is in the store before it is on the topic.
-    on_topic = await asyncio.to_thread(rig.read_topic, scene.offsets)
-    stored = {str(row[0]) for row in await rig.find_store("SELECT event_id FROM event_store.event")}
-    scene.known_on_topic |= {headers["ce_id"] for headers, _ in on_topic} - stored
-    converged_s = time.monotonic()
-
-    def forgotten(history: History, final: Final) -> History:
-        known = {event.event_id for event in final.events}
-        return History(
-            [
-                each
-                for each in history.operations
-                if not (
-                    _is_read_of_the_lost(each, target_s, converged_s)
-                    if isinstance(each, Read | PastRead)
-                    else _is_receipt_of_the_lost(each, restored_s, known)
-                )
-            ]
-        )
-
-    scene.forgotten = forgotten
-
-
-async def _is_ahead(scene: Scene, target: str) -> bool:
-    """Whether something is projected that was recorded after ``target``."""
-    return bool(
-        await scene.rig.find_model(
-            "SELECT FROM read_model.balance WHERE starts_with(account_id, $1)"
-            " AND recorded_at > $2::text::timestamptz",
-            scene.prefix,
-            target,
-        )
-    )
-
-
-async def _accounts_ahead(scene: Scene) -> int:
-    """How many balances stand beyond their streams."""
-    ends = await scene.rig.find_store(
-        "SELECT account_id, position FROM event_store.stream WHERE starts_with(account_id, $1)",
-        scene.prefix,
-    )
-    shown = await scene.rig.find_model(
-        "SELECT account_id, position FROM read_model.balance WHERE starts_with(account_id, $1)",
-        scene.prefix,
-    )
-    streams = {row["account_id"]: row["position"] for row in ends}
-    return sum(row["position"] > streams.get(row["account_id"], 0) for row in shown)
-
-
-def _is_read_of_the_lost(read: Read | PastRead, target_s: float, converged_s: float) -> bool:
-    return read.completed_s >= target_s and read.invoked_s <= converged_s
-
-
-def _is_receipt_of_the_lost(attempt: Attempt, restored_s: float, known: set[str]) -> bool:
-    if attempt.completed_s is None or attempt.completed_s > restored_s:
-        return False
-    named = attempt.named if attempt.receipt is None else attempt.receipt.event_id
-    # Of a stated position it is not known which event it was of.
-    return attempt.stated is not None or (named is not None and named not in known)
-
-
 CELLS = (
     Cell(
         name="record-killed",
@@ -898,8 +797,8 @@ CELLS = (
     Cell(
         name="store-restored",
         fault="event store restored to a moment before its last events",
-        window="balances beyond their streams",
-        run=store_restored,
+        window="balances of lost events",
+        run=restore.store_restored,
     ),
     Cell(
         name="overloaded",

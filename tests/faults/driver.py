@@ -9,10 +9,8 @@ import json
 import random
 import statistics
 import time
-from collections import deque
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -22,14 +20,14 @@ from tests.faults.intents import (
     Known,
     Response,
     dependent,
-    minor,
     request_of,
     response_of,
 )
-from tests.history.history import Attempt, History, Line, PastRead, Read
+from tests.faults.reads import Reads
+from tests.history.history import Attempt, History
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
     from tests.history.history import Kind
 
@@ -38,11 +36,11 @@ CLIENTS = 12
 ATTEMPTS_MAX = 8
 GIVES_UP = 0.15
 UNKEYED = 0.25
+EXPECTING = 0.1  # requests that are to be recorded only in the state that their client has seen
 REQUEST_TIMEOUT_S = 6.0  # short: clients that give up are part of the load
 THINK_S = 0.02
 RETRY_PAUSE_S = 0.1
 STOP_TIMEOUT_S = 120.0
-MOMENTS_KEPT = 200
 ZIPF_ACCOUNTS = 20
 BINARY_ACCOUNTS = 3
 BITS_MAX = 45
@@ -154,10 +152,8 @@ class Client:
         self._chance = random.Random(f"{load.seed}-{number}")  # noqa: S311 - deeds, no secrets
         self._intents: list[Intent] = []
         self._known: list[Known] = []
-        self._seen: dict[str, int] = {}
         self._keys = itertools.count()
-        # Accounts and times of the last events.
-        self._moments: deque[tuple[str, str]] = deque(maxlen=MOMENTS_KEPT)
+        self.reads = Reads(load, session, number, self._chance)
 
     async def run(self) -> None:
         await self._set_limits()
@@ -173,11 +169,11 @@ class Client:
             elif deed < 0.7 and self._known:
                 await self._depend()
             elif deed < 0.85:
-                await self._read_balance()
+                await self.reads.balance()
             elif deed < 0.92:
-                await self._read_past()
+                await self.reads.past()
             else:
-                await self._read_statement()
+                await self.reads.statement()
 
     async def _set_limits(self) -> None:
         for account_id in self._load.accounts[-LIMITED_ACCOUNTS:]:
@@ -203,8 +199,16 @@ class Client:
                 amount_minor=amount,
                 key=f"{self._number}-{next(self._keys)}",
                 keyed=self._chance.random() > UNKEYED,
+                expected=self._expected(account_id),
             )
             await (self.insist(intent) if intent.keyed else self.attempt(intent))
+
+    def _expected(self, account_id: str) -> str:
+        """The state in which the account must be: by its tag, by its position, or any."""
+        held = self.reads.held.get(account_id)
+        if held is None or self._chance.random() > EXPECTING:
+            return ""
+        return self._chance.choice((held.tag, str(held.position)))
 
     async def _depend(self) -> None:
         """Send requests at the same moment, each of which may decide another."""
@@ -227,7 +231,7 @@ class Client:
         """One request, of several lines if need be; whether another would come to the same."""
         method, path, body, headers = request_of(intents)
         invoked_s = time.monotonic()
-        completed_s, status = None, 0
+        completed_s, status, tag, recorded_at = None, 0, "", ""
         try:
             async with self._session.request(
                 method, f"{self._record_url}{path}", data=body, headers=headers
@@ -239,8 +243,8 @@ class Client:
             completed_s = time.monotonic()
             response = response_of(status, text)
             if len(intents) == 1 and response.receipts:
+                tag = answer.headers["ETag"].strip('"')
                 recorded_at = json.loads(text)["recordedAt"]
-                self._moments.append((intents[0].account_id, recorded_at))
         for number, intent in enumerate(intents):
             receipt = response.receipts[number] if response.receipts else None
             self._load.history.operations.append(
@@ -259,12 +263,13 @@ class Client:
                     not_found=status == NOT_FOUND,
                     named=response.named,
                     stated=response.stated,
+                    tag=tag,
+                    expected=intent.expected,
                 )
             )
             if receipt is not None:
                 self._load.recorded += 1
-                seen = self._seen.get(intent.account_id, 0)
-                self._seen[intent.account_id] = max(seen, receipt.position)
+                self.reads.remember(intent.account_id, receipt, tag, recorded_at)
                 if intent.kind == "INCOME" and not self._load.is_binary(intent.account_id):
                     self._known = self._known[-KNOWN_MAX:]
                     self._known.append(
@@ -275,92 +280,3 @@ class Client:
                         )
                     )
         return response, status in FINAL
-
-    async def _read_balance(self) -> None:
-        account_id = self._chance.choice(sorted(self._seen) or self._load.accounts)
-        query = {"accountId": account_id}
-        headers = {}
-        minimum = self._seen.get(account_id, 0) if self._chance.random() < 0.5 else 0
-        if minimum:
-            query["minPosition"], headers["Prefer"] = str(minimum), "wait=2"
-        await self._read("/balances", query, headers, minimum)
-
-    async def _read_past(self) -> None:
-        """A balance as of the very moment of an event, or of a few seconds ago."""
-        if not self._moments:
-            return
-        account_id, moment = self._chance.choice(self._moments)
-        if self._chance.random() < 0.5:
-            ago = timedelta(seconds=self._chance.random() * 5)
-            moment = (datetime.now(UTC) - ago).isoformat()
-        invoked_s = time.monotonic()
-        content = await self._get("/balances", {"accountId": account_id, "asOf": moment}, {})
-        if content is not None:
-            self._load.history.operations.append(
-                PastRead(
-                    client=self._number,
-                    account_id=account_id,
-                    invoked_s=invoked_s,
-                    completed_s=time.monotonic(),
-                    moment=moment,
-                    final=content["final"],
-                    position=content["position"],
-                    balance_minor=minor(content["value"]),
-                )
-            )
-
-    async def _read_statement(self) -> None:
-        account_id = self._chance.choice(sorted(self._seen) or self._load.accounts)
-        await self._read("/transactions", {"accountId": account_id, "limit": "20"}, {}, 0)
-
-    async def _read(
-        self, path: str, query: Mapping[str, str], headers: Mapping[str, str], minimum: int
-    ) -> None:
-        invoked_s = time.monotonic()
-        content = await self._get(path, query, headers)
-        read = None if content is None else _read_of(content)
-        if read is not None:
-            position, balance_minor, lines = read
-            self._load.history.operations.append(
-                Read(
-                    client=self._number,
-                    account_id=query["accountId"],
-                    invoked_s=invoked_s,
-                    completed_s=time.monotonic(),
-                    position=position,
-                    balance_minor=balance_minor,
-                    min_position=minimum,
-                    lines=lines,
-                )
-            )
-
-    async def _get(
-        self, path: str, query: Mapping[str, str], headers: Mapping[str, str]
-    ) -> dict[str, Any] | None:
-        """What is answered; None where nothing is shown."""
-        try:
-            async with self._session.get(
-                f"{self._load.balance_url}{path}", params=query, headers=headers
-            ) as answer:
-                status, text = answer.status, await answer.text()
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            self._load.refused_reads += 1
-            return None
-        if status != 200:
-            # Behind, unavailable, or an account that has no event yet: no balance was shown.
-            assert status in {404, 503}, text
-            self._load.refused_reads += 1
-            return None
-        content: dict[str, Any] = json.loads(text, parse_float=str)
-        return content
-
-
-def _read_of(content: Any) -> tuple[int, int, tuple[Line, ...]] | None:  # noqa: ANN401 - JSON
-    """Position, balance and lines of an answer; None for a statement without a line."""
-    if "transactions" not in content:
-        return content["position"], minor(content["value"]), ()
-    lines = tuple(
-        Line(position=t["position"], event_id=t["id"], balance_minor=minor(t["balance"]))
-        for t in content["transactions"]
-    )
-    return (lines[0].position, lines[0].balance_minor, lines) if lines else None

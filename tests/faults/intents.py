@@ -42,7 +42,7 @@ class Intent:
     key: str
     keyed: bool = True
     reverses: str | None = None
-    expected: int | None = None
+    expected: str = ""  # the state in which the account must be: a tag, or a bare position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def dependent(known: Known, other_account_id: str, key: str) -> list[tuple[Inten
         )
         for ending in ("undo", "undo-too")
     ]
-    expected = known.receipt.position + 1
+    expected = str(known.receipt.position + 1)
     matched = Intent(
         account_id=account_id,
         kind="INCOME",
@@ -107,7 +107,7 @@ def request_of(intents: Sequence[Intent]) -> tuple[str, str, str, dict[str, str]
     [intent] = intents
     if intent.keyed:
         headers["Idempotency-Key"] = intent.key
-    if intent.expected is not None:
+    if intent.expected:
         headers["If-Match"] = f'"{intent.expected}"'
     if intent.reverses is not None:
         return "POST", f"/transactions/{intent.reverses}/reversal", "", headers

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tests.faults.driver import Load, p99_ms
 from tests.faults.proxy import until
-from tests.history.checker import Violation, check, count
+from tests.history.checker import check, count
 from tests.history.history import Span
+from tests.history.tags import ambiguous_tags
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from tests.faults.rig import Replica, Rig
     from tests.history.history import Final, History
+    from tests.history.violations import Violation
 
 Form = Literal["quick", "long"]
 Chosen = TypeVar("Chosen")
@@ -173,7 +175,8 @@ async def play(cell: Cell, rig: Rig, *, seed: int, form: Form) -> Result:
         operations=len(load.history.operations),
         hits=scene.hits,
         recovery_s=recovery_s,
-        violations=[*scene.violations, *check(history, final)],
+        # What is forgotten of the history was said, all the same.
+        violations=[*scene.violations, *ambiguous_tags(load.history), *check(history, final)],
         notes=scene.notes,
         history=history,
         final=final,

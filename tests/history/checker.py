@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from tests.history.tags import check_tags
+from tests.history.violations import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,53 +30,10 @@ if TYPE_CHECKING:
         Receipt,
         Span,
     )
+    from tests.history.violations import Category
 
-Category = Literal["lost", "doubled", "stale", "wrong"]
-# Every name under which the checker reports, and the column of the matrix that counts it.
-CATEGORIES: dict[str, Category] = {
-    "acknowledged-lost": "lost",
-    "refused-for-lost": "lost",
-    "not-projected": "lost",
-    "not-on-topic": "lost",
-    "recorded-twice": "doubled",
-    "answers-differ": "doubled",
-    "stale-read": "stale",
-    "went-back": "stale",
-    "order-reversed": "stale",
-    "final-changed": "stale",
-    "recorded-back": "wrong",
-    "recorded-off": "wrong",
-    "occurred-off": "wrong",
-    "refused-but-recorded": "wrong",
-    "refused-for-another": "wrong",
-    "refused-unfounded": "wrong",
-    "unasked": "wrong",
-    "altered": "wrong",
-    "gap": "wrong",
-    "chain-broken": "wrong",
-    "wrong-balance": "wrong",
-    "beyond-the-stream": "wrong",
-    "limit-broken": "wrong",
-    "sum-differs": "wrong",
-    "uncommitted-on-topic": "wrong",
-    "outbox-not-empty": "wrong",
-}
 # A machine's clocks are not read at one moment, and are kept in time by a little.
 TOLERANCE_S = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Violation:
-    """Something that must not be: its name among CATEGORIES, and what a person needs to find it."""
-
-    name: str
-    account_id: str
-    detail: str
-
-    @property
-    def category(self) -> Category:
-        """The column of the matrix that counts it."""
-        return CATEGORIES[self.name]
 
 
 def check(history: History, final: Final) -> list[Violation]:
@@ -87,6 +46,7 @@ def check(history: History, final: Final) -> list[Violation]:
         *_check_order(history),
         *_check_times(history, final, streams),
         *_check_reads(history, streams),
+        *check_tags(history, final.events),
         *_check_past_reads(history, streams),
         *_check_balances(final.balances, streams),
         *_check_topic(final),

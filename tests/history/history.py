@@ -47,6 +47,8 @@ class Attempt:
     not_found: bool = False  # refused because there is no such transaction to reverse
     named: str | None = None  # the event because of which it was refused
     stated: tuple[int, int | None] | None = None  # position and balance that refused it
+    tag: str = ""  # of the state after it, where the answer has one
+    expected: str = ""  # the state in which the account had to be: a tag, or a bare position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,8 @@ class Read:
     balance_minor: int
     min_position: int = 0
     lines: tuple[Line, ...] = ()
+    tag: str = ""  # of the state that was shown, where the answer has one
+    behind: int | None = None  # positions that the answer says it lacks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

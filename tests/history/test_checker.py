@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.controls import NOW
-from tests.history.checker import CATEGORIES, check, count
+from tests.history.checker import check, count
 from tests.history.history import (
     Attempt,
     Balance,
@@ -26,6 +26,8 @@ from tests.history.history import (
     read_log,
     write_log,
 )
+from tests.history.tags import ambiguous_tags
+from tests.history.violations import CATEGORIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from tests.history.history import Kind, Outcome
 
 ANA, BRUNO, DORA = "ana", "bruno", "dora"
+EVA = "eva"  # whose answers have tags
+NO_HASH = "0" * 16
 # When the histories begin, in Unix time.
 EPOCH_S = NOW.timestamp()
 
@@ -184,6 +188,27 @@ class Story:
         self.reads.append(read)
         self.now_s += 1
 
+    def record_tagged(self, key: str, amount_minor: int, expected: str = "") -> None:
+        """An income of EVA's, recorded in the state that was expected."""
+        event = self.record(EVA, "INCOME", amount_minor, key)
+        self.attempts[-1] = replace(self.attempts[-1], tag=tag(event), expected=expected)
+
+    def read_tagged(self, event: Event, client: int = 1, behind: int = 0) -> None:
+        """EVA's balance after ``event``, as an answer with an ETag shows it."""
+        own = [each for each in self.events if each.account_id == EVA]
+        read = Read(
+            client=client,
+            account_id=EVA,
+            invoked_s=self.now_s,
+            completed_s=self.now_s + 0.5,
+            position=event.position,
+            balance_minor=sum(e.amount_minor or 0 for e in own if e.position <= event.position),
+            tag=tag(event),
+            behind=behind,
+        )
+        self.reads.append(read)
+        self.now_s += 1
+
     def read_past(self, account_id: str, moment_s: float, *, final: bool) -> None:
         by_then = [e for e in self.events if e.account_id == account_id and at(e) <= moment_s]
         self.past.append(
@@ -233,6 +258,11 @@ class Story:
         return {violation.name for violation in check(self.history(), self.final())}
 
 
+def tag(event: Event) -> str:
+    """The tag of the state after an event."""
+    return f"{event.position}-{event.hash[:16]}"
+
+
 def good() -> Story:
     """Retries, unknown outcomes of both kinds, limits, reads: all is well."""
     story = Story()
@@ -254,6 +284,13 @@ def good() -> Story:
     story.refuse("beyond the limit", stated=(2, 0))
     story.refuse("another position", stated=(1, None))
     story.refuse("no position", stated=(0, None))
+    story.record_tagged("e0", 5, expected="0")
+    first = story.events[-1]
+    story.read_tagged(first)
+    story.record_tagged("e1", 7, expected=tag(first))
+    story.read_tagged(first, client=2, behind=1)
+    story.read_tagged(story.events[-1])
+    story.read_tagged(story.events[-1])
     story.record(BRUNO, "LIMIT", 10, "b0")
     story.record(BRUNO, "EXPENSE", 10, "b1")
     story.read(BRUNO)
@@ -378,7 +415,36 @@ def call_final_what_changes(story: Story) -> None:
     story.past[1] = replace(story.past[1], final=True)
 
 
+def of_eva(story: Story) -> list[int]:
+    """Where EVA's tagged reads are."""
+    return [number for number, read in enumerate(story.reads) if read.account_id == EVA]
+
+
+def answer_with_the_tag_of_another_event(story: Story) -> None:
+    number = of_eva(story)[0]
+    story.reads[number] = replace(story.reads[number], tag=f"1-{NO_HASH}")
+
+
+def answer_one_tag_with_another_balance(story: Story) -> None:
+    number = of_eva(story)[-1]
+    story.reads[number] = replace(story.reads[number], balance_minor=13)
+
+
+def record_in_another_state_than_expected(story: Story) -> None:
+    [number] = [n for n, each in enumerate(story.attempts) if each.key == "e1"]
+    story.attempts[number] = replace(story.attempts[number], expected=f"1-{NO_HASH}")
+
+
+def hide_how_far_a_balance_is_behind(story: Story) -> None:
+    number = of_eva(story)[1]
+    story.reads[number] = replace(story.reads[number], behind=0)
+
+
 BAD: dict[str, Callable[[Story], None]] = {
+    "tag-of-another": answer_with_the_tag_of_another_event,
+    "tag-ambiguous": answer_one_tag_with_another_balance,
+    "expected-another": record_in_another_state_than_expected,
+    "behind-understated": hide_how_far_a_balance_is_behind,
     "acknowledged-lost": lose_an_answered_event,
     "recorded-twice": record_a_retry_again,
     "answers-differ": answer_a_retry_otherwise,
@@ -426,6 +492,7 @@ def test_every_name_has_a_bad_history() -> None:
 
 # What follows from the named wrong and cannot be told apart from it.
 FOLLOWS = {
+    "tag-ambiguous": {"wrong-balance"},
     "answers-differ": {"wrong-balance"},
     "gap": {"altered", "not-projected", "beyond-the-stream", "wrong-balance"},
     "chain-broken": {"uncommitted-on-topic"},
@@ -448,6 +515,33 @@ def test_a_wrong_balance_names_the_transactions_that_it_lacks() -> None:
     [violation] = check(story.history(), story.final())
     assert violation.account_id == ANA
     assert violation.detail.endswith("it lacks the transactions at 1, 3")
+
+
+def test_a_tag_of_lost_events_has_one_answer_too() -> None:
+    """Nothing of them is stored: what was said of them is compared with itself."""
+    lost = Read(
+        client=1,
+        account_id="lost",
+        invoked_s=0,
+        completed_s=1,
+        position=3,
+        balance_minor=70,
+        tag=f"3-{NO_HASH}",
+    )
+    same, other = replace(lost, client=2), replace(lost, balance_minor=80)
+    assert list(ambiguous_tags(History([lost, same]))) == []
+    [violation] = ambiguous_tags(History([lost, other]))
+    assert (violation.name, violation.account_id) == ("tag-ambiguous", "lost")
+    [elsewhere] = ambiguous_tags(History([replace(lost, position=4)]))
+    assert elsewhere.name == "tag-ambiguous"
+
+
+@pytest.mark.parametrize("expected", ["0", "2", f"0-{NO_HASH}", f"2-{NO_HASH}"])
+def test_an_event_follows_on_the_expected_state(expected: str) -> None:
+    story = good()
+    [number] = [n for n, each in enumerate(story.attempts) if each.key == "e1"]
+    story.attempts[number] = replace(story.attempts[number], expected=expected)
+    assert story.names() == {"expected-another"}
 
 
 def test_a_stored_transaction_is_always_found() -> None:
