@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOMENTS_KEPT = 200
 STREAM_S = 1.0  # a part of the load, not a wait
+EVENTS_MAX = 1_000
 NOT_MODIFIED = 304
 
 # By position and by tag: at least it, or unless it is held.
@@ -126,7 +127,9 @@ class Reads:
         self._log(account_id, invoked_s, shown, minimum=minimum, behind=answer.behind)
         return answer
 
-    async def stream(self, account_id: str, last_tag: str, seconds: float) -> list[str]:
+    async def stream(
+        self, account_id: str, last_tag: str, seconds: float, events_max: int = EVENTS_MAX
+    ) -> list[str]:
         """Follow an account for a while; the ids of the events."""
         headers = {"Last-Event-ID": last_tag}
         query = {"accountId": account_id}
@@ -157,6 +160,8 @@ class Reads:
                         )
                         self._log(account_id, invoked_s, shown)
                         invoked_s = time.monotonic()
+                        if len(tags) == events_max:
+                            break
         except (aiohttp.ClientError, OSError, TimeoutError):
             pass  # as long as it was to be followed, or cut
         return tags

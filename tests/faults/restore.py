@@ -17,7 +17,7 @@ import aiohttp
 from saldo.operate.settings import open_operator_pool
 from saldo.project.rebuild import Rebuild, RebuildRefused
 from tests.faults.intents import Intent
-from tests.faults.reads import NOT_MODIFIED
+from tests.faults.reads import NOT_MODIFIED, STREAM_S
 from tests.faults.rig import until_true
 from tests.faults.scene import DEADLINE_S
 from tests.history.history import History, PastRead, Read
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 REBUILDS_MAX = 10
 TRIED_MAX = 10
-STREAM_S = 5.0  # the first event comes at once
 # Behind the restore a client starts again: what it saw before may be lost.
 AGAIN = 1_000_000
 HELD = """
@@ -154,7 +153,8 @@ async def _try(client: Client, account_id: str, tag: str, *, rebuilt: bool) -> N
         )
     )
     assert response.outcome != "recorded", f"{account_id} recorded on the lost {tag}"
-    ids = await reads.stream(account_id, tag, STREAM_S)
+    # Before the rebuild there may be no event yet.
+    ids = await reads.stream(account_id, tag, DEADLINE_S if rebuilt else STREAM_S, events_max=1)
     assert tag not in ids
     # An account that lost all of its events has no stream until its next one.
     assert ids or not rebuilt or await reads.read_balance(account_id) is None
