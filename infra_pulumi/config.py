@@ -85,9 +85,6 @@ def _problems(key: str, value: object, stack: Mapping[str, Any]) -> Iterator[Pro
         yield from value.problems(stack)
 
 
-KEYS = tuple(Stack.model_fields)
-
-
 class BadConfigError(Exception):
     """The stack's configuration cannot be deployed. The message has one line a problem."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -14,6 +16,7 @@ from infra_pulumi import config
 from infra_pulumi.config import BadConfigError, read_config
 from infra_pulumi.layers.database.connection_budget import connections_needed, connections_usable
 from infra_pulumi.parts import FUNCTIONS, source_identity
+from infra_pulumi.pulumi_config import read_stack
 
 PROGRAM = Path(config.__file__).parent
 STACKS = ("cluster", "dev", "prod")
@@ -154,6 +157,21 @@ def test_a_key_in_pythons_spelling_is_refused() -> None:
     problems = problems_of(changed("dev", "kafka.storage_gib", 5))
 
     assert problems == ("saldo:kafka.storage_gib: is not known",)
+
+
+def test_an_unknown_key_of_pulumis_configuration_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pulumi hands the whole file over: a misspelt section must not count as left out."""
+    texts = {key: json.dumps(value) for key, value in values_of("prod").items()}
+    told = {f"saldo:{key}": text for key, text in texts.items()} | {"aws:region": "us-east-1"}
+    monkeypatch.setenv("PULUMI_CONFIG", json.dumps(told))
+    assert read_stack() == read_config(values_of("prod"))
+
+    monkeypatch.setenv("PULUMI_CONFIG", json.dumps(told | {"saldo:telemetri": "{}"}))
+
+    with pytest.raises(pulumi.RunError, match="saldo:telemetri: is not known"):
+        read_stack()
 
 
 def test_a_stack_cannot_be_changed_once_it_is_read() -> None:
