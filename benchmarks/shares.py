@@ -31,7 +31,7 @@ RATE_HZ = 250
 SAMPLES_MIN = 10
 
 
-def _codes(*functions: Any) -> frozenset[tuple[str, str]]:  # noqa: ANN401 - plain or bound
+def _codes(*functions: Any) -> frozenset[tuple[str, str]]:
     """(file, name) of each function, as py-spy names a frame."""
     found: set[tuple[str, str]] = set()
     for function in functions:

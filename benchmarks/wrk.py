@@ -23,7 +23,7 @@ PATIENCE_S = 60.0
 ANSWER_TIMEOUT_S = 30
 
 
-class NoFigure(Exception):  # noqa: N818 - an outcome, told to a person
+class NoFigure(Exception):
     """A figure could not be taken; the message says why and what helps."""
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DISK_FREE_MIN_BYTES = 1_000_000_000
 
 
-class NotPossible(Exception):  # noqa: N818 - its message is the one line that a person reads
+class NotPossible(Exception):
     """It cannot go on; the message says why and what helps."""
 
 

@@ -151,7 +151,7 @@ def _structured_event(record: Record) -> _Parts | None:
     return _checked(attributes, content_type_of_data, body)
 
 
-class _NotAnEvent(Exception):  # noqa: N818 - it is what the envelope is
+class _NotAnEvent(Exception):
     """The envelope breaks a rule of the JSON format; the record is a plain one then."""
 
 
@@ -278,7 +278,7 @@ class Target:
     path: str
 
 
-class BadTarget(ValueError):  # noqa: N818 - it names the thing, as the settings' errors do
+class BadTarget(ValueError):
     """Not an absolute http URL."""
 
 
@@ -306,7 +306,7 @@ def parse_target(url: str) -> Target:
     )
 
 
-class UnsendableEvent(Exception):  # noqa: N818 - as above
+class UnsendableEvent(Exception):
     """A value of the event holds a character that no HTTP header can carry."""
 
 

@@ -40,7 +40,7 @@ FREE_PORTS = range(20_000, 32_000)
 FREE_PORT_TRIES_MAX = 100
 
 
-class NotReady(Exception):  # noqa: N818 - an outcome of waiting, told with the log's last lines
+class NotReady(Exception):
     """A child ended, or was not ready in time."""
 
 

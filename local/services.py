@@ -53,7 +53,7 @@ PROJECT = Function(
 FUNCTIONS = (RECORD, BALANCE, PROJECT)
 
 
-class MigrationFailed(Exception):  # noqa: N818 - an outcome, told with the log's last lines
+class MigrationFailed(Exception):
     """`saldo migrate` did not end well."""
 
 

@@ -29,7 +29,7 @@ _STATUS_OK = 200
 _STATUSES_WITHOUT_BODY = frozenset({204, 304})
 
 
-class NoAnswer(Exception):  # noqa: N818 - it names the thing
+class NoAnswer(Exception):
     """Nothing that is an HTTP answer came: refused, reset, timed out, or not HTTP."""
 
 

@@ -56,7 +56,7 @@ REFUSED = (
 ENTRANCES, SOURCE, SINK, KAFKA, POSTGRES = range(5)
 
 
-class Stopping(Exception):  # noqa: N818 - not an error: someone asked for it
+class Stopping(Exception):
     """It was told to stop before it was up."""
 
 

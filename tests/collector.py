@@ -50,7 +50,7 @@ class Collector:
     instances: set[tuple[str, str]] = field(default_factory=set)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def until(self, condition: Callable[[], Any]) -> Any:  # noqa: ANN401 - the condition's own
+    def until(self, condition: Callable[[], Any]) -> Any:
         """What ``condition`` gives as soon as that is true of what has come."""
         deadline = time.monotonic() + DEADLINE_S
         with self.changed:
@@ -90,7 +90,7 @@ class Collector:
             self.changed.notify_all()
 
 
-def _seen(span: Any, service: str) -> SeenSpan:  # noqa: ANN401 - the protocol's message
+def _seen(span: Any, service: str) -> SeenSpan:
     return SeenSpan(
         service=service,
         name=span.name,
@@ -104,7 +104,7 @@ def _seen(span: Any, service: str) -> SeenSpan:  # noqa: ANN401 - the protocol's
     )
 
 
-def _attributes(pairs: Any) -> dict[str, Any]:  # noqa: ANN401 - the protocol's messages
+def _attributes(pairs: Any) -> dict[str, Any]:
     return {pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in pairs}
 
 

@@ -73,7 +73,7 @@ def asked(text: str) -> tuple[list[Asked], set[str]]:
     return selected, grouped
 
 
-def _walk(node: Any, selected: list[Asked], grouped: set[str]) -> None:  # noqa: ANN401 - no types
+def _walk(node: Any, selected: list[Asked], grouped: set[str]) -> None:
     match node:
         case promql.VectorSelector():
             assert node.name is not None

@@ -234,7 +234,7 @@ def test_the_metrics_that_are_sent_are_those_of_the_text(
     served = {f.name: light_stack.serve(f, **traced(collector)) for f in FUNCTIONS}
     post(served["record_transaction"], {})
 
-    def counted() -> Any:  # noqa: ANN401 - the protocol's message
+    def counted() -> Any:
         metric = collector.metrics.get(("record_transaction", "saldo_events_recorded"))
         return metric if metric and metric.sum.data_points[0].as_int == 1 else None
 

@@ -154,7 +154,7 @@ class Open(Protocol):
         *,
         token: str | None = None,
         with_clock: bool = False,
-        **options: Any,  # noqa: ANN401 - playwright's own
+        **options: Any,
     ) -> Page:
         """Return once the page is there; its context is closed after the test."""
 
@@ -173,7 +173,7 @@ class Blank:
         *,
         token: str | None = None,
         with_clock: bool = False,
-        **options: Any,  # noqa: ANN401 - playwright's own
+        **options: Any,
     ) -> Page:
         """A page with nothing on it."""
         assert (place, token) == ("", None)
@@ -222,7 +222,7 @@ class Visit:
         *,
         token: str | None = None,
         with_clock: bool = False,
-        **options: Any,  # noqa: ANN401 - playwright's own
+        **options: Any,
     ) -> Page:
         """The console's page, once it has a token."""
         page = await self.blank(with_clock=with_clock, **options)

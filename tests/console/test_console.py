@@ -367,7 +367,7 @@ def tamper(console: Console, account: str, position: int, text: str, digest: str
     """Rewrite an event, as only who holds the database's keys could."""
     postgres.run_sql(
         console.live.database.dsn(),
-        f"UPDATE event_store.event SET public_text = $text${text}$text$,"  # noqa: S608 - a test's own words
+        f"UPDATE event_store.event SET public_text = $text${text}$text$,"
         f" hash = decode('{digest}', 'hex')"
         f" WHERE account_id = '{account}' AND position = {position}",
     )
@@ -486,11 +486,11 @@ async def test_system_view_follows_what_happens(console: Console, visit: Open) -
     letter = f"letter-{secrets.token_hex(4)}"
     postgres.run_sql(
         console.live.database.dsn(),
-        "INSERT INTO read_model.dead_letter (dead_letter_id, account_id, event_id, reason,"  # noqa: S608
+        "INSERT INTO read_model.dead_letter (dead_letter_id, account_id, event_id, reason,"
         f" attributes) VALUES (gen_random_uuid(), '{account}', '{letter}', 'r', '{{}}')",
     )
     await expect(page.locator(".verdict")).to_have_text("Something waits for an operator")
-    redriven = f"DELETE FROM read_model.dead_letter WHERE event_id = '{letter}'"  # noqa: S608
+    redriven = f"DELETE FROM read_model.dead_letter WHERE event_id = '{letter}'"
     postgres.run_sql(console.live.database.dsn(), redriven)
     await expect(page.locator('[data-name="dead-letters"] .value')).to_have_text("0")
 
@@ -585,13 +585,13 @@ async def test_hidden_page_does_not_stream_and_goes_on_where_it_was(
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     async with page.expect_event("requestfailed", lambda request: "stream" in request.url):
-        await page.evaluate(SHOW, True)  # noqa: FBT003 - the script's argument
+        await page.evaluate(SHOW, True)
     console.live.recorded(account, 5)
     await page.clock.fast_forward(60_000)
     assert asked == []
     await balance_is(page, "R$10.00")
     async with page.expect_request(lambda request: "stream" in request.url) as again:
-        await page.evaluate(SHOW, False)  # noqa: FBT003
+        await page.evaluate(SHOW, False)
     last = await (await again.value).header_value("last-event-id")
     assert f'"{last}"' == etag_of(receipt)
     await balance_is(page, "R$15.00")
@@ -602,13 +602,13 @@ async def test_hidden_page_does_not_ask_for_the_system(visit: Open) -> None:
     await expect(page.locator(".verdict")).not_to_have_text("Loading…")
     async with page.expect_request("**/system"):
         await page.clock.fast_forward(60_000)
-    await page.evaluate(SHOW, True)  # noqa: FBT003
+    await page.evaluate(SHOW, True)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     await page.clock.fast_forward(60_000)
     assert asked == []
     async with page.expect_request("**/system"):
-        await page.evaluate(SHOW, False)  # noqa: FBT003
+        await page.evaluate(SHOW, False)
 
 
 # --- everybody --------------------------------------------------------------------------------

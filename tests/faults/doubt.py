@@ -46,7 +46,7 @@ async def commit_in_doubt(scene: Scene) -> None:
     scene.heal()
 
 
-async def _round(  # noqa: PLR0913, PLR0917 - the parts of one round
+async def _round(  # noqa: PLR0913 - the parts of one round
     scene: Scene,
     replica: Replica,
     client: Client,

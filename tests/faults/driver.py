@@ -149,7 +149,7 @@ class Client:
         self._session = session
         self._number = number
         # The order of a client's deeds is the seed's; when they meet others' is the machine's.
-        self._chance = random.Random(f"{load.seed}-{number}")  # noqa: S311 - deeds, no secrets
+        self._chance = random.Random(f"{load.seed}-{number}")
         self._intents: list[Intent] = []
         self._known: list[Known] = []
         self._keys = itertools.count()

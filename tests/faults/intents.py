@@ -159,7 +159,7 @@ def response_of(status: int, text: str) -> Response:
     )
 
 
-def _receipt_of(content: Any) -> Receipt:  # noqa: ANN401 - JSON
+def _receipt_of(content: Any) -> Receipt:
     return Receipt(
         event_id=content["id"],
         position=content["position"],

@@ -118,7 +118,7 @@ async def _play_one(cell: Cell, opened: rig.Rig, seed: int, form: Form) -> Run:
     try:
         async with asyncio.timeout(CELL_TIMEOUT_S):
             result = await play(cell, opened, seed=seed, form=form)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this run's end, and is told
+    except Exception as error:
         traceback.print_exc()
         return Run(
             cell=cell.name,

@@ -173,7 +173,7 @@ async def overloaded(scene: Scene) -> None:
     rate = len(sustained.answered("recorded")) / SUSTAINED_S
     before_mb = psutil.Process(replica.pid).memory_info().rss / 1e6
 
-    flood = Flood(replica.port, scene.prefix, _keys=sustained._keys)  # noqa: SLF001 - one run of keys
+    flood = Flood(replica.port, scene.prefix, _keys=sustained._keys)
     seconds = 4.0 if scene.form == "quick" else 60.0
     scene.begin()
     started_s = time.monotonic()

@@ -74,7 +74,7 @@ async def _record_all(scene: Scene, session: aiohttp.ClientSession, accounts: li
     await _post(scene, session, lines)
 
 
-async def _post(scene: Scene, session: aiohttp.ClientSession, body: object) -> Any:  # noqa: ANN401 - JSON
+async def _post(scene: Scene, session: aiohttp.ClientSession, body: object) -> Any:
     """What a 201 said. A store that is busy is asked again: nothing was recorded."""
     for _ in range(POSTS_MAX):
         url = f"{scene.load.record_url}/transactions"

@@ -163,7 +163,7 @@ class Server:
     async def start(self) -> None:
         if self._archive is not None and not self.data_dir.exists():
             self._archive.mkdir()
-            postgres._give_to_server(self._archive)  # noqa: SLF001 - the server writes there
+            postgres._give_to_server(self._archive)
             await asyncio.to_thread(postgres.make_data_dir, self.data_dir)
             with (self.data_dir / "postgresql.auto.conf").open("a") as conf:
                 conf.write(f"archive_mode = on\narchive_command = 'cp %p {self._archive}/%f'\n")
@@ -207,7 +207,7 @@ class Server:
             )
         (base / "recovery.signal").touch()
         for path in (base, *base.rglob("*")):
-            postgres._give_to_server(path)  # noqa: SLF001 - as a backup's files are given to it
+            postgres._give_to_server(path)
         base.chmod(0o700)
 
 
@@ -499,7 +499,7 @@ async def _find(url: str, query: str, *arguments: object) -> list[asyncpg.Record
 
 
 @contextlib.contextmanager
-def _consumer(bootstrap_servers: str) -> Any:  # noqa: ANN401 - a context manager of a Consumer
+def _consumer(bootstrap_servers: str) -> Any:
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap_servers,

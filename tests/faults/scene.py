@@ -141,7 +141,7 @@ async def play(cell: Cell, rig: Rig, *, seed: int, form: Form) -> Result:
         rig=rig,
         load=load,
         form=form,
-        chance=random.Random(seed),  # noqa: S311 - which replica, when; no secret
+        chance=random.Random(seed),
         offsets=await asyncio.to_thread(rig.ends_of_topic),
     )
     async with load.running():

@@ -80,7 +80,7 @@ class Live:
     balance: httpx.Client
     projector: httpx.Client
 
-    def post(self, account_id: str, kind: str = "INCOME", value: object = 10, **more: Any) -> Any:  # noqa: ANN401 - JSON
+    def post(self, account_id: str, kind: str = "INCOME", value: object = 10, **more: Any) -> Any:
         """Record a transaction; what was answered."""
         headers = more.pop("headers", {})
         body = {"accountId": account_id, "type": kind, "value": value, **more}

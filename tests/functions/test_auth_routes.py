@@ -66,11 +66,11 @@ STRUCTURED = {"content-type": "application/cloudevents+json"}
 NDJSON = {"content-type": "application/x-ndjson"}
 
 
-def recorder(method: str, route: str, scope: str, **more: Any) -> Case:  # noqa: ANN401
+def recorder(method: str, route: str, scope: str, **more: Any) -> Case:
     return Case(function=RECORDER, method=method, route=route, scope=scope, **more)
 
 
-def reader(method: str, route: str, **more: Any) -> Case:  # noqa: ANN401
+def reader(method: str, route: str, **more: Any) -> Case:
     return Case(function=READER, method=method, route=route, scope=READ, **more)
 
 

@@ -56,13 +56,13 @@ class Seen:
 
 def request_of(key: int) -> tuple[str, int]:
     """The one request that a key stands for: mostly expenses, so that the limit is always near."""
-    chance = random.Random(key)  # noqa: S311 - the same for each client
+    chance = random.Random(key)
     return ("EXPENSE" if chance.random() < 0.6 else "INCOME"), chance.randint(1, 60)
 
 
 async def hammer(url: str, account_id: str, number: int, keys: int, seen: Seen) -> None:
     """One client: it sends keys that others send at the same time, and some of long ago."""
-    chance = random.Random(number)  # noqa: S311 - arrival orders, not secrets
+    chance = random.Random(number)
     timeout = REQUEST_TIMEOUT_S
     async with httpx.AsyncClient(base_url=url, timeout=timeout, verify=False) as client:  # noqa: S501
         while not seen.is_real_fight(keys) and seen.sent < REQUESTS_MAX:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.functions.live import Live
 
 
-def body_of(account_id: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+def body_of(account_id: str, **more: Any) -> dict[str, Any]:
     return {"accountId": account_id, "type": "INCOME", "value": 10} | more
 
 

@@ -47,7 +47,7 @@ async def test_no_log_line_has_an_account_or_a_description(
         )
         traces: list[str] = []
 
-        def ask(method: str, path: str, **more: Any) -> None:  # noqa: ANN401 - httpx's own
+        def ask(method: str, path: str, **more: Any) -> None:
             traces.append(secrets.token_hex(16))
             headers = {"traceparent": f"00-{traces[-1]}-{'1' * 16}-01"}
             httpx.request(method, record.url + path, headers=headers, timeout=TIMEOUT_S, **more)
@@ -58,9 +58,9 @@ async def test_no_log_line_has_an_account_or_a_description(
             suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
         )
         # Valid, so that it does fail.
-        @example("someone.who.fails", "what nobody may read", 10, True)  # noqa: FBT003 - as drawn
+        @example("someone.who.fails", "what nobody may read", 10, True)
         @given(ACCOUNTS, DESCRIPTIONS, VALUES, st.booleans())
-        def asked(account_id: str, description: str, value: object, fails: bool) -> None:  # noqa: FBT001 - drawn
+        def asked(account_id: str, description: str, value: object, fails: bool) -> None:
             whose = f"fails{account_id}" if fails else account_id
             body = {
                 "accountId": whose,

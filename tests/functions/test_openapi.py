@@ -164,7 +164,7 @@ def examples() -> Iterator[tuple[str, str, str, str, str, dict[str, Any]]]:
     ("function", "method", "path", "kind", "name", "operation"),
     [pytest.param(*each, id="-".join(each[:2]) + f"-{each[2]}-{each[4]}") for each in examples()],
 )
-def test_example_is_answered_as_described(  # noqa: PLR0913, PLR0917 - the parts of an example
+def test_example_is_answered_as_described(  # noqa: PLR0913 - the parts of an example
     live: Live,
     function: str,
     method: str,

@@ -47,7 +47,7 @@ async def client_of(url: str) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def said(connection: Connection, statement: str) -> Any:  # noqa: ANN401 - any value
+async def said(connection: Connection, statement: str) -> Any:
     return await connection.fetchval(statement)
 
 

@@ -101,7 +101,7 @@ def running(function: str, **settings: str) -> Iterator[Container]:
         word for key, value in {**SETTINGS, **settings}.items() for word in ("-e", f"{key}={value}")
     ]
     images.engine(
-        "run", "--detach", "--name", name, "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",  # noqa: S108 - the container's own
+        "run", "--detach", "--name", name, "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
         "--security-opt", "no-new-privileges", "--publish", "127.0.0.1::8080", *said,
         images.image_name(function),
     )  # fmt: skip
@@ -263,7 +263,7 @@ except KeyError:
     Console(force_terminal=True).print(Traceback(show_locals=True))
 print(len(names) > 20)
 """
-    run = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", "--entrypoint", "python3"]  # noqa: S108 - the container's own
+    run = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", "--entrypoint", "python3"]
     told = images.engine(*run, images.image_name("operate"), "-c", program)
     assert "KeyError" in told
     assert told.endswith("True\n")
@@ -282,7 +282,7 @@ if importlib.util.find_spec("confluent_kafka"):
     assert len(MSKAuthTokenProvider.generate_auth_token("eu-west-1")) == 2
 print("signed")
 """
-    run = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", "--entrypoint", "python3"]  # noqa: S108 - the container's own
+    run = ["run", "--rm", "--read-only", "--tmpfs", "/tmp", "--entrypoint", "python3"]
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         run += ["--env", f"{name}=not-a-real-one"]
     run += ["--env", "AWS_REGION=eu-west-1", "--env", "AWS_DEFAULT_REGION=eu-west-1"]

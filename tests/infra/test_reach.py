@@ -69,7 +69,7 @@ class Places:
         return Pod(namespace="kube-system", labels={"k8s-app": "kube-dns"}, address=self._address)
 
 
-def calls(places: Places, telemetry: bool) -> Iterator[Call]:  # noqa: FBT001 - of the stack file
+def calls(places: Places, telemetry: bool) -> Iterator[Call]:
     """Every call that matters, with what must become of it."""
     serving, eventing = places.pod("knative-serving"), places.pod("knative-eventing")
     for function in FUNCTIONS:

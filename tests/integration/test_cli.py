@@ -50,7 +50,7 @@ class Saldo:
         assert result.exit_code == code, (result.output, result.stderr, result.exception)
         return result
 
-    def json(self, *arguments: str, code: int = 0) -> Any:  # noqa: ANN401 - JSON
+    def json(self, *arguments: str, code: int = 0) -> Any:
         return json.loads(self(*arguments, "--json", code=code).stdout)
 
 

@@ -282,16 +282,16 @@ def test_an_import_goes_on_after_the_recorder_was_killed(
     before = Saldo(record_url=record.url, balance_url=balance.url, account="wesley")
 
     # In the middle: two requests are answered, another is in flight and the last is not sent yet.
-    counted = sender._Sender._count  # noqa: SLF001 - that it got so far shows nowhere else
+    counted = sender._Sender._count
 
-    def count(self: Any, answer: Any) -> None:  # noqa: ANN401 - as there
+    def count(self: Any, answer: Any) -> None:
         counted(self, answer)
         if self._outcome.done > FIRST_CHUNK_LINES_MAX:
             record.child.kill()
 
-    monkeypatch.setattr(sender._Sender, "_count", count)  # noqa: SLF001 - the same
+    monkeypatch.setattr(sender._Sender, "_count", count)
     result = before.run(str(file), "--yes")
-    monkeypatch.setattr(sender._Sender, "_count", counted)  # noqa: SLF001 - the same
+    monkeypatch.setattr(sender._Sender, "_count", counted)
 
     after = replace(before, record_url=serve(RECORD).url)
     answer = after.imported(file)

@@ -158,7 +158,7 @@ async def poison(connection: Connection, wrong: Poison, position: int = 1) -> No
     cast = {"appended_at": "timestamptz", "erased_at": "timestamptz"}.get(wrong.column)
     shown = "$1" if cast is None else f"$1::text::{cast}"
     await connection.execute(
-        f"UPDATE event_store.event SET {wrong.column} = {shown}"  # noqa: S608 - a column's name
+        f"UPDATE event_store.event SET {wrong.column} = {shown}"
         " WHERE account_id = $2 AND position = $3",
         value,
         POISONED,

@@ -92,7 +92,7 @@ async def test_duplicates_and_any_order_come_to_the_same(
         *[(income if n % 3 else expense)(f"{n}.25", f"a{n % 7}") for n in range(1, 80)]
     )
     deliveries = [delivery(event) for event in stored] * 2
-    random.Random(1).shuffle(deliveries)  # noqa: S311 - an order, not a secret
+    random.Random(1).shuffle(deliveries)
     await asyncio.gather(*(projector.take(each) for each in deliveries))
     await check_read_model(superuser)
     assert projector.projected == len(stored)
@@ -341,7 +341,7 @@ async def test_the_sweep_finds_an_account_that_has_diverged(
 
 
 @pytest.mark.parametrize("page_events", [1_000, 2])
-async def test_the_sweep_finds_another_event_at_the_same_position(  # noqa: PLR0913, PLR0917 - both sides, and fixtures
+async def test_the_sweep_finds_another_event_at_the_same_position(  # noqa: PLR0913 - both sides, and fixtures
     page_events: int,
     writer: Writer,
     projector: Projector,
@@ -383,7 +383,7 @@ async def test_what_is_remembered_of_a_lost_event_hides_no_new_one(
 
 @pytest.mark.parametrize("together", [True, False])
 async def test_a_reversed_line_says_by_what(
-    together: bool,  # noqa: FBT001 - of one round or of two
+    together: bool,
     writer: Writer,
     reader: Reader,
     superuser: Connection,

@@ -263,7 +263,7 @@ class Plan:
     indexes: frozenset[str]
 
 
-def plan_of(explained: Any) -> Plan:  # noqa: ANN401 - JSON
+def plan_of(explained: Any) -> Plan:
     """The whole tree of EXPLAIN's JSON, subplans and CTEs included."""
     scanned: set[str] = set()
     indexes: set[str] = set()
@@ -311,7 +311,7 @@ SAMPLES: dict[str, list[Any]] = {
 }
 
 
-def argument(kind: str, size: int) -> Any:  # noqa: ANN401 - as many types as statements take
+def argument(kind: str, size: int) -> Any:
     """A value of a type of the database; of an array type, ``size`` of them."""
     samples = SAMPLES[kind.removesuffix("[]")]
     return samples[:size] if kind.endswith("[]") else samples[0]
@@ -456,7 +456,7 @@ async def test_update_of_every_row_touches_no_index(filled: Database, table: str
     """A row's next version finds room on its page (HOT), so that no index grows by it."""
     async with connected(filled.dsn()) as connection:
         await connection.execute(
-            f"UPDATE {table} SET position = position + 1, balance_minor = balance_minor + 1"  # noqa: S608 - one of two names
+            f"UPDATE {table} SET position = position + 1, balance_minor = balance_minor + 1"
         )
         await connection.execute("SELECT pg_stat_force_next_flush()")
         row = await connection.fetchrow(

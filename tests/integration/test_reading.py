@@ -196,7 +196,7 @@ async def test_accounts_are_listed_page_by_page_and_only_those_that_may_be_seen(
 
 async def test_balances_of_the_past_are_what_the_events_say(writer: Writer, reader: Reader) -> None:
     """By position, by recorded time and by occurred time, against a plain sum over the events."""
-    chance = random.Random(7)  # noqa: S311 - amounts and times, not secrets
+    chance = random.Random(7)
     recorded: list[tuple[int, Any, Any, int]] = []
     for number in range(1, 41):
         occurred = NOW + timedelta(
@@ -331,7 +331,7 @@ async def test_all_that_wait_are_one_query_and_nobody_is_none(
     assert await asyncio.gather(*waiting) == [tag(event) for event in stored]
 
     async def over() -> bool:
-        return watch._poller is None  # noqa: SLF001 - that nothing runs shows nowhere else
+        return watch._poller is None
 
     await until(over)
 

@@ -173,7 +173,7 @@ async def test_projector_has_every_delivery_tried_again(
 async def outcome_of(projector: Projector, event: CloudEvent) -> type[Exception] | None:
     try:
         await projector.take(of_cloud_event(event))
-    except Exception as error:  # noqa: BLE001 - which one is what is asked
+    except Exception as error:
         return type(error)
     return None
 

@@ -53,7 +53,7 @@ async def test_a_dump_restores_to_a_ledger_that_verifies(
         await ledger.record(income("1", "bruno"))
         run("pg_dump", "--format=custom", "--file", dump, "--dbname", database.dsn())
     restored = Database(data_dir=postgres_data_dir, name=f"{database.name}_restored")
-    servers._in_cluster(postgres_data_dir, f"CREATE DATABASE {restored.name}")  # noqa: SLF001 - as the fixture does
+    servers._in_cluster(postgres_data_dir, f"CREATE DATABASE {restored.name}")
     try:
         run("pg_restore", "--dbname", restored.dsn(), "--exit-on-error", dump)
         async with opened(restored) as ledger:
@@ -65,9 +65,7 @@ async def test_a_dump_restores_to_a_ledger_that_verifies(
                     accept_differences=False
                 )
     finally:
-        servers._in_cluster(  # noqa: SLF001 - as the fixture does
-            postgres_data_dir, f"DROP DATABASE {restored.name} WITH (FORCE)"
-        )
+        servers._in_cluster(postgres_data_dir, f"DROP DATABASE {restored.name} WITH (FORCE)")
     assert (report.faults, report.counts.events, report.counts.lagging_accounts) == ([], 3, 1)
     assert (after.faults, after.counts.lagging_accounts) == ([], 0)
     assert rebuilt.switched
@@ -89,7 +87,7 @@ def place() -> Iterator[Path]:
 def give(folder: Path) -> None:
     """As a backup's files are given to the server's user."""
     for path in (folder, *folder.rglob("*")):
-        postgres._give_to_server(path)  # noqa: SLF001 - the same user
+        postgres._give_to_server(path)
     folder.chmod(0o700)
 
 
@@ -124,7 +122,7 @@ async def test_a_point_in_time_restore_under_a_newer_read_model(
     """The store loses its last events; read model and projector follow it, whatever Kafka says."""
     data, base, archive = place / "data", place / "base", place / "archive"
     archive.mkdir()
-    postgres._give_to_server(archive)  # noqa: SLF001 - the server writes there
+    postgres._give_to_server(archive)
     postgres.make_data_dir(data)
     with (data / "postgresql.auto.conf").open("a") as conf:
         conf.write(f"archive_mode = on\narchive_command = 'cp %p {archive}/%f'\n")

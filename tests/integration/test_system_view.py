@@ -29,7 +29,7 @@ async def asked(database: Database) -> AsyncIterator[Connection]:
 
 async def system(connection: Connection, side: str) -> dict[str, Any]:
     """The one row of a side's view."""
-    [row] = await connection.fetch(f"SELECT * FROM {side}.system")  # noqa: S608 - a constant
+    [row] = await connection.fetch(f"SELECT * FROM {side}.system")
     return dict(row)
 
 

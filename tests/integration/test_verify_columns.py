@@ -197,7 +197,7 @@ def _promise(match: re.Match[str]) -> Promise:
 PROMISES = [_promise(m) for m in map(ROW.fullmatch, PAGE.read_text().splitlines()) if m]
 
 
-def flipped(value: Any) -> Any:  # noqa: ANN401, PLR0911 - one case a type
+def flipped(value: Any) -> Any:  # noqa: PLR0911 - one case a type
     """Return ``value`` with its lowest bit, or the lowest of its last character, the other way."""
     match value:
         case bool():
@@ -247,7 +247,7 @@ WHERE t.table_type = 'BASE TABLE' AND table_schema IN ('event_store', 'read_mode
 """
 
 
-def changes_of(column: Any) -> list[str]:  # noqa: ANN401 - a row of COLUMNS
+def changes_of(column: Any) -> list[str]:
     """Return the changes that are tried on a column."""
     nulled = ["null"] if column["nullable"] else []
     return ["one bit", *BY_TYPE.get(column["data_type"], []), *nulled]
@@ -268,7 +268,7 @@ def test_a_change_is_reported_as_the_page_says(filled: Filled, promise: Promise)
     if promise.place in ROWS:
         assert _found_without_row(filled, promise.place) == promise.findings(REMOVED)
         return
-    [column] = filled.fetch(f"SELECT * FROM ({COLUMNS}) AS c WHERE place = $1", promise.place)  # noqa: S608 - a constant
+    [column] = filled.fetch(f"SELECT * FROM ({COLUMNS}) AS c WHERE place = $1", promise.place)
     changes = changes_of(column)
     assert promise.found.keys() | promise.unseen.keys() <= {*changes, ANY}
     found = {change: _found_with(filled, promise.place, change) for change in changes}
@@ -278,7 +278,7 @@ def test_a_change_is_reported_as_the_page_says(filled: Filled, promise: Promise)
 def _found_with(filled: Filled, place: str, change: str) -> set[str]:
     table, _, column = place.rpartition(".")
     [row] = filled.fetch(
-        f"SELECT ctid::text, {column} AS value FROM {table} WHERE {where(table, column)}"  # noqa: S608 - names of the page
+        f"SELECT ctid::text, {column} AS value FROM {table} WHERE {where(table, column)}"
     )
     assert row["value"] is not None
     [kind] = filled.fetch(
@@ -288,7 +288,7 @@ def _found_with(filled: Filled, place: str, change: str) -> set[str]:
         column,
     )
     update = (
-        f"UPDATE {table} SET {column} = $1::{kind[0]} "  # noqa: S608 - the same
+        f"UPDATE {table} SET {column} = $1::{kind[0]} "
         "WHERE ctid = $2::text::tid RETURNING ctid::text"
     )
     new = CHANGES[change](row["value"])
@@ -303,7 +303,7 @@ def _found_with(filled: Filled, place: str, change: str) -> set[str]:
 
 def _found_without_row(filled: Filled, table: str) -> set[str]:
     rows = ROWS[table].format(position=3)
-    [kept] = filled.fetch(f"DELETE FROM {table} AS t WHERE {rows} RETURNING to_jsonb(t)::text")  # noqa: S608 - names of the page
+    [kept] = filled.fetch(f"DELETE FROM {table} AS t WHERE {rows} RETURNING to_jsonb(t)::text")
     try:
         return filled.found()
     finally:

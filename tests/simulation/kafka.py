@@ -121,7 +121,7 @@ class Sender:
         delay_s = DELIVERY_TIMEOUT_S if lost else world.delay_s()
         world.loop.call_later(delay_s, self._settle, record, not lost)
 
-    def _settle(self, record: KafkaRecord, acknowledged: bool) -> None:  # noqa: FBT001 - a callback's
+    def _settle(self, record: KafkaRecord, acknowledged: bool) -> None:
         self._unsettled -= 1
         outcome = (record.account_id, record.position, acknowledged)
         self._process.call_soon(self._delivered, [outcome])

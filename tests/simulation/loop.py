@@ -34,7 +34,7 @@ class Owner:
 OWNER: ContextVar[Owner | None] = ContextVar("simulated_process", default=None)
 
 
-class NeverEnds(AssertionError):  # noqa: N818 - it is what the simulation does
+class NeverEnds(AssertionError):
     """Nothing is left that could happen, or too much has happened."""
 
 
@@ -87,7 +87,7 @@ class SeededLoop:
         return False
 
     def is_running(self) -> bool:
-        return events._get_running_loop() is self._for_asyncio  # noqa: SLF001 - as every loop does it
+        return events._get_running_loop() is self._for_asyncio
 
     def is_closed(self) -> bool:
         return False
@@ -142,7 +142,7 @@ class SeededLoop:
 
     def run(self, main: Coroutine[Any, Any, Result]) -> Result:
         """Run until ``main`` has ended; raises NeverEnds where it cannot."""
-        events._set_running_loop(self._for_asyncio)  # noqa: SLF001 - as above
+        events._set_running_loop(self._for_asyncio)
         try:
             # What belongs to no process has an owner, too: only tracing's NOBODY has none.
             outside = Context()
@@ -152,7 +152,7 @@ class SeededLoop:
                 self._step()
             return task.result()
         finally:
-            events._set_running_loop(None)  # noqa: SLF001 - as above
+            events._set_running_loop(None)
 
     def _step(self) -> None:
         ready, timers = self._ready, self._timers

@@ -117,7 +117,7 @@ def simulate(seed: int) -> Result:
 def _small_bounds() -> Iterator[None]:
     """Patch the bounds; keep the gauges from holding every world that ever was; log nothing."""
     gauges = (QUEUE_WEIGHT, QUEUE_WEIGHT_MAX)
-    observed = [len(gauge._observed) for gauge in gauges]  # noqa: SLF001 - see above
+    observed = [len(gauge._observed) for gauge in gauges]
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -129,14 +129,14 @@ def _small_bounds() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         for gauge, count in zip(gauges, observed, strict=True):
-            del gauge._observed[count:]  # noqa: SLF001 - see above
+            del gauge._observed[count:]
 
 
 class Simulation:
     """One world with its servers, processes and clients."""
 
     def __init__(self, seed: int) -> None:
-        self.world = World(random.Random(seed))  # noqa: S311 - to be repeated, not to be secret
+        self.world = World(random.Random(seed))
         self.servers = Servers(
             store=EventStore(self.world), model=ReadModel(self.world), broker=Broker(self.world)
         )

@@ -45,7 +45,7 @@ CLAIM_ROWS_MAX = 5
 LATE_S = 0.1
 
 
-class LockTimeout(Exception):  # noqa: N818 - it is what happened
+class LockTimeout(Exception):
     """The lock was not let go of in time."""
 
 
@@ -176,7 +176,7 @@ class Session:
             self._world.note("transaction-timeout", self._name)
             self._end(commits=False)
 
-    def _end(self, commits: bool) -> None:  # noqa: FBT001 - a callback's argument
+    def _end(self, commits: bool) -> None:
         if self._is_over:
             return
         self._is_over = True
@@ -409,7 +409,7 @@ class Statement(Transaction):
         self._appended_at = self._world.database_now()
         await self._commit(CommitUnknown, StoreBusy)
 
-    def _end(self, commits: bool) -> None:  # noqa: FBT001 - a callback's argument
+    def _end(self, commits: bool) -> None:
         if not commits or self._is_over:
             super()._end(commits=False)
         elif not self._locks.are_free(self, [each.account_id for each in self._accounts]):

@@ -77,7 +77,7 @@ class Faults:
         )
 
 
-class NoAnswer(Exception):  # noqa: N818 - it is what came
+class NoAnswer(Exception):
     """The process died, the connection broke, or the caller left: it may have been done or not."""
 
 

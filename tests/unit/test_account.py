@@ -46,7 +46,7 @@ def given_events(*commands: Command, account: Account | None = None) -> Account:
     return account
 
 
-def undo(original: TransactionRecorded, reverses: bool = False) -> ReverseTransaction:  # noqa: FBT001, FBT002 - of one kind or the other
+def undo(original: TransactionRecorded, reverses: bool = False) -> ReverseTransaction:  # noqa: FBT002 - of one kind or the other
     return ReverseTransaction(
         account_id=ACCOUNT,
         original_id=original.event_id,

@@ -120,10 +120,10 @@ def authenticator(server: KeyServer, clock: Clock) -> Authenticator:
 
 
 def token(
-    key: Any = RSA_KEY,  # noqa: ANN401 - a key of either kind, or a secret
+    key: Any = RSA_KEY,
     key_id: str | None = "rsa",
     algorithm: str = "RS256",
-    **claims: Any,  # noqa: ANN401 - JSON
+    **claims: Any,
 ) -> str:
     now = int(time.time())
     whole = {"iss": ISSUER, "aud": AUDIENCE, "sub": "wesley", "exp": now + 86_400} | claims

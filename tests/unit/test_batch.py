@@ -42,7 +42,7 @@ def decided(*intents: Intent) -> Decided:
     return decide_batch(intents, ledger(*map(new_account, sorted(accounts))), NOW, BRL)
 
 
-def told(outcome: Outcome) -> Any:  # noqa: ANN401 - what a table of outcomes compares
+def told(outcome: Outcome) -> Any:
     """An outcome in brief: its positions and whether each is a replay, or its refusal's class."""
     if isinstance(outcome, Exception):
         return type(outcome)

@@ -28,7 +28,7 @@ POLICY: list[tuple[Exception, bool]] = [
 @pytest.mark.parametrize(("error", "retried"), POLICY)
 def test_kafka_source_does_with_each_error_what_it_asks_for(
     error: Exception,
-    retried: bool,  # noqa: FBT001 - a column of the table
+    retried: bool,
 ) -> None:
     status = app.router.refusal(error).status_code
     assert is_retried(status) == retried

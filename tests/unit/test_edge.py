@@ -108,7 +108,7 @@ def test_fixed_routes_are_those_that_would_be_found() -> None:
     assert len(ROUTER.fixed) == 6, "each route without a segment, with the root path and without"
     for (method, whole), (found, prefix) in ROUTER.fixed.items():
         assert whole.startswith(prefix)
-        slow = ROUTER._find(method, whole[len(prefix) :])  # noqa: SLF001 - the way without the table
+        slow = ROUTER._find(method, whole[len(prefix) :])
         assert slow is not None
         assert slow[0] is found
     # Taken by the route before it, which has a segment: that one's handler wants it.

@@ -150,7 +150,7 @@ def test_an_erased_private_part_leaves_the_line_without_its_words() -> None:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_a_reversed_line_is_marked_whether_it_is_of_this_round_or_an_earlier_one(
-    together: bool,  # noqa: FBT001 - of one kind or the other
+    together: bool,
 ) -> None:
     original = stored_stream(income("5"))[0]
     stored = stored_stream(income("5"), reversal(original, Kind.INCOME, 500))

@@ -42,7 +42,7 @@ def test_written_dates_are_read_back_or_refused_as_ambiguous(days: list[date], s
     try:
         read = read_dates(numbered(texts), None)
     except StatementError as error:
-        assert "--date-format" in error.reason  # noqa: PT017 - either this, or what follows
+        assert "--date-format" in error.reason
         assert all(each.day <= 12 or "y" in style for each in days)
     else:
         assert [read[text] for text in texts] == days
@@ -100,4 +100,4 @@ def test_no_text_does_more_than_be_refused(text: str, order: Order) -> None:
     try:
         read_dates([(1, text)], order)
     except StatementError as error:
-        assert error.number == 1  # noqa: PT017 - both outcomes are right
+        assert error.number == 1

@@ -33,7 +33,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         ]
 
     @functools.wraps(command)
-    def wrapper(**given: Any) -> None:  # noqa: ANN401 - as many types as options
+    def wrapper(**given: Any) -> None:
         made = {
             name: group(**{each.name: given.pop(each.name) for each in fields(group)})
             for name, group in groups.items()

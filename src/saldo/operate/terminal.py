@@ -45,7 +45,7 @@ answers = Console(highlight=False)
 class Commands(TyperGroup):
     """All commands. The one place where an expected failure becomes a line and an exit status."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own click hides its types
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except CommandError as error:

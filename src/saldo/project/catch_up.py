@@ -143,7 +143,7 @@ def _blocked(position: int) -> CaughtUp:
     return CaughtUp(position=position, blocked=True, more=False, refolded=False, projected=0)
 
 
-async def _fold(  # noqa: PLR0913, PLR0917 - what it reads from and writes to
+async def _fold(  # noqa: PLR0913 - what it reads from and writes to
     streams: StreamReader,
     events_max: int,
     folded: Folded,

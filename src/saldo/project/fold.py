@@ -121,7 +121,7 @@ class Folded:
     dead: list[DeadEvent] = field(default_factory=list)
 
 
-class Diverged(Exception):  # noqa: N818 - it is what the balance has done
+class Diverged(Exception):
     """The balance does not stand on the event store's chain, as after a restore of the store."""
 
 

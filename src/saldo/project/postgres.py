@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 
-class ReadModelBusy(Exception):  # noqa: N818 - an ordinary outcome under contention
+class ReadModelBusy(Exception):
     """Nothing was written: a deadlock, a lock wait or a timeout. Run it again."""
 
 
-class ReadModelUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an outage
+class ReadModelUnavailable(Exception):
     """The read model or the event store cannot be reached, or refuses."""
 
 
-class ReadModelRefused(Exception):  # noqa: N818 - it is what was done
+class ReadModelRefused(Exception):
     """Nothing was written: a value of this round is one that the read model does not hold.
 
     ``reason`` never repeats the value, which may be private.

@@ -41,15 +41,15 @@ KNOWN_EVENTS_MAX = 50_000
 KNOWN_S = 5.0
 
 
-class BadDelivery(Exception):  # noqa: N818 - it is what the delivery is
+class BadDelivery(Exception):
     """The event is not one that this function takes; no retry will change that."""
 
 
-class BeyondStore(Exception):  # noqa: N818 - it says where the event is
+class BeyondStore(Exception):
     """The event store does not hold this event yet."""
 
 
-class GivenUp(Exception):  # noqa: N818 - it is what was done
+class GivenUp(Exception):
     """The event store has not held this event for too long."""
 
 

@@ -161,7 +161,7 @@ WHERE o.account_id = n.account_id AND n.blocked_at IS NOT NULL AND o.blocked_at 
 """
 
 
-class RebuildRefused(Exception):  # noqa: N818 - it is what happened to it
+class RebuildRefused(Exception):
     """The rebuild did not come to its end; the message says why. The old read model stands."""
 
 
@@ -441,7 +441,7 @@ ERASED_EVER = "SELECT account_id, position FROM event_store.event WHERE erased_a
 Connection = asyncpg.pool.PoolConnectionProxy
 
 
-class _TooMuchRest(Exception):  # noqa: N818 - an ordinary outcome under load
+class _TooMuchRest(Exception):
     """More must be caught up than writers may be kept waiting for."""
 
 

@@ -81,22 +81,22 @@ SELECT coalesce((
 """
 
 
-class ReadModelUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an outage
+class ReadModelUnavailable(Exception):
     """The balances cannot be read right now."""
 
 
 UNAVAILABLE = dict.fromkeys(set(Failure) - {Failure.VALUE}, ReadModelUnavailable)
 
 
-class AccountNotFound(Exception):  # noqa: N818 - it is what the account is
+class AccountNotFound(Exception):
     """There is no such account."""
 
 
-class PositionNotFound(Exception):  # noqa: N818 - it is what the position is
+class PositionNotFound(Exception):
     """The account has no such position."""
 
 
-class ProjectionBehind(Exception):  # noqa: N818 - it is where the projection is
+class ProjectionBehind(Exception):
     """The balance has not reached the position asked for yet."""
 
     def __init__(

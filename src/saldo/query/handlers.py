@@ -206,7 +206,7 @@ async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
     return f'{head}{members},"asOf":"{format_time(moment)}","final":{final}}}'
 
 
-def _line_members(row: Any) -> str:  # noqa: ANN401 - asyncpg's record
+def _line_members(row: Any) -> str:
     return (
         f",{value_members(row['balance_minor'], row['currency'])},"
         f'"currency":"{row["currency"]}","position":{row["position"]},'
@@ -336,7 +336,7 @@ def _asked_account_id(data: object) -> str:
     return str(account_id)
 
 
-def _filters(query: Any) -> Filters:  # noqa: ANN401 - Starlette's query parameters
+def _filters(query: Any) -> Filters:
     errors: list[FieldError] = []
     kind = query.get("type")
     if kind is not None and kind not in Kind.__members__:

@@ -25,7 +25,7 @@ POLL_AFTER_FAILURE_S = 0.5
 WAITERS_MAX = 2_000
 
 
-class TooManyWaiters(Exception):  # noqa: N818 - it is what there are
+class TooManyWaiters(Exception):
     """The process holds as many waiting readers as it can."""
 
 

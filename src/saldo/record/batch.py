@@ -57,7 +57,7 @@ LOCKING_BATCHES = 32
 Outcome = list[Recorded] | Exception
 
 
-class OutcomeUnknown(Exception):  # noqa: N818 - it is the outcome that has this name
+class OutcomeUnknown(Exception):
     """Whether the transaction was recorded could not be found out in time."""
 
     def __init__(self, *, transaction_id: UUID) -> None:
@@ -273,7 +273,7 @@ def _find_own_line(line: Line, own: dict[tuple[str, bytes], StoredEvent]) -> Sto
     return stored
 
 
-def _decide_line(  # noqa: PLR0913, PLR0917 - the parts of one decision
+def _decide_line(  # noqa: PLR0913 - the parts of one decision
     line: Line,
     account: Account,
     ledger: Ledger,

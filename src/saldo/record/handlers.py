@@ -88,11 +88,11 @@ PING = "dev.knative.sources.ping"
 REQUESTED = "saldo.transaction.requested"
 
 
-class TransactionNotFound(Exception):  # noqa: N818 - it is what the transaction is
+class TransactionNotFound(Exception):
     """There is no such transaction."""
 
 
-class AccountNotFound(Exception):  # noqa: N818 - it is what the account is
+class AccountNotFound(Exception):
     """There is no such account."""
 
 

@@ -220,7 +220,7 @@ class _Request:
             found = self._key_hashes[account_id] = key_hashes(self._secret, account_id, key)
         return found
 
-    def line(  # noqa: PLR0913, PLR0917 - called once a line, by place
+    def line(  # noqa: PLR0913 - called once a line, by place
         self,
         command: Command,
         key: Key | None,

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 
-class StoreBusy(Exception):  # noqa: N818 - an ordinary outcome under contention
+class StoreBusy(Exception):
     """Nothing was committed: a deadlock, a serialization failure or a timeout. Run it again."""
 
 
-class StoreUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an outage
+class StoreUnavailable(Exception):
     """Nothing was committed: the event store cannot be reached."""
 
 
@@ -37,11 +37,11 @@ class StoreRefused(StoreUnavailable):
     """Nothing was committed: the event store is read-only, full or otherwise refuses."""
 
 
-class CommitUnknown(Exception):  # noqa: N818 - it is the outcome that has this name
+class CommitUnknown(Exception):
     """The connection was lost while COMMIT was under way: it may or may not have taken hold."""
 
 
-class Contradicted(Exception):  # noqa: N818 - it is the outcome that has this name
+class Contradicted(Exception):
     """Nothing was committed: the store no longer stands as the batch read it.
 
     Without locks another process was quicker. Under locks it cannot be.
@@ -504,7 +504,7 @@ class PostgresEventStore:
             return await self._pool.fetchrow(statement, *arguments)
 
 
-def _account(  # noqa: PLR0913, PLR0917 - a row's columns, in order
+def _account(  # noqa: PLR0913 - a row's columns, in order
     account_id: str,
     currency: str | None,
     position: int,

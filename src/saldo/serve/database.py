@@ -108,7 +108,7 @@ def translating(to: Mapping[Failure, Callable[..., Exception]]) -> Iterator[None
         raise to[failure](*named) from error
 
 
-async def _leave_as_it_is(_connection: Any) -> None:  # noqa: ANN401 - asyncpg's proxy type
+async def _leave_as_it_is(_connection: Any) -> None:
     """See the module's docstring."""
 
 

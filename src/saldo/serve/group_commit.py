@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 SCAN_ITEMS_MAX = 2_000
 
 
-class QueueFull(Exception):  # noqa: N818 - an ordinary outcome under load
+class QueueFull(Exception):
     """More is waiting than the process promised to hold."""
 
 

@@ -33,7 +33,7 @@ _RATIO = re.compile(r"[0-9]{1,2}(\.[0-9]{1,9})?", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
 
 
-class BadSetting(Exception):  # noqa: N818 - it names the thing, and stops the start
+class BadSetting(Exception):
     """A setting is missing or malformed."""
 
     def __init__(self, name: str, reason: str) -> None:

@@ -18,7 +18,7 @@ NO_EVENT = "the store has no such event"
 class Row(Protocol):
     """A row by the names of its columns: the database's, or one read from a file."""
 
-    def __getitem__(self, name: str, /) -> Any:  # noqa: ANN401 - columns differ in type
+    def __getitem__(self, name: str, /) -> Any:
         """Return one column."""
 
 

@@ -34,15 +34,15 @@ ADMIN = "accounts:admin"
 SYSTEM = "system:read"
 
 
-class Unauthenticated(Exception):  # noqa: N818 - it is what the caller is
+class Unauthenticated(Exception):
     """A valid bearer token is needed."""
 
 
-class Forbidden(Exception):  # noqa: N818 - it is what the request is
+class Forbidden(Exception):
     """The token does not allow this."""
 
 
-class IssuerUnavailable(Exception):  # noqa: N818 - an ordinary outcome of an outage
+class IssuerUnavailable(Exception):
     """The issuer's keys cannot be fetched."""
 
 

@@ -86,7 +86,7 @@ def _check_binary_type(kind: str) -> None:
         )
 
 
-def _structured_data(content: object) -> Any:  # noqa: ANN401 - any JSON value
+def _structured_data(content: object) -> Any:
     if not isinstance(content, dict):
         raise Malformed("the CloudEvent cannot be read: it is not a JSON object")
     encoded = content.get("data_base64")

@@ -38,7 +38,7 @@ CHECK_S = 1.0
 PIPELINED_MAX = 100
 
 
-class _Refused(Exception):  # noqa: N818 - what the parser's callback is stopped by
+class _Refused(Exception):
     """The parser must not go on."""
 
 

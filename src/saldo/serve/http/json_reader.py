@@ -20,7 +20,7 @@ NAME_CHARACTERS_SHOWN_MAX = 80
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
-class Malformed(Exception):  # noqa: N818 - it is what the body is
+class Malformed(Exception):
     """The body is not JSON as this service reads it; the message says why and where."""
 
 
@@ -58,7 +58,7 @@ def _openings(text: bytes) -> int:
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
-def _constant(name: str) -> Any:  # noqa: ANN401 - the decoder's signature
+def _constant(name: str) -> Any:
     message = f"{name} is not a JSON number: write a decimal such as 10.50"
     raise Malformed(message)
 
@@ -71,7 +71,7 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def read_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
+def read_json(body: bytes) -> Any:
     """The value of ``body``; raises Malformed."""
     bound_values(body)
     try:

@@ -33,7 +33,7 @@ class FieldError:
     line: int | None = None
 
 
-class Invalid(Exception):  # noqa: N818 - it is what the request is
+class Invalid(Exception):
     """The request is not valid."""
 
     def __init__(self, errors: list[FieldError]) -> None:
@@ -43,7 +43,7 @@ class Invalid(Exception):  # noqa: N818 - it is what the request is
         self.errors = errors
 
 
-class TooBusy(Exception):  # noqa: N818 - it is what the process is
+class TooBusy(Exception):
     """The process holds as many requests as it can: try again in a moment."""
 
 
@@ -58,10 +58,10 @@ class Rule:
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-class Problem(Exception):  # noqa: N818 - RFC 9457's word
+class Problem(Exception):
     """An error that is of HTTP itself (a path, a method, a header) and so carries its rule."""
 
-    def __init__(self, rule: Rule, detail: str, **members: Any) -> None:  # noqa: ANN401 - JSON
+    def __init__(self, rule: Rule, detail: str, **members: Any) -> None:
         super().__init__(detail)
         self.rule = rule
         self.members = members
