@@ -198,6 +198,16 @@ def test_the_operators_commands_have_a_pod_that_never_runs_by_itself(captured: C
         assert url.startswith(f"postgresql://{OPERATE_ROLE}:{{{{ .")
 
 
+def test_migration_waits_for_a_database_that_is_starting(captured: Captured) -> None:
+    (migrate,) = [r.inputs for r in captured.resources if r.kind == "Job" and r.name == "migrate"]
+    (container,) = migrate["spec"]["template"]["spec"]["containers"]
+    command, option, wait_s = container["args"]
+
+    assert (command, option) == ("migrate", "--wait")
+    # Time is left to migrate, within the Job's own deadline.
+    assert 300 <= int(wait_s) <= migrate["spec"]["activeDeadlineSeconds"] - 300
+
+
 def test_the_operators_role_logs_in_by_the_password_that_the_migrations_give_it(
     captured: Captured,
 ) -> None:

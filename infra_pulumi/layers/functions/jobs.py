@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 
 JOB_DEADLINE_S = 900
+# How long a migration waits for a database that is still starting; the rest is for migrating.
+DATABASE_WAIT_S = 600
 # A verification or a rebuild of everything may take hours, but not for ever.
 OPERATE_DEADLINE_S = 6 * 3600
 # Each has a connection to either side: connection_budget.py keeps twelve.
@@ -51,7 +53,7 @@ def migrate(deps: Dependencies, parent: pulumi.Resource, image: str) -> pulumi.R
         image,
         MIGRATE_PART,
         {
-            "args": ["migrate"],
+            "args": ["migrate", "--wait", str(DATABASE_WAIT_S)],
             "env": environment,
             "volumeMounts": [mount("database", AUTHORITY_DIR)],
         },
