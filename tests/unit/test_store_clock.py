@@ -22,13 +22,13 @@ class Clocks:
     def wall(self) -> float:
         return NOW.timestamp() + self.elapsed_s + self.ahead_s
 
-    async def read(self, waits_s: float = 0.2) -> None:
-        """Ask a store that takes ``waits_s``, and reads its clock in the middle of that."""
+    async def read(self, takes_s: float = 0.2) -> None:
+        """Ask a store that takes ``takes_s``, and reads its clock in the middle of that."""
 
         async def ask() -> object:
-            self.elapsed_s += waits_s / 2
+            self.elapsed_s += takes_s / 2
             now = NOW + timedelta(seconds=self.elapsed_s)
-            self.elapsed_s += waits_s / 2
+            self.elapsed_s += takes_s / 2
             return now
 
         await self.clock.read(ask)  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ async def test_the_difference_is_that_of_the_clocks(ahead_s: float) -> None:
 
 async def test_a_slow_response_is_no_difference() -> None:
     clocks = Clocks()
-    await clocks.read(waits_s=30.0)
+    await clocks.read(takes_s=30.0)
     assert clocks.clock.ahead_s == 0.0
 
 
@@ -74,7 +74,7 @@ async def test_a_clock_that_is_off_is_logged_once(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         for ahead_s in (CLOCK_OFF_MAX_S - 0.1, -60.0, -60.0, 0.0, 60.0):
             clocks.ahead_s = ahead_s
-            await clocks.read(waits_s=0.0)
+            await clocks.read(takes_s=0.0)
     assert [record.args for record in caplog.records] == [
         (pytest.approx(-60.0),),
         (pytest.approx(60.0),),
