@@ -181,6 +181,39 @@ async def test_a_sweep_finds_what_was_stamped_before_the_clock_went_back(
         elapsed_s += HOURS.total_seconds()  # and the store's clock has not gone on
 
 
+async def test_a_sweep_finds_what_is_committed_after_the_clock_went_back(
+    writer: Writer, reader: Reader, superuser: Connection
+) -> None:
+    """It was stamped before, and was not there yet when the first sweep came by."""
+    elapsed_s = 0.0
+
+    async def catch_up(account_id: str, _position: int) -> CaughtUp:
+        return (await reader.catch_up(account_id))[0]
+
+    tables = PostgresLagTables(reader.pool, reader.pool)
+    sweep = LagSweep(tables, catch_up, StoreClock(monotonic=lambda: elapsed_s))
+    await writer.record(income("1"))
+    assert await sweep.sweep() == 1
+    await writer.record(income("1", "late"))
+    await superuser.execute(
+        "UPDATE event_store.event SET appended_at = appended_at + $1 WHERE account_id = 'late'",
+        HOURS,
+    )
+    elapsed_s += 9.0
+    assert await sweep.sweep() == 1
+    while elapsed_s <= OVERLAP.total_seconds():
+        elapsed_s += 9.0
+        assert await sweep.sweep() == 0
+    # And the events from the future are not walked again and again.
+    await writer.record(income("1", "future"))
+    await superuser.execute(
+        "UPDATE event_store.event SET appended_at = appended_at + $1 WHERE account_id = 'future'",
+        HOURS,
+    )
+    elapsed_s += 9.0
+    assert await sweep.sweep() == 0
+
+
 async def test_rows_of_the_outbox_from_the_future_are_sent(
     writer: Writer, superuser: Connection
 ) -> None:

@@ -61,12 +61,10 @@ async def test_the_stores_time_goes_on_when_the_wall_clock_jumps() -> None:
 
 async def test_a_store_whose_clock_was_set_back_is_noticed() -> None:
     clocks = Clocks()
-    for elapsed_s, set_back in ((0.0, 1), (60.0, 1), (59.0, 1), (5.0, 2)):
-        clocks.elapsed_s, now = 60.0, NOW + timedelta(seconds=elapsed_s)
-        if not elapsed_s:
-            clocks.elapsed_s = 0.0
-        clocks.clock.note(clocks.wall(), now)
-        assert clocks.clock.set_back == set_back
+    for elapsed_s, store_s, set_back_s in ((0, 0, 0), (60, 60, 0), (61, 60, 0), (62, 5, 62)):
+        clocks.elapsed_s = elapsed_s
+        clocks.clock.note(clocks.wall(), NOW + timedelta(seconds=store_s))
+        assert clocks.clock.set_back_s == set_back_s
 
 
 async def test_a_clock_that_is_off_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

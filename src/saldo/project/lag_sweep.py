@@ -5,12 +5,14 @@ It starts OVERLAP before the watermark: an event is stamped before its transacti
 commit may come as late as the recorder's transaction timeout allows, which is less.
 
 The stamps are of the event store's clock, which may be set back. Then the walk starts before that
-clock, and goes once through what is stamped later, which no sweep may have seen.
+clock, and goes through what is stamped later, which no sweep may have seen. It does so until OVERLAP
+has passed: what was stamped before the clock went back may be committed after the first such walk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -160,8 +162,8 @@ class LagSweep:
         self._catch_up = catch_up
         self._clock = clock
         self._walked = Lag()
-        # After how many set-backs of the store's clock a sweep has walked all that is stamped.
-        self._walked_set_back = 0
+        # When the last walk through all that is stamped later began, by the monotonic clock.
+        self._walked_later_s = -math.inf
         self.lag: Lag | None = None  # as the last sweep that came to its end found it
         self.healed = 0
 
@@ -173,11 +175,13 @@ class LagSweep:
         watermark = await self._tables.watermark()
         if watermark is None:
             return 0
-        set_back = self._clock.set_back
+        began_s = self._clock.monotonic()
         if watermark > now:
             watermark = now - OVERLAP
         cursor = watermark - OVERLAP
-        end = now + OVERLAP if set_back == self._walked_set_back else END_OF_TIME
+        settled_s = (self._clock.set_back_s or 0.0) + OVERLAP.total_seconds()
+        walks_later = self._walked_later_s < settled_s
+        end = END_OF_TIME if walks_later else now + OVERLAP
         found = 0
         page_events = PAGE_EVENTS
         for _ in range(PAGES_MAX):
@@ -197,7 +201,8 @@ class LagSweep:
                 break
         lag = self.lag = self._walked
         await self._tables.note(watermark, found, lag)
-        self._walked_set_back = set_back
+        if walks_later:
+            self._walked_later_s = began_s
         return found
 
     async def _catch_up_lagging(

@@ -43,12 +43,13 @@ class StoreClock:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wall = wall
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self._noted: tuple[datetime, float] | None = None
         # How far the process's clock is ahead of the store's at the least; negative: behind.
         self.ahead_s: float | None = None
-        # How often the store's clock was found to have been set back; the first look may be one.
-        self.set_back = 0
+        # When the store's clock was last found to have been set back, by the monotonic clock. The
+        # first look may have found that, too.
+        self.set_back_s: float | None = None
 
     async def read(self, ask: Callable[[], Awaitable[datetime]]) -> datetime:
         """Ask the store for its time."""
@@ -60,8 +61,9 @@ class StoreClock:
     def note(self, asked_s: float, now: datetime) -> None:
         """Take ``now`` for the store's time at some moment since ``asked_s`` of the wall clock."""
         expected = self.now()
-        self.set_back += expected is None or now < expected - SET_BACK_MIN
-        self._noted = now, self._monotonic()
+        if expected is None or now < expected - SET_BACK_MIN:
+            self.set_back_s = self.monotonic()
+        self._noted = now, self.monotonic()
         store_s = now.timestamp()
         was_off = abs(self.ahead_s or 0.0) > CLOCK_OFF_MAX_S
         self.ahead_s = max(asked_s - store_s, 0.0) + min(self._wall() - store_s, 0.0)
@@ -76,4 +78,4 @@ class StoreClock:
         if self._noted is None:
             return None
         noted, at = self._noted
-        return noted + timedelta(seconds=self._monotonic() - at)
+        return noted + timedelta(seconds=self.monotonic() - at)
