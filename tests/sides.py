@@ -98,7 +98,8 @@ class Writer:
         await transaction.lock([account_id])
         accounts, now = await transaction.read_accounts()
         drafted = decide_batch([intent(command)], ledger(accounts[account_id]), moment or now, BRL)
-        await transaction.append(drafted.events, list(drafted.accounts.values()), [None])
+        drafted.decided_at = now
+        await drafted.append_to(transaction)
         return transaction
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -93,7 +94,7 @@ async def append_forged(ledger: Ledger, fact: Event) -> StoredEvent:
     text = public_text(
         fact, occurred_at=format_time(occurred_at), recorded_at=format_time(fact.recorded_at)
     )
-    account = evolve(account, fact, chain_hash(account.hash, text))
+    read, account = account, evolve(account, fact, chain_hash(account.hash, text))
     stored = StoredEvent(
         account_id=fact.account_id,
         position=fact.position,
@@ -107,7 +108,8 @@ async def append_forged(ledger: Ledger, fact: Event) -> StoredEvent:
         fingerprint=None,
         reverses=fact.reverses if isinstance(fact, TransactionRecorded) else None,
     )
-    await store.append([stored], [account], [None])
+    now = datetime.now(UTC)
+    await store.append([stored], [account], [None], read=[read], decided_at=now)
     return stored
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from saldo.record.batch import OutcomeUnknown
-from tests.controls import Clock, events_of, income, intent
+import pytest
+
+from saldo.record.batch import OutcomeUnknown, decide_batch
+from saldo.record.postgres import APPEND_DELAY_MAX, Contradicted
+from tests.controls import ACCOUNT, BRL, Clock, events_of, income, intent, ledger
 from tests.faults.proxy import APPENDS, Rule
 from tests.sides import (
     DEADLINE_S,
@@ -111,4 +115,49 @@ async def test_a_store_that_was_set_back_meanwhile_gets_no_gap(
         rule.release.set()
         [event] = await recording
         assert (event.position, event.balance_minor) == (2, 900)
+    assert await check_event_store(superuser) == 2
+
+
+async def test_an_append_after_another_event_is_refused(
+    proxy: Proxy, database: Database, superuser: Connection
+) -> None:
+    """After a restore another event is at the position at which it was decided."""
+    async with writer_on(through(proxy, database)) as writer, writer_on(database.dsn()) as other:
+        for value in ("1", "2", "4"):
+            await writer.record(income(value))
+        rule = Rule(begins=APPENDS, action="hold", hits_max=1)
+        proxy.rules.append(rule)
+        recording = asyncio.create_task(writer.record(income("8")))
+        await asyncio.wait_for(rule.hit.wait(), DEADLINE_S)
+        await superuser.execute(RESTORE)
+        await other.record(income("16"))
+        await other.record(income("32"))
+        rule.release.set()
+        [event] = await recording
+        assert (event.position, event.balance_minor) == (4, 5700)
+    assert await check_event_store(superuser) == 4
+
+
+@pytest.mark.parametrize("locked", [False, True])
+async def test_an_append_is_refused_long_after_it_was_decided(
+    database: Database, superuser: Connection, *, locked: bool
+) -> None:
+    """Its process was stopped meanwhile: the event would say that it was recorded then."""
+    async with writer_on(database.dsn()) as writer:
+        await writer.record(income("1"))
+        transaction = await writer.store.begin()
+        await transaction.lock([ACCOUNT])
+        accounts, now = await transaction.read_accounts()
+        decided = decide_batch([intent(income("2"))], ledger(accounts[ACCOUNT]), now, BRL)
+        if not locked:
+            await transaction.roll_back()
+        target = transaction if locked else writer.store
+        decided.decided_at = now - APPEND_DELAY_MAX - timedelta(seconds=1)
+        with pytest.raises(Contradicted):
+            await decided.append_to(target)
+        assert await superuser.fetchval("SELECT count(*) FROM event_store.event") == 1
+        decided.decided_at = now - APPEND_DELAY_MAX / 2
+        await decided.append_to(target)
+        if locked:
+            await transaction.commit()
     assert await check_event_store(superuser) == 2

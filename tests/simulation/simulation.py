@@ -241,8 +241,10 @@ class Simulation:
                     world.note("kafka-down")
                     world.kafka_down_until_s = world.loop.time() + chance.random() * DOWN_S_MAX * 3
                 case 2:
-                    world.note("database-clock-jumps")
-                    world.set_database_clock(world.jump_s())
+                    offset_s = world.jump_s()
+                    if world.may_set_database_clock(offset_s):
+                        world.note("database-clock-jumps")
+                        world.set_database_clock(offset_s)
                 case 3:
                     living = [each.process for each in self.recorders + self.projectors if each]
                     self._jump(chance.choice(living))

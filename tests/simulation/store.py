@@ -19,6 +19,7 @@ from saldo.project.fold import StreamEvent
 from saldo.project.postgres import ReadModelUnavailable
 from saldo.record.outbox import CLAIM_S, SWEEP_AGE_S, OutboxRow
 from saldo.record.postgres import (
+    APPEND_DELAY_MAX,
     STREAM_POSITION,
     CommitUnknown,
     Contradicted,
@@ -239,11 +240,14 @@ class EventStore:
         events: Sequence[StoredEvent],
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
     ) -> None:
         await self.world.step("store connect")
         if self.world.database_is_down:
             raise StoreUnavailable
-        await Statement(self).run(events, accounts, traceparents)
+        await Statement(self).run(events, accounts, traceparents, read=read, decided_at=decided_at)
 
     def repeated(
         self, keys: Sequence[tuple[str, bytes]], reversals: Sequence[tuple[str, UUID]]
@@ -252,12 +256,15 @@ class EventStore:
         found = [event for key in keys for event in self.by_key.get(key, ())]
         return found + [self.by_reversed[each] for each in reversals if each in self.by_reversed]
 
-    def stands_before(self, events: Sequence[StoredEvent]) -> bool:
-        """Whether every account stands right before its first of ``events``."""
-        read_at = {event.account_id: event.position - 1 for event in reversed(events)}
+    def stands(self, read: Sequence[Account], decided_at: datetime) -> bool:
+        """Whether every account stands as it was read, not too long ago."""
+        if self.world.database_now() > decided_at + APPEND_DELAY_MAX:
+            self.world.note("append-too-old")
+            return False
+        known = self.accounts
         return all(
-            account_id in self.accounts and self.accounts[account_id].position == position
-            for account_id, position in read_at.items()
+            (known.get(each.account_id) or new_account(each.account_id)).hash == each.hash
+            for each in read
         )
 
     def contradiction(self, event: StoredEvent) -> str | None:
@@ -303,6 +310,9 @@ class Transaction(Session):
         self._store = store
         self._events: list[StoredEvent] = []
         self._accounts: list[Account] = []
+        self._read: Sequence[Account] = ()
+        self._stood = False
+        self._decided_at = store.world.database_now()
         self._locked: dict[str, Account] = {}
         self._locked_at = store.world.database_now()
         self._appended_at = store.world.database_now()
@@ -346,10 +356,15 @@ class Transaction(Session):
         events: Sequence[StoredEvent],
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
     ) -> None:
         assert len(traceparents) == len(events)
         self._store.written.update(event.event_id for event in events)
         await self._arrive("append", StoreUnavailable, StoreBusy)
+        if not self._store.stands(read, decided_at):
+            raise Contradicted(STREAM_POSITION)
         for event in events:
             constraint = self._store.contradiction(event)
             if constraint is not None:
@@ -385,10 +400,14 @@ class Statement(Transaction):
         events: Sequence[StoredEvent],
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
     ) -> None:
         """Append; cut off, it may be carried out once the server gets to it, or never."""
         assert len(traceparents) == len(events)
         self._events, self._accounts = list(events), list(accounts)
+        self._read, self._decided_at = read, decided_at
         self._store.written.update(event.event_id for event in events)
         self._is_committing = True
         try:
@@ -402,10 +421,11 @@ class Statement(Transaction):
         await self._take([account.account_id for account in self._accounts])
         if self._is_over or self._is_cut:
             raise CommitUnknown
-        if not self._store.stands_before(self._events):
+        if not self._store.stands(self._read, self._decided_at):
             self._world.note("overtaken")
             self._end(commits=False)
             raise Contradicted(STREAM_POSITION)
+        self._stood = True  # and its locks keep it so
         self._appended_at = self._world.database_now()
         await self._commit(CommitUnknown, StoreBusy)
 
@@ -416,7 +436,7 @@ class Statement(Transaction):
             # It waits for who holds them now: carried out later than anybody may think.
             self._world.loop.call_later(LATE_S, self._end, commits)
         else:
-            late = not self._store.stands_before(self._events)
+            late = not self._stood and not self._store.stands(self._read, self._decided_at)
             self._world.note("append-came-too-late" if late else "append-carried-out")
             self._appended_at = self._world.database_now()
             super()._end(commits=not late)

@@ -31,6 +31,8 @@ DOWN_S_MAX = 6.0
 COMMIT_S_MAX = 14.0
 # Clocks jump by up to one of these, either way: processes' and the databases'.
 JUMPS_S_MAX = (3.0, 600.0, 10_800.0, 400 * 86_400.0)
+# The databases' clock that jumped back jumps forward again after more than this.
+BEHIND_S_MIN = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,7 @@ class World:
         self._database_offset_s = 0.0
         # What the databases' clock showed, and since when.
         self._database_set_s = 0.0
+        self._set_back_s = -BEHIND_S_MIN
         self._clock: list[Span] = []
         self.database_down_until_s = 0.0
         self.kafka_down_until_s = 0.0
@@ -197,9 +200,20 @@ class World:
         """How far a clock is to be off."""
         return (self.chance.random() * 2 - 1) * self.chance.choice(JUMPS_S_MAX)
 
+    def may_set_database_clock(self, offset_s: float) -> bool:
+        """Whether what was stamped while the clock was behind has been seen by a sweep.
+
+        What is stamped in a moment in which the clock is far behind is before all that a sweep
+        looks at. If its record is lost as well, only `saldo verify` tells: docs/reliability.md.
+        """
+        behind_s = self.loop.time() - self._set_back_s
+        return offset_s <= self._database_offset_s or behind_s > BEHIND_S_MIN
+
     def set_database_clock(self, offset_s: float) -> None:
         """Have the databases' clock jump."""
         self._clock = list(self.clock())
+        if offset_s < self._database_offset_s:
+            self._set_back_s = self.loop.time()
         self._database_offset_s, self._database_set_s = offset_s, self.loop.time()
 
     def clock(self) -> tuple[Span, ...]:

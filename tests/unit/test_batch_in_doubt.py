@@ -77,6 +77,7 @@ class Tables:
     events: list[StoredEvent] = field(default_factory=list)
     on_its_way: list[StoredEvent] = field(default_factory=list)
     ends: dict[str, Account] = field(default_factory=dict)
+    was_read: list[Account] = field(default_factory=list)
 
     def record(self, one: Intent) -> None:
         """Record it as another process does that meets no fault."""
@@ -90,18 +91,17 @@ class Tables:
         self.events += events
         self.accounts |= {account.account_id: account for account in accounts}
 
-    def stand_before(self, events: Sequence[StoredEvent]) -> bool:
-        """Whether no account of ``events`` has moved on."""
-        read_at = {each.account_id: each.position - 1 for each in reversed(events)}
+    def stand_as(self, read: Sequence[Account]) -> bool:
+        """Whether none of the accounts has moved on since it was read."""
         return all(
-            account_id in self.accounts and self.accounts[account_id].position == position
-            for account_id, position in read_at.items()
+            each.account_id in self.accounts and self.accounts[each.account_id].hash == each.hash
+            for each in read
         )
 
     def late_comes(self) -> bool:
         """The append on its way is carried out, or fails; whether it wrote something."""
         events, self.on_its_way = self.on_its_way, []
-        comes = bool(events) and self.stand_before(events)
+        comes = bool(events) and self.stand_as(self.was_read)
         if comes:
             self.commit(events, list(self.ends.values()))
         return comes
@@ -156,15 +156,22 @@ class Store:
         return found, self.repeated(keys, reversals), self.clock.now()
 
     async def append(
-        self, events: Sequence[StoredEvent], accounts: Sequence[Account], _: object
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        _: object,
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
     ) -> None:
         assert self.at is not None
         self.written.update(each.event_id for each in events)
-        if not self.tables.stand_before(events):
+        assert decided_at <= self.clock.now()
+        if not self.tables.stand_as(read):
             raise Contradicted(STREAM_POSITION)
         self.at = replace(self.at, locks=True)
         if self.at.ending == "late":
-            self.tables.on_its_way = list(events)
+            self.tables.on_its_way, self.tables.was_read = list(events), list(read)
             self.tables.ends = {each.account_id: each for each in accounts}
         self.end(events, accounts)
 
@@ -201,9 +208,17 @@ class Locked:
         return {each.hash for each in events if each.event_id in event_ids}
 
     async def append(
-        self, events: Sequence[StoredEvent], accounts: Sequence[Account], _: object
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        _: object,
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
     ) -> None:
         self._store.written.update(each.event_id for each in events)
+        assert read
+        assert decided_at <= self._store.clock.now()
         self._pending = (events, accounts)
 
     async def commit(self) -> None:

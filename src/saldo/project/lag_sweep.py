@@ -5,8 +5,9 @@ It starts OVERLAP before the watermark: an event is stamped before its transacti
 commit may come as late as the recorder's transaction timeout allows, which is less.
 
 The stamps are of the event store's clock, which may be set back. Then the walk starts before that
-clock, and goes through what is stamped later, which no sweep may have seen. It does so until OVERLAP
-has passed: what was stamped before the clock went back may be committed after the first such walk.
+clock, and goes through what is stamped later, which no sweep may have seen. It does so until
+OVERLAP has passed: what was stamped before the clock went back may be committed after the first
+such walk.
 """
 
 from __future__ import annotations

@@ -110,13 +110,22 @@ class Decided:
     events: list[StoredEvent]
     traceparents: list[str | None]
     accounts: dict[str, Account]
+    # All accounts of the batch as they were read, and the store's time then.
+    read: dict[str, Account]
+    decided_at: datetime
 
     def fits(self, accounts: Mapping[str, Account]) -> bool:
-        """Whether the events chain from the accounts as they stand: none has moved on."""
-        first = {event.account_id: event for event in reversed(self.events)}
-        return all(
-            chain_hash(accounts[account_id].hash, event.public_text) == event.hash
-            for account_id, event in first.items()
+        """Whether the accounts that it changes stand as they were read: none has moved on."""
+        return all(accounts[each].hash == self.read[each].hash for each in self.accounts)
+
+    async def append_to(self, store: EventStore | Transaction) -> None:
+        """Write it."""
+        await store.append(
+            self.events,
+            list(self.accounts.values()),
+            self.traceparents,
+            read=[self.read[each] for each in self.accounts],
+            decided_at=self.decided_at,
         )
 
 
@@ -156,7 +165,14 @@ def decide_batch(
     intents: Sequence[Intent], ledger: Ledger, now: datetime, default_currency: str
 ) -> Decided:
     """Decide the intents in arrival order. One's refusal does not touch the others."""
-    decided = Decided(outcomes=[], events=[], traceparents=[], accounts={})
+    decided = Decided(
+        outcomes=[],
+        events=[],
+        traceparents=[],
+        accounts=ledger.changed,
+        read=dict(ledger.accounts),
+        decided_at=now,
+    )
     times = _Times()
     for intent in intents:
         try:
@@ -170,7 +186,6 @@ def decide_batch(
             ledger.remember(stored)
         decided.events += fresh
         decided.traceparents += [intent.traceparent] * len(fresh)
-    decided.accounts = ledger.changed
     return decided
 
 
@@ -427,9 +442,7 @@ async def _decide_without_locks(batch: _Batch) -> Decided | None:
     decided = decide_batch(batch.intents, Ledger(accounts, repeated), now, around.default_currency)
     try:
         if decided.events:
-            await around.store.append(
-                decided.events, list(decided.accounts.values()), decided.traceparents
-            )
+            await decided.append_to(around.store)
     except Contradicted:
         around.contention.met()
         return None
@@ -462,9 +475,7 @@ async def _decide_under_locks(batch: _Batch) -> Decided:
         if decided is None:
             decided = await _decide_locked(batch, transaction, accounts, now)
         if decided.events:
-            await transaction.append(
-                decided.events, list(decided.accounts.values()), decided.traceparents
-            )
+            await decided.append_to(transaction)
             await transaction.commit()
         else:
             await transaction.roll_back()

@@ -9,6 +9,7 @@ protocols.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from saldo.domain.account import Account, new_account
@@ -73,8 +74,14 @@ class Transaction(Protocol):
         events: Sequence[StoredEvent],
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
     ) -> None:
-        """Write events, their outbox rows and the accounts' new states."""
+        """Write events, their outbox rows and the accounts' new states.
+
+        ``read`` are the same accounts as they were when it was decided.
+        """
 
     async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[bytes]:
         """The hashes of the batch's own events, as a commit of unknown outcome has written them."""
@@ -108,11 +115,14 @@ class EventStore(Protocol):
         events: Sequence[StoredEvent],
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
     ) -> None:
         """Write and commit, all or nothing; Contradicted where an account has moved on meanwhile.
 
         After CommitUnknown it may be carried out later still, as long as the accounts have not
-        moved on.
+        moved on, and for APPEND_DELAY_MAX.
         """
 
 
@@ -185,11 +195,16 @@ WHERE s.account_id = ANY ($5::text[])
 )
 _ACCOUNT_COLUMNS = 7
 
+# So long after it was decided an append may be carried out. A process may be stopped in between for
+# any time, and the event would say that it was recorded then. It is decided again.
+APPEND_DELAY_MAX = timedelta(seconds=60)
+
 # (Without locks, 2, where it is a database transaction of its own; under locks, 3) One statement,
 # set-based: an event and its outbox row are in one database transaction. It writes nothing at all
-# unless every account stands where the batch has read it. The streams are locked in the order of
-# account ids here, too, and looked at once they are: FOR UPDATE reads a row anew that it had to
-# wait for.
+# unless every account stands where the batch has read it: after a restore another event may be at
+# the same position, so the hash must be the same, too; a stream that was just created has none. The
+# streams are locked in the order of account ids here, too, and looked at once they are: FOR UPDATE
+# reads a row anew that it had to wait for. Then the clock is read.
 #
 # Of an array the driver looks at every element twice, in Python. So what can be is one value for
 # all rows: ids and currencies with commas between them, which none has; JSON texts with a control
@@ -198,16 +213,18 @@ APPEND = """
 WITH account AS MATERIALIZED (
     SELECT * FROM unnest(string_to_array($13, ','), string_to_array($14, ',', ''), $15::bigint[],
                          $16::bigint[], $17::bigint[], $18::bytea[], $19::timestamptz[],
-                         $20::bigint[])
+                         $20::bigint[], $21::bytea[])
         AS a (account_id, currency, position, balance_minor, overdraft_limit_minor, hash,
-              recorded_at, read_at)
+              recorded_at, read_at, read_hash)
 ), held AS MATERIALIZED (
-    SELECT account_id, position FROM event_store.stream
+    SELECT account_id, position, hash FROM event_store.stream
     WHERE account_id = ANY (ARRAY (SELECT account_id FROM account))
     ORDER BY account_id FOR UPDATE
 ), as_read AS MATERIALIZED (
-    SELECT count(*) = (SELECT count(*) FROM account) AS are_all
+    SELECT count(*) = (SELECT count(*) FROM account) AND clock_timestamp() <= $22::timestamptz
+           AS are_all
     FROM held JOIN account AS a ON a.account_id = held.account_id AND a.read_at = held.position
+                               AND (a.read_at = 0 OR a.read_hash = held.hash)
 ), appended AS (
     INSERT INTO event_store.event (account_id, position, event_id, public_text, private_text, hash,
                                    balance_minor, key_hash, key_line, fingerprint, reverses)
@@ -300,9 +317,10 @@ def _append_arguments(
     events: Sequence[StoredEvent],
     accounts: Sequence[Account],
     traceparents: Sequence[str | None],
+    read: Sequence[Account],
+    decided_at: datetime,
 ) -> tuple[object, ...]:
-    """The arguments of APPEND; an account was read at the position before its first event."""
-    read_at = {event.account_id: event.position - 1 for event in reversed(events)}
+    """Return the arguments of APPEND."""
     return (
         ",".join([e.account_id for e in events]),
         [e.position for e in events],
@@ -323,7 +341,9 @@ def _append_arguments(
         column([a.overdraft_limit_minor for a in accounts]),
         [a.hash for a in accounts],
         [a.recorded_at for a in accounts],
-        [read_at[a.account_id] for a in accounts],
+        [a.position for a in read],
+        [a.hash for a in read],
+        decided_at + APPEND_DELAY_MAX,
     )
 
 
@@ -337,14 +357,10 @@ def _one_after_another(hashes: Sequence[bytes | None], size: int) -> bytes:
 
 
 async def _append(
-    connection: PoolConnectionProxy[asyncpg.Record],
-    events: Sequence[StoredEvent],
-    accounts: Sequence[Account],
-    traceparents: Sequence[str | None],
+    connection: PoolConnectionProxy[asyncpg.Record], arguments: tuple[object, ...], accounts: int
 ) -> None:
     """Carry APPEND out; Contradicted where it wrote nothing, or the driver's error."""
-    arguments = _append_arguments(events, accounts, traceparents)
-    if await connection.execute(APPEND, *arguments) != f"UPDATE {len(accounts)}":
+    if await connection.execute(APPEND, *arguments) != f"UPDATE {accounts}":
         raise Contradicted(STREAM_POSITION)
 
 
@@ -386,9 +402,13 @@ class PostgresTransaction:
         events: Sequence[StoredEvent],
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
     ) -> None:
+        arguments = _append_arguments(events, accounts, traceparents, read, decided_at)
         with translating(FAILURES):
-            await _append(self._connection, events, accounts, traceparents)
+            await _append(self._connection, arguments, len(accounts))
 
     async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[bytes]:
         rows = await self._run(FIND_OWN, event_ids, account_ids)
@@ -452,11 +472,15 @@ class PostgresEventStore:
         events: Sequence[StoredEvent],
         accounts: Sequence[Account],
         traceparents: Sequence[str | None],
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
     ) -> None:
+        arguments = _append_arguments(events, accounts, traceparents, read, decided_at)
         connection = await self._acquire()
         try:
             with translating(COMMIT_FAILURES):
-                await _append(connection, events, accounts, traceparents)
+                await _append(connection, arguments, len(accounts))
         except CommitUnknown:
             # It was sent: it may be carried out all the same, now or once the server gets to it.
             database.terminate(connection)
