@@ -172,15 +172,20 @@ async def test_a_trace_whose_text_is_still_there_is_found(ledger: Ledger) -> Non
     ]
 
 
-@pytest.mark.parametrize("minutes", [59, -59])
-async def test_appended_at_moved_by_an_hour_is_found(ledger: Ledger, minutes: int) -> None:
+@pytest.mark.parametrize(("minutes", "kind"), [(59, "wrong"), (-59, "clock")])
+async def test_appended_at_moved_by_an_hour_is_found(
+    ledger: Ledger, minutes: int, kind: str
+) -> None:
+    """A stamp that was moved back looks as if a clock had been wrong, and is named as that."""
     await ledger.record(income("1", ANA))
     await ledger.pool.execute("DELETE FROM event_store.outbox")
     await ledger.pool.execute(
         "UPDATE event_store.event SET appended_at = appended_at + $1", timedelta(minutes=minutes)
     )
-    [finding] = await findings(ledger)
-    assert finding.startswith("position 1: event.appended_at: ")
+    report = await ledger.verify()
+    [finding] = report.faults + report.clock
+    assert finding.kind == kind
+    assert finding.text().startswith("ana position 1: event.appended_at: ")
 
 
 async def test_a_recorded_time_that_was_held_back_is_not_wrong(ledger: Ledger) -> None:
@@ -189,7 +194,11 @@ async def test_a_recorded_time_that_was_held_back_is_not_wrong(ledger: Ledger) -
     ahead = datetime.now(UTC) + timedelta(hours=3)
     for _ in range(2):
         await append_forged(ledger, replace(transaction(Kind.INCOME, 1), recorded_at=ahead))
-    assert [each.split(":")[0] for each in await findings(ledger)] == ["position 3"]
+    report = await ledger.verify()
+    assert report.faults == []
+    [named] = report.clock
+    assert (named.account_id, named.position) == (ANA, 3)
+    assert "recordedAt of 2 events from here on" in named.reason
 
 
 async def test_a_malformed_traceparent_is_found(ledger: Ledger) -> None:
