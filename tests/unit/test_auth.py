@@ -389,6 +389,11 @@ UNUSABLE: list[object] = [
     {"kty": "EC", "kid": "off", "crv": "P-256", "x": "AQAB", "y": "AQAB"},
     {"kty": "EC", "kid": "curve", "crv": "P-999", "x": "AQAB", "y": "AQAB"},
     {"kty": ["RSA"], "kid": 5},
+    {"kty": "RSA", "use": ["sig"]},
+    {"kty": "RSA", "use": {}},
+    # The curve of another algorithm, and a private key: neither can check a signature.
+    jwk(ec.generate_private_key(ec.SECP521R1()), None, alg="ES256"),
+    jwt.algorithms.RSAAlgorithm.to_jwk(OTHER_KEY, as_dict=True) | {"key_ops": ["verify"]},
     {"kid": "nothing"},
     5,
     None,
@@ -400,8 +405,9 @@ async def test_keys_that_cannot_be_used_are_skipped(
     authenticator: Authenticator, server: KeyServer
 ) -> None:
     server.keys = [*UNUSABLE, *server.keys, *UNUSABLE]
-    for text in (token(), token(EC_KEY, "ec", "ES256")):
+    for text in (token(), token(EC_KEY, "ec", "ES256"), token(EC_KEY, None, "ES256")):
         assert (await caller_of(authenticator, text)).subject == "wesley"
+    assert (await caller_of(authenticator, token(key_id=None))).subject == "wesley"
 
 
 @pytest.mark.parametrize("in_set", ["rsa", None])

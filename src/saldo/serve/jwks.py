@@ -127,12 +127,15 @@ def _fetch(url: str) -> list[Key]:
 
 def _usable_key(members: object) -> Key | None:
     """Return the key of one member of a key set, or None where it verifies no token."""
-    if not isinstance(members, dict) or members.get("use") not in {None, "sig"}:
+    if not isinstance(members, dict):
         return None
     key_id = members.get("kid")
     try:
+        usable = (members.get("use") or "sig") == "sig"
+        usable = usable and "verify" in members.get("key_ops", ["verify"])
         jwk = jwt.PyJWK.from_dict(members)
-        usable = "verify" in members.get("key_ops", ["verify"])
+        # Raises for a private key, and for a curve that is not the algorithm's.
+        jwk.Algorithm.verify(b"", jwk.Algorithm.prepare_key(jwk.key), b"")
     except Exception:  # noqa: BLE001 - whatever is wrong with one key, the others must work
         return None
     if jwk.algorithm_name not in ALGORITHMS or not usable:
