@@ -26,7 +26,14 @@ from saldo.query.balances import ProjectionBehind
 from saldo.record.batch import OutcomeUnknown
 from saldo.record.intent import LinesRefused
 from saldo.record.postgres import Contradicted
-from saldo.serve.http.problems import INTERNAL, FieldError, Invalid, Problem, detail_of
+from saldo.serve.http.problems import (
+    INTERNAL,
+    FieldError,
+    Invalid,
+    Problem,
+    detail_of,
+    problem_response,
+)
 from saldo.serve.settings import BadSetting
 
 WHICH = UUID("019ab3f2-7b1e-7c3a-9d55-0f6a3c1b2d4e")
@@ -111,3 +118,10 @@ def test_error_without_values_says_its_docstring(each: type[Exception]) -> None:
     sentence = detail_of(each())
     assert sentence
     assert sentence == (each.__doc__ or "").partition("\n")[0]
+
+
+def test_detail_with_half_a_surrogate_pair_is_sent() -> None:
+    """A structured CloudEvent's type can hold one, and the projector's refusal repeats it."""
+    response = problem_response(Problem(INTERNAL, "the type \ud800 is not known"), {})
+    assert response is not None
+    assert b"the type ? is not known" in bytes(response.body)

@@ -173,7 +173,8 @@ def _respond(rule: Rule, detail: str, members: Mapping[str, Any]) -> Response:
         "type": TYPE_PREFIX + rule.name,
         "title": rule.title,
         "status": rule.status,
-        "detail": detail,
+        # A text of the client's may hold half a surrogate pair.
+        "detail": detail.encode("utf-8", "replace").decode(),
         **members,
     }
     headers = dict(rule.headers)
