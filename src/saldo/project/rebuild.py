@@ -139,9 +139,10 @@ WHERE (o.income_minor, o.expense_minor, o.transactions)
       IS DISTINCT FROM (n.income_minor, n.expense_minor, n.transactions)
 ) AS different GROUP BY account_id, of ORDER BY account_id, of LIMIT $1
 """
+# Stops projectors and no reader. A weaker lock would let in a round that has locked balances by FOR
+# UPDATE and writes later: it would wait for this database transaction, and this one for it.
 LOCK_OLD = """
-LOCK TABLE read_model.balance, read_model.statement, read_model.daily_total
-IN SHARE ROW EXCLUSIVE MODE
+LOCK TABLE read_model.balance, read_model.statement, read_model.daily_total IN EXCLUSIVE MODE
 """
 UNEQUAL = """
 SELECT count(*) FROM read_model.balance AS o
