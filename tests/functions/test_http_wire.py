@@ -21,6 +21,7 @@ from local.services import RECORD
 from saldo.query.server_sent_events import STREAMS_A_CALLER_MAX
 from saldo.record.recorder import ARRIVING_BYTES_MAX, BULK_REQUESTS_MAX
 from saldo.record.requests import BULK_BYTES_MAX
+from saldo.serve.__main__ import KEEP_ALIVE_S
 from saldo.serve.http.connection import BODY_S, HEAD_BYTES_MAX, HEAD_S, HEADERS_MAX, PIPELINED_MAX
 from tests.functions.live import DEADLINE_S, fresh, problem_type
 from tests.servers import REQUEST_TIMEOUT_S
@@ -360,6 +361,37 @@ def test_what_arrives_too_slowly_is_refused_in_time(port: int) -> None:
     for name, (_, took_s) in ended.items():
         least_s = BODY_S if name in {"body", "chunks"} else HEAD_S
         assert took_s >= least_s - 1, name
+
+
+@pytest.mark.slow  # for as long as the bound
+@pytest.mark.timeout(600)
+def test_a_connection_without_a_request_is_closed_in_time(port: int) -> None:
+    """From the start, and after a response: whether nothing comes or line ends that are none."""
+    starts = {
+        "nothing": b"",
+        "line ends": b"\r\n" * 3,
+        "a response": request("GET /next"),
+    }
+    closed: dict[str, float] = {}
+
+    def wait(name: str, start: bytes) -> None:
+        with connect(port) as connection, connection.makefile("rb") as stream:
+            connection.settimeout(KEEP_ALIVE_S + REQUEST_TIMEOUT_S)
+            connection.sendall(start)
+            if name == "a response":
+                read_response(stream)
+            began = time.monotonic()
+            assert stream.read() == b""
+            closed[name] = time.monotonic() - began
+
+    threads = [threading.Thread(target=wait, args=each) for each in starts.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(KEEP_ALIVE_S + 2 * REQUEST_TIMEOUT_S)
+    assert closed.keys() == starts.keys()
+    for name, took_s in closed.items():
+        assert took_s >= KEEP_ALIVE_S - 1, name
 
 
 # --- places -----------------------------------------------------------------------------------
