@@ -163,7 +163,7 @@ class FunctionApp(Generic[Held]):
         method = request.method if request.method in METHODS else "other"
         metrics.HTTP_REQUESTS.add((method, request.route, status))
         metrics.HTTP_DURATION.record(took_s, (request.route,))
-        if trace is not None and trace.span is not None:
+        if trace is not None and trace.span is not None and trace.kept:
             tracing.end_request(trace.span, request.route, status)
             log.info("%s %s: %d in %.1f ms", method, request.route, status, took_s * 1000)
 
