@@ -59,6 +59,16 @@ async def test_only_the_first_wrong_event_is_named(database: Database) -> None:
     assert [(fault.account_id, fault.position) for fault in report.faults] == [("ana", 2)]
 
 
+async def test_impossible_time_of_a_stream_is_only_its_own_fault(database: Database) -> None:
+    async with opened(database) as ledger:
+        await ledger.record(income("1", "ana"), income("1", "bob"))
+        await ledger.pool.execute(
+            "UPDATE event_store.stream SET recorded_at = '294276-12-31' WHERE account_id = 'ana'"
+        )
+        report = await ledger.verify()
+    assert {(fault.account_id, fault.table) for fault in report.faults} == {("ana", "stream")}
+
+
 async def test_a_balance_ahead_of_its_stream_is_wrong(database: Database) -> None:
     """A read model that lags is only counted; one that knows more than the store is not right."""
     async with opened(database) as ledger:
