@@ -122,6 +122,8 @@ CHANGES: list[dict[str, Any]] = [
     {"data": "text"},
     {"data_base64": "%"},
     {"data_base64": 5},
+    # Beside `data`: one of two transactions would be chosen.
+    {"data_base64": "eyJhY2NvdW50SWQiOiJhIiwidHlwZSI6IklOQ09NRSIsInZhbHVlIjoxfQ=="},
     {"traceparent": 5},
     {"traceparent": "00-\r\nX: y"},
     {"time": "yesterday"},

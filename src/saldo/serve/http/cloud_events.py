@@ -94,6 +94,8 @@ def _structured_data(content: object) -> Any:
         return content.get("data")
     if not isinstance(encoded, str) or isinstance(encoded, Number):
         raise Malformed("the CloudEvent cannot be read: data_base64 is not a string")
+    if "data" in content:
+        raise Malformed("the CloudEvent cannot be read: it has data and data_base64: leave one out")
     try:
         return read_json(base64.b64decode(encoded, validate=True))
     except (binascii.Error, ValueError) as error:
