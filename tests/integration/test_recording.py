@@ -238,6 +238,40 @@ async def test_a_refusal_records_nothing_and_leaves_the_others(
     assert await check_event_store(superuser) == 2
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "currency = 'ZZZ'",
+        "recorded_at = 'infinity'",
+        "recorded_at = '0001-01-01 BC'",
+        "recorded_at = '294276-12-31'",
+        "position = 9223372036854775807",
+        "position = -5",
+        "balance_minor = 9223372036854775807",
+        "balance_minor = -9223372036854775808",
+        "overdraft_limit_minor = -9223372036854775808",
+        "hash = '\\x00'",
+    ],
+)
+async def test_an_accounts_damaged_stream_fails_its_requests_only(
+    writer: Writer, superuser: Connection, damage: str
+) -> None:
+    accounts = [f"healthy-{number}" for number in range(5)]
+    await writer.record(income("1", "damaged"), *(income("1", each) for each in accounts))
+    statement = f"UPDATE event_store.stream SET {damage} WHERE account_id = 'damaged'"
+    await superuser.execute(statement)
+    for _ in range(2):
+        batch = [intent(income("2", each)) for each in (*accounts[:2], "damaged", *accounts[2:])]
+        outcomes = await writer.outcomes(*batch)
+        healthy = [outcomes[number] for number in (0, 1, 3, 4, 5)]
+        assert all(isinstance(outcome, list) for outcome in healthy), healthy
+    stored = await superuser.fetch(
+        "SELECT account_id, count(*) FROM event_store.event"
+        " WHERE account_id <> 'damaged' GROUP BY 1 ORDER BY 1"
+    )
+    assert [tuple(row) for row in stored] == [(each, 3) for each in accounts]
+
+
 async def test_a_batch_of_refusals_leaves_no_stream_behind(
     writer: Writer, superuser: Connection
 ) -> None:

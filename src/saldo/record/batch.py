@@ -7,6 +7,7 @@ tests/simulation runs this very code under every fault that a seed can think of.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -34,10 +35,11 @@ from saldo.record.postgres import (
     StoreRefused,
     StoreUnavailable,
     Transaction,
+    Unusable,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -179,6 +181,11 @@ def decide_batch(
             recorded = _decide_intent(intent, ledger, now, default_currency, times)
         except Refused as refusal:
             decided.outcomes.append(refusal)
+            continue
+        except Exception as error:
+            # What is stored of an account makes no state: its requests fail, the others go on.
+            log.exception("an account's stored state cannot be used")
+            decided.outcomes.append(error)
             continue
         decided.outcomes.append(recorded)
         fresh = [each.stored for each in recorded if not each.replayed]
@@ -341,25 +348,47 @@ async def record_batch(
 
     ``committed`` is told what was appended, right after the commit. A unique violation, which the
     locks should make impossible, runs the batch once more and then intent by intent, so that one
-    contradiction cannot refuse the others.
+    contradiction cannot refuse the others. Nor can an account whose stored state is unusable.
     """
     try:
         return await _record_until_decided(intents, around, committed)
+    except Unusable:
+        log.warning("an account of the batch is unusable: running it singly")
+        return await _record_singly(intents, around, committed)
     except Contradicted as first:
         log.warning("batch contradicted by %s: running it once more", first.constraint)
     try:
         return await _record_until_decided(intents, around, committed)
-    except Contradicted as second:
-        log.exception("batch contradicted twice by %s: running it singly", second.constraint)
+    except (Contradicted, Unusable):
+        log.exception("batch contradicted twice: running it singly")
+    return await _record_singly(intents, around, committed)
+
+
+async def _record_singly(
+    intents: Sequence[Intent],
+    around: Surroundings,
+    committed: Callable[[Decided], None],
+) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for intent in intents:
         try:
             outcomes += await _record_until_decided([intent], around, committed)
         except Contradicted:
             outcomes.append(StoreBusy())
-        except (StoreBusy, StoreUnavailable) as error:
+        except (StoreBusy, StoreUnavailable, Unusable) as error:
             outcomes.append(error)
     return outcomes
+
+
+@contextlib.contextmanager
+def _nothing_written() -> Iterator[None]:
+    """Raise Unusable for an unexpected error of a part that writes nothing."""
+    try:
+        yield
+    except (CommitUnknown, Contradicted, StoreBusy, StoreUnavailable):
+        raise
+    except Exception as error:
+        raise Unusable from error
 
 
 async def _record_until_decided(
@@ -435,7 +464,8 @@ async def _decide_without_locks(batch: _Batch) -> Decided | None:
     sees to that, however late it is carried out.
     """
     around = batch.around
-    looked = await around.store.look(batch.account_ids, *_looked_up(batch.intents))
+    with _nothing_written():
+        looked = await around.store.look(batch.account_ids, *_looked_up(batch.intents))
     if looked is None:
         return None  # a stream is missing: it is created under locks
     accounts, repeated, now = looked
@@ -462,8 +492,9 @@ async def _decide_under_locks(batch: _Batch) -> Decided:
     transaction = await batch.around.store.begin()
     decided: Decided | None = None
     try:
-        await transaction.lock(batch.account_ids)
-        accounts, now = await transaction.read_accounts()
+        with _nothing_written():
+            await transaction.lock(batch.account_ids)
+            accounts, now = await transaction.read_accounts()
         decided = batch.in_doubt
         if decided is not None and not decided.fits(accounts):
             ids = [event.event_id for event in decided.events]
@@ -473,7 +504,8 @@ async def _decide_under_locks(batch: _Batch) -> Decided:
                 return decided
             decided = batch.in_doubt = None
         if decided is None:
-            decided = await _decide_locked(batch, transaction, accounts, now)
+            with _nothing_written():
+                decided = await _decide_locked(batch, transaction, accounts, now)
         if decided.events:
             await decided.append_to(transaction)
             await transaction.commit()

@@ -53,8 +53,12 @@ class Contradicted(Exception):
         self.constraint = constraint
 
 
+class Unusable(Exception):
+    """Nothing was committed: what is stored of an account cannot be read or written."""
+
+
 class Transaction(Protocol):
-    """One database transaction of a recording batch. Its methods raise the four errors above."""
+    """One database transaction of a recording batch. Its methods raise the errors above."""
 
     async def lock(self, account_ids: Sequence[str]) -> None:
         """Create the missing streams and lock all, in the order of account ids."""
@@ -94,7 +98,7 @@ class Transaction(Protocol):
 
 
 class EventStore(Protocol):
-    """What recording needs of a store. Its methods raise the four errors above."""
+    """What recording needs of a store. Its methods raise the errors above."""
 
     async def begin(self) -> Transaction:
         """Start a database transaction."""
@@ -297,6 +301,7 @@ FAILURES: dict[Failure, Callable[..., Exception]] = {
     Failure.CONTRADICTED: Contradicted,
     Failure.REFUSED: StoreRefused,
     Failure.LOST: StoreUnavailable,
+    Failure.VALUE: Unusable,
 }
 COMMIT_FAILURES = FAILURES | {Failure.LOST: CommitUnknown}
 READ_FAILURES = dict.fromkeys(set(Failure) - {Failure.VALUE}, StoreUnavailable)
