@@ -244,6 +244,7 @@ async def is_outbox_empty(connection: Connection) -> bool:
 
 # The lag sweep fails, and deliveries alone project.
 NOTHING_IS_SWEPT = "REVOKE SELECT ON read_model.sweep FROM saldo_project"
+SWEEPS_AGAIN = "GRANT SELECT ON read_model.sweep TO saldo_project"
 
 # As after a restore of the event store to a moment before its last events: account, position.
 CUT = """

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer
 from local.services import BALANCE, PROJECT, RECORD
 from tests.sides import (
     NOTHING_IS_SWEPT,
+    SWEEPS_AGAIN,
     Connection,
     check_event_store,
     check_read_model,
@@ -154,10 +155,9 @@ async def test_whatever_kafka_does_every_balance_equals_its_sum(
         records = await asyncio.to_thread(read_topic, stack, events)
         chance = random.Random(5)
 
-        # Every record comes twice, in any order. Without the sweep's watermark being behind, the
-        # deliveries alone must do it.
+        # Every record comes twice, in any order. Without a sweep the deliveries alone must do it.
         await superuser.execute(FORGET)
-        await note_all_swept(superuser)
+        await superuser.execute(NOTHING_IS_SWEPT)
         project = stack.serve(PROJECT)
         twice = records * 2
         chance.shuffle(twice)
@@ -168,6 +168,7 @@ async def test_whatever_kafka_does_every_balance_equals_its_sum(
 
         # Some never come, whole accounts among them: the accounts' next events and the sweep.
         await superuser.execute(FORGET)
+        await superuser.execute(SWEEPS_AGAIN)
         project = stack.serve(PROJECT)
         withheld = {f"account-{number}" for number in range(0, ACCOUNTS, 25)}
         kept = [
@@ -178,11 +179,6 @@ async def test_whatever_kafka_does_every_balance_equals_its_sum(
         assert len(kept) < events
         assert await replay(project.url, kept) == {200}
         await check_all(superuser, balance.url, sums)
-
-
-async def note_all_swept(superuser: Connection) -> None:
-    """Set the sweep's watermark to a time far ahead: it finds nothing."""
-    await superuser.execute(NOTHING_IS_SWEPT)
 
 
 Delivery = tuple[dict[str, str], bytes]
