@@ -227,6 +227,30 @@ def test_requests_that_wait_on_a_connection_are_bounded(port: int) -> None:
             assert len(stream.read().split(b"HTTP/1.1 404")) <= PIPELINED_MAX + 2
 
 
+def test_response_is_sent_before_what_follows_is_refused(port: int) -> None:
+    """The transaction is recorded: a client that is not told so may record it again."""
+    for following in (b"GARBAGE\0\r\n", request("GET /next") * (2 * PIPELINED_MAX)):
+        with connect(port) as connection, connection.makefile("rb") as stream:
+            account = fresh()
+            connection.sendall(request("POST /transactions", salary(account)) + following)
+            status, _, content = read_response(stream)
+            assert (status, json.loads(content)["accountId"]) == (201, account)
+            with contextlib.suppress(ConnectionError):
+                assert stream.read() == b""
+
+
+@pytest.mark.parametrize("packets", [1, 3])
+def test_trailers_are_bounded_wherever_packets_end(port: int, packets: int) -> None:
+    text = request("POST /transactions", salary(fresh()), chunked=True)[:-2]
+    text += b"".join(b"X-%d: 1\r\n" % number for number in range(HEADERS_MAX + 50)) + b"\r\n"
+    size = len(text) // packets + 1
+    with connect(port) as connection, connection.makefile("rb") as stream:
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(text), size):
+                connection.sendall(text[start : start + size])
+        assert read_response(stream)[0] == 431
+
+
 def test_garbage_between_requests_is_bounded(port: int) -> None:
     with connect(port) as connection, connection.makefile("rb") as stream:
         connection.sendall(request("GET /next") + b"\r\n" * 10 + request("GET /next"))

@@ -63,6 +63,8 @@ class BoundedProtocol(HttpToolsProtocol):
         # Bytes that the parser took and did not hand over yet.
         self.held_bytes = 0
         self.pace_task: asyncio.TimerHandle | None = None
+        # Whether the connection ends once the running response is sent; what comes is not read.
+        self.ending = False
 
     @property
     def newest(self) -> RequestResponseCycle | None:
@@ -80,6 +82,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.pace_task.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self.ending:
+            return
         self._unset_keepalive_if_required()
         self.held_bytes += len(data)
         try:
@@ -93,8 +97,10 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.receiving and len(self.headers) > HEADERS_MAX
             ):
                 self._refuse(_head_too_large())
+                return
         except httptools.HttpParserError:
             self._refuse(self.problem or Problem(BAD_HTTP, "This is not HTTP/1.1."))
+            return
         if self.transport.is_closing():
             return
         if self.receiving:
@@ -109,6 +115,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.receiving, self.has_head = True, False
         self.since_s = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        if self.ending:
+            self.transport.close()
+        super().on_response_complete()
 
     def on_headers_complete(self) -> None:
         size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
@@ -134,6 +145,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self.has_head:
             return  # the head with an upgrade: comes again
+        if len(self.headers) > HEADERS_MAX:  # those after the head: its trailers
+            self._stop(_head_too_large())
         self.receiving = False
         self.held_bytes = 0
         super().on_message_complete()
@@ -183,12 +196,18 @@ class BoundedProtocol(HttpToolsProtocol):
         raise _Refused
 
     def _refuse(self, problem: Problem) -> None:
-        """Respond with ``problem`` where a response is due, and close the connection."""
+        """Respond with ``problem`` where a response is due, and close the connection.
+
+        A complete request before it may have been carried out: its response is sent first, and the
+        connection closed then. Requests that wait behind that one are dropped.
+        """
         cycle = self.newest
         own = self.receiving and self.has_head
-        if not self.pipeline and (
-            cycle is None or (not cycle.response_started if own else cycle.response_complete)
-        ):
+        if self.pipeline or (cycle is not None and not own and not cycle.response_complete):
+            self.pipeline.clear()
+            self.ending = True
+            return
+        if cycle is None or not own or not cycle.response_started:
             response = problem_response(problem, {})
             assert response is not None  # noqa: S101 - a Problem carries its own rule
             head = [STATUS_LINE[response.status_code], b"connection: close\r\n"]
