@@ -388,7 +388,7 @@ def test_what_arrives_too_slowly_is_refused_in_time(port: int) -> None:
 
 
 @pytest.mark.slow  # for as long as the bound
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_connection_without_a_request_is_closed_in_time(port: int) -> None:
     """From the start, and after a response: whether nothing comes or line ends that are none."""
     starts = {
