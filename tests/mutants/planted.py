@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +37,8 @@ CAUGHT_BY = "Caught-By: "
 IMPORT_TIMEOUT_S = 120
 # The servers' start is part of it; a test that hangs ends itself before.
 TEST_TIMEOUT_S = 1200
+# Many defects show by a wait that comes to its end, during which nothing runs.
+COPIES = 4
 TESTS_FAILED = 1
 SHOWN_LINES = 30
 
@@ -198,15 +202,32 @@ def try_defect(copy: Copy, defect: Defect) -> Tried:
 
 
 def try_all(defects: Sequence[Defect]) -> list[Tried]:
-    """Every defect on one copy, after its tests have passed there; raises NotApplied."""
-    with tempfile.TemporaryDirectory(prefix="saldo-mutants-") as folder:
-        copy = Copy(Path(folder).resolve())
-        if not copy.imported().is_relative_to(copy.folder):
-            raise RuntimeError(f"the tests would run on {copy.imported()}, not on the copy")
-        code, output = copy.run(sorted({defect.caught_by for defect in defects}))
+    """Try every defect on one of COPIES, after all tests have passed there; raises NotApplied."""
+    with contextlib.ExitStack() as kept:
+        folders = [
+            kept.enter_context(tempfile.TemporaryDirectory(prefix="saldo-mutants-"))
+            for _ in range(COPIES)
+        ]
+        copies = [Copy(Path(folder).resolve()) for folder in folders]
+        for copy in copies:
+            if not copy.imported().is_relative_to(copy.folder):
+                raise RuntimeError(f"the tests would run on {copy.imported()}, not on the copy")
+        code, output = copies[0].run(sorted({defect.caught_by for defect in defects}))
         if code:
             raise RuntimeError(f"without a defect the tests must pass:\n{output[-4000:]}")
-        return [try_defect(copy, defect) for defect in defects]
+        free: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        for copy in copies:
+            free.put(copy)
+
+        def try_on_a_free_copy(defect: Defect) -> Tried:
+            copy = free.get()
+            try:
+                return try_defect(copy, defect)
+            finally:
+                free.put(copy)
+
+        with ThreadPoolExecutor(COPIES) as pool:
+            return list(pool.map(try_on_a_free_copy, defects))
 
 
 def main() -> int:
