@@ -64,8 +64,10 @@ FIRING = {
             "0x30"
         )
     },
+    "SaldoClockOff": {'saldo_clock_ahead_seconds{function="get_balance"}': "-7x30"},
 }
 WELL = {
+    'saldo_clock_ahead_seconds{function="get_balance"}': "-4x30",
     'saldo_outbox_age_seconds{function="record_transaction"}': "0.2x30",
     'saldo_relay_records_total{function="record_transaction",outcome="failed"}': "3x30",
     'saldo_relay_records_total{function="record_transaction",outcome="sent"}': "0+600x30",
