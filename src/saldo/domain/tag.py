@@ -12,7 +12,8 @@ import msgspec
 
 # 64 bits: two histories of one account agree in them by chance once in 10^19.
 HASH_BYTES = 8
-TAG = re.compile(r"([0-9]{1,18})(?:-([0-9a-f]{16}))?", re.ASCII)
+# A balance that is suspended says so in its ETag: the state is the same.
+TAG = re.compile(r"([0-9]{1,18})(?:-([0-9a-f]{16})(?:-blocked)?|--blocked)?", re.ASCII)
 
 
 class Tag(msgspec.Struct, frozen=True):
