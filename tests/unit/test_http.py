@@ -118,6 +118,7 @@ def test_an_expected_state_is_a_position_or_a_tag(header: str, expected: Tag) ->
     [
         *("5", "*", 'W/"5"', '"5", "6"', '"-1"', '""', '"', "", f'"{"9" * 19}"', '"5', '5"'),
         *('"5-"', '"5-1a2b"', '"5-1A2B3C4D5E6F7081"', '"5-1a2b3c4d5e6f70812"'),
+        *("5-1a2b3c4d5e6f7081", 'W/"5-1a2b3c4d5e6f7081"'),
     ],
 )
 def test_an_expected_state_of_another_form_is_refused(header: str) -> None:
