@@ -6,15 +6,14 @@ from saldo.query import balances, handlers
 from saldo.query.console import pages
 from saldo.query.position_watch import TooManyWaiters
 from saldo.query.reader import open_reader
-from saldo.serve.http import auth, json_reader, problems
-from saldo.serve.http.problems import Rule
+from saldo.serve.http import auth
+from saldo.serve.http.problems import COMMON_RULES, Rule
 from saldo.serve.http.router import Router, route
 from saldo.serve.server import FunctionApp
 
 RULES: dict[type[Exception], Rule] = {
     **auth.RULES,
-    json_reader.Malformed: Rule(status=400, name="malformed-json", title="The body is not JSON"),
-    problems.Invalid: Rule(status=400, name="invalid-request", title="The request is not valid"),
+    **COMMON_RULES,
     balances.AccountNotFound: Rule(
         status=404, name="account-not-found", title="There is no such account"
     ),
@@ -32,12 +31,6 @@ RULES: dict[type[Exception], Rule] = {
         name="read-model-unavailable",
         title="Balances cannot be read",
         retry_after_s=2,
-    ),
-    problems.TooBusy: Rule(
-        status=503,
-        name="too-busy",
-        title="Too many requests wait here",
-        retry_after_s=1,
     ),
     TooManyWaiters: Rule(
         status=503,

@@ -9,18 +9,16 @@ from saldo.record.handlers import AccountNotFound, TransactionNotFound
 from saldo.record.intent import LinesRefused
 from saldo.record.postgres import StoreBusy, StoreUnavailable
 from saldo.record.recorder import open_recorder
-from saldo.serve.http import auth, json_reader, problems
-from saldo.serve.http.problems import Rule
+from saldo.serve.http import auth
+from saldo.serve.http.problems import COMMON_RULES, Invalid, Rule
 from saldo.serve.http.router import Router, route
 from saldo.serve.server import FunctionApp
 
-BAD_REQUEST = Rule(status=400, name="invalid-request", title="The request is not valid")
 RULES: dict[type[Exception], Rule] = {
     **auth.RULES,
-    json_reader.Malformed: Rule(status=400, name="malformed-json", title="The body is not JSON"),
-    problems.Invalid: BAD_REQUEST,
-    errors.TooManyDigits: BAD_REQUEST,
-    errors.AmountOutOfRange: BAD_REQUEST,
+    **COMMON_RULES,
+    errors.TooManyDigits: COMMON_RULES[Invalid],
+    errors.AmountOutOfRange: COMMON_RULES[Invalid],
     AccountNotFound: Rule(status=404, name="account-not-found", title="There is no such account"),
     TransactionNotFound: Rule(
         status=404, name="transaction-not-found", title="There is no such transaction"
@@ -56,12 +54,6 @@ RULES: dict[type[Exception], Rule] = {
         status=422,
         name="lines-refused",
         title="Nothing was recorded: lines were refused",
-    ),
-    problems.TooBusy: Rule(
-        status=503,
-        name="too-busy",
-        title="Too many requests wait here",
-        retry_after_s=1,
     ),
     StoreBusy: Rule(
         status=503, name="store-busy", title="The event store is busy", retry_after_s=1

@@ -12,6 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from saldo.domain.money import format_minor
+from saldo.serve.http.json_reader import Malformed
 from saldo.serve.telemetry.metrics import REFUSALS
 
 if TYPE_CHECKING:
@@ -92,6 +93,15 @@ HTTP_RULES = (
     HEAD_TOO_LARGE,
     INTERNAL,
 )
+
+# The errors of reading and holding requests, for the functions that clients call.
+COMMON_RULES: Mapping[type[Exception], Rule] = {
+    Malformed: Rule(status=400, name="malformed-json", title="The body is not JSON"),
+    Invalid: Rule(status=400, name="invalid-request", title="The request is not valid"),
+    TooBusy: Rule(
+        status=503, name="too-busy", title="Too many requests wait here", retry_after_s=1
+    ),
+}
 
 
 def problem_response(error: Exception, rules: Mapping[type[Exception], Rule]) -> Response | None:
