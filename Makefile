@@ -84,20 +84,20 @@ console-picture: browser ## render docs/console.png from what runs here (make up
 
 simulate: ## the deterministic simulation: SEEDS=10000 FIRST=0, or one seed: SEED=17 TRACE=1
 	@$(PYTHON) -m local.bootstrap dev
-	@.venv/bin/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
+	@.venv/bin/python -m tests.reliability.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace)
 
 mutants: ## plant each known defect in a copy, and see its test catch it
 	@$(PYTHON) -m local.bootstrap dev
-	.venv/bin/python -m tests.mutants.planted
+	.venv/bin/python -m tests.reliability.mutants.planted
 
 faults: ## the fault matrix: every cell 5 times, then docs/reliability.md (FAULTS="--cell NAME --runs N")
 	@$(PYTHON) -m local.bootstrap dev
-	.venv/bin/python -m tests.faults.matrix $(FAULTS)
+	.venv/bin/python -m tests.reliability.faults.matrix $(FAULTS)
 
 measure-verify: ## how long `saldo verify` takes for a million events
 	@$(PYTHON) -m local.bootstrap dev
-	.venv/bin/python -m tests.faults.million
+	.venv/bin/python -m tests.reliability.measure_verify
 
 # --- speed: docs/performance.md ----------------------------------------------------------------
 

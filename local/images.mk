@@ -24,4 +24,4 @@ compose-down: ## stop the containers; the data stay (VOLUMES=1: delete them)
 
 test-images: ## build the images and run them, with an engine of its own where none runs
 	@$(PYTHON) -m local.bootstrap dev
-	@.venv/bin/python -m local.engine $(PYTEST) -m slow -p no:randomly tests/images
+	@.venv/bin/python -m local.engine $(PYTEST) -m slow -p no:randomly tests/tooling/local/test_images.py

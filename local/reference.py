@@ -1,8 +1,8 @@
 """Writes the reference pages that the code itself knows best: `python -m local.reference`.
 
 docs/settings.md: which settings each function reads, which it needs, and what it takes, by asking
-the functions' own reading of them. docs/cli.md: the help of every command. tests/unit/test_docs.py
-fails when a page is not what this makes.
+the functions' own reading of them. docs/cli.md: the help of every command.
+tests/tooling/docs/test_pages.py fails when a page is not what this makes.
 """
 
 from __future__ import annotations

@@ -17,13 +17,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from local import postgres
-from tests import servers
-from tests.servers import Database, Kafka, Run, Served
+from tests.support import servers
+from tests.support.servers import Database, Kafka, Run, Served
+from tests.support.stack import light_stack, stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from local.services import Function
+
+__all__ = ["light_stack", "stack"]
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process
 # that they start: the tests of an interruption would wait for ever.
@@ -43,16 +46,15 @@ TESTS = Path(__file__).parent
 ALLOWED_SKIPS = TESTS / "allowed_skips.txt"
 SUITES = (
     "unit",
-    "mutants",
-    "history",
-    "simulation",
-    "property",
+    "reliability/mutants",
+    "reliability/history",
+    "reliability/simulation",
     "integration",
-    "functions",
+    "http",
     "console",
-    "infra",
-    "acceptance",
-    "faults",
+    "tooling",
+    "reliability",
+    "reliability/faults",
 )
 WORKER_RUN = "saldo_run"
 RUN = pytest.StashKey[Run]()
@@ -173,9 +175,10 @@ class Worker(Protocol):
 
 
 def suite_of(node_id: str) -> str:
-    """The folder of tests that a test is in."""
+    """Return the folder of `tests/` that a test is in; each of reliability's is a suite."""
     parts = node_id.split("/")
-    return parts[1] if len(parts) > 2 else "other"
+    folder = "/".join(parts[1:3]) if len(parts) > 3 else "/".join(parts[1:-1])
+    return folder if folder in SUITES else folder.split("/")[0] or "other"
 
 
 @pytest.hookimpl(trylast=True)
@@ -222,7 +225,7 @@ class Telling:
         for suite in (*SUITES, "other"):
             if self.tests[suite]:
                 terminalreporter.write_line(
-                    f"{suite:<12}{self.tests[suite]:>6} tests{self.seconds[suite]:>9.1f} s"
+                    f"{suite:<22}{self.tests[suite]:>6} tests{self.seconds[suite]:>9.1f} s"
                 )
         if self.skipped:
             terminalreporter.section("skipped for a reason that allowed_skips.txt does not have")

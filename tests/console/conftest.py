@@ -27,9 +27,9 @@ from playwright.async_api import (
 from local import browser as chromium
 from local import processes, services
 from local.services import BALANCE, PROJECT, RECORD
-from tests import servers
-from tests.functions.ledger import issuer
-from tests.functions.live import DEADLINE_S, SINK_SUBJECT, Issuer, Live
+from tests.support import servers
+from tests.support.live import DEADLINE_S, SINK_SUBJECT, Issuer, Live
+from tests.support.live_fixtures import issuer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from local.processes import Child
     from local.services import Function
-    from tests.servers import Database
+    from tests.support.servers import Database
 
 __all__ = ["issuer"]
 

@@ -18,15 +18,15 @@ from playwright.async_api import Page, Request, Route, expect
 from local import postgres, processes
 from local.services import BALANCE, PROJECT, RECORD
 from tests.console.conftest import start
-from tests.functions.live import etag_of, fresh
-from tests.servers import REQUEST_TIMEOUT_S
+from tests.support.live import etag_of, fresh
+from tests.support.servers import REQUEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.console.conftest import Console, Open
-    from tests.servers import Database
+    from tests.support.servers import Database
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

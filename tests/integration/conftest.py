@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from local.postgres import PORT, socket_dir
-from tests.faults.proxy import Proxy
-from tests.sides import Connection, Reader, Writer, connected, projector_on, reader_on, writer_on
+from tests.support.proxy import Proxy
+from tests.support.sides import (
+    Connection,
+    Reader,
+    Writer,
+    connected,
+    projector_on,
+    reader_on,
+    writer_on,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from saldo.project.projector import Projector
-    from tests.servers import Database
+    from tests.support.servers import Database
 
 
 @pytest.fixture

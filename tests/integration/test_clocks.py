@@ -11,20 +11,20 @@ import pytest
 from saldo.domain.events import TransactionRecorded, read_event
 from saldo.project.lag_sweep import OVERLAP, Lag, LagSweep, PostgresLagTables
 from saldo.serve.clock import StoreClock
-from tests import servers
-from tests.controls import ACCOUNT, income
-from tests.faults.rig import until_true
-from tests.integration.test_streams import exported, restored
-from tests.sides import age_outbox
-from tests.stored import opened
+from tests.integration.operate.test_streams import exported, restored
+from tests.reliability.faults.rig import until_true
+from tests.support import servers
+from tests.support.controls import ACCOUNT, income
+from tests.support.sides import age_outbox
+from tests.support.stored import opened
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from saldo.project.catch_up import CaughtUp
     from saldo.record.intent import StoredEvent
-    from tests.servers import Database
-    from tests.sides import Connection, Reader, Writer
+    from tests.support.servers import Database
+    from tests.support.sides import Connection, Reader, Writer
 
 AHEAD = (timedelta(minutes=10), timedelta(hours=3), timedelta(days=400))
 HOURS = timedelta(hours=3)

@@ -2,7 +2,7 @@
 
 Without: look, decide in arrival order, append where every account stands as it was looked at. Under
 locks: lock, look up, decide, append, commit. Only the store's protocols are seen here:
-tests/simulation runs this very code under every fault that a seed can think of.
+tests/reliability/simulation runs this very code under every fault that a seed can think of.
 """
 
 from __future__ import annotations

@@ -1,0 +1,340 @@
+"""The OpenAPI document is the interface: its routes, examples, and what schemathesis finds."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import Failure
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from saldo.serve.http import openapi
+from saldo.serve.http.problems import TYPE_PREFIX
+from tests.support.live import DEADLINE_S, Live, fresh, problem_type
+from tests.support.route_tables import apps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from saldo.serve.server import FunctionApp
+
+EXAMPLES_MAX = 12
+METHODS = ("get", "post", "put", "delete")
+APPS = {app.name: app for app in apps()}
+
+
+@functools.cache
+def document_of(function: str) -> dict[str, Any]:
+    app = APPS[function]
+    return openapi.document(app.router.package, tuple(app.router.rules.values()))
+
+
+def operations(function: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Method, path and operation; the path's own parameters are among the operation's."""
+    for path, item in document_of(function)["paths"].items():
+        for method in METHODS:
+            if method in item:
+                shared = item.get("parameters", [])
+                operation = item[method]
+                yield (
+                    method.upper(),
+                    path,
+                    operation | {"parameters": shared + operation.get("parameters", [])},
+                )
+
+
+def resolved(function: str, each: dict[str, Any]) -> dict[str, Any]:
+    found: Any = each
+    if "$ref" in each:
+        found = document_of(function)
+        for part in each["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+    whole: dict[str, Any] = found
+    return whole
+
+
+EACH_APP = pytest.mark.parametrize("app", APPS.values(), ids=APPS)
+
+
+@EACH_APP
+def test_document_is_served_and_valid(live: Live, app: FunctionApp[Any]) -> None:
+    with live.client(app.name, None) as client:
+        answer = client.get("/openapi.json")
+        under_root = client.get(f"{app.router.root_path}/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == under_root.json() == document_of(app.name)
+    # Raises when it is not of OpenAPI 3.1.
+    schemathesis.openapi.from_dict(answer.json()).validate()
+
+
+@EACH_APP
+def test_routes_and_query_parameters_are_those_of_the_function(app: FunctionApp[Any]) -> None:
+    described = {}
+    for method, path, operation in operations(app.name):
+        parameters = [resolved(app.name, each) for each in operation["parameters"]]
+        names = {p["name"] for p in parameters if p["in"] == "query"}
+        described[method, re.sub(r"\{[^}]+\}", "{}", path)] = names
+    assert described == {(r.method, r.path): set(r.query) for r in app.router.routes}
+
+
+@EACH_APP
+def test_problem_types_are_those_of_the_function(app: FunctionApp[Any]) -> None:
+    described = {each["type"] for each in document_of(app.name)["x-problems"]}
+    assert described >= {TYPE_PREFIX + rule.name for rule in app.router.rules.values()}
+
+
+@EACH_APP
+def test_statuses_of_the_functions_errors_are_described(app: FunctionApp[Any]) -> None:
+    described = {
+        status for _, _, operation in operations(app.name) for status in operation["responses"]
+    }
+    assert {str(rule.status) for rule in app.router.rules.values()} <= described
+
+
+@EACH_APP
+def test_page_says_the_same_and_loads_nothing(live: Live, app: FunctionApp[Any]) -> None:
+    with live.client(app.name, None) as client:
+        answer = client.get("/docs")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+    page = Page()
+    page.feed(answer.text)
+    for method, path, operation in operations(app.name):
+        assert f"{method} {path}" in page.text
+        assert operation["operationId"] in page.ids
+    assert page.links == {"openapi.json"}
+    assert page.tags.isdisjoint({"script", "link", "img", "iframe", "form", "object"})
+    for each in document_of(app.name)["x-problems"]:
+        assert each["type"] in page.text
+
+
+class Page(HTMLParser):
+    """What a page shows, and what it would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: set[str] = set()
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        named = dict(attrs)
+        self.ids.add(named.get("id") or "")
+        if "href" in named or "src" in named:
+            self.links.add(named.get("href") or named.get("src") or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# --- examples ---------------------------------------------------------------------------------
+
+
+def examples() -> Iterator[tuple[str, str, str, str, str, dict[str, Any]]]:
+    for function in APPS:
+        for method, path, operation in operations(function):
+            contents = operation.get("requestBody", {}).get("content", {})
+            if not contents:
+                yield function, method, path, "", "none", operation
+            for kind, content in contents.items():
+                for name in content["examples"]:
+                    yield function, method, path, kind, name, operation
+
+
+@pytest.mark.parametrize(
+    ("function", "method", "path", "kind", "name", "operation"),
+    [pytest.param(*each, id="-".join(each[:2]) + f"-{each[2]}-{each[4]}") for each in examples()],
+)
+def test_example_is_answered_as_described(  # noqa: PLR0913 - the parts of an example
+    live: Live,
+    function: str,
+    method: str,
+    path: str,
+    kind: str,
+    name: str,
+    operation: dict[str, Any],
+) -> None:
+    [recorded] = live.recorded("wesley", 5000)
+    path = path.replace("{transactionId}", recorded["id"]).replace("{accountId}", "wesley")
+    query = {}
+    for each in operation["parameters"]:
+        parameter = resolved(function, each)
+        if parameter["in"] == "query" and parameter.get("required"):
+            query[parameter["name"]] = parameter["example"]
+    headers, content = {}, None
+    if kind:
+        value = operation["requestBody"]["content"][kind]["examples"][name]["value"]
+        content = value if isinstance(value, str) else json.dumps(value)
+        headers["content-type"] = kind
+    if name == "binary":
+        headers |= {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x"}
+        headers["ce-type"] = "saldo.balance.requested"
+    with live.client(function, live.issuer.token()) as client:
+        request = client.build_request(method, path, params=query, content=content, headers=headers)
+        answer = client.send(request, stream=True)
+        try:
+            if path.endswith("stream"):
+                assert answer.headers["content-type"].startswith("text/event-stream")
+                return
+            answer.read()
+        finally:
+            answer.close()
+    expected = min(operation["responses"])
+    assert str(answer.status_code) == expected, answer.text
+    response = resolved(function, operation["responses"][expected])
+    for header, described in response.get("headers", {}).items():
+        if resolved(function, described).get("required"):
+            assert header in answer.headers
+    if "content" in response:
+        told = answer.headers["content-type"]
+        check(function, response["content"][told]["schema"], answer.json())
+
+
+def check(function: str, schema: dict[str, Any], body: object) -> None:
+    """``body`` is as ``schema`` of the function's document says."""
+    resource = DRAFT202012.create_resource(document_of(function))
+    registry: Registry[Any] = Registry().with_resource("urn:document", resource)
+    text = json.dumps(schema).replace('"#/', '"urn:document#/')
+    validator = jsonschema.Draft202012Validator(
+        json.loads(text),
+        registry=registry,
+        format_checker=jsonschema.FormatChecker(),
+    )
+    validator.validate(body)
+
+
+@EACH_APP
+def test_every_described_value_has_its_text(app: FunctionApp[Any]) -> None:
+    """Wherever `value` is a number; that responses are as described, the other tests show."""
+    money = {"$ref": "#/components/schemas/Money"}
+    described = [
+        each
+        for each in objects_of(document_of(app.name)["components"]["schemas"])
+        if each.get("properties", {}).get("value") == money
+    ]
+    assert described
+    assert [each for each in described if "valueText" not in each["required"]] == []
+
+
+def objects_of(content: object) -> Iterator[dict[str, Any]]:
+    """Every object within ``content``."""
+    if isinstance(content, dict):
+        yield content
+        content = list(content.values())
+    if isinstance(content, list):
+        for each in content:
+            yield from objects_of(each)
+
+
+@EACH_APP
+def test_examples_of_answers_are_as_described(app: FunctionApp[Any]) -> None:
+    count = 0
+    for _, _, operation in operations(app.name):
+        for each in operation["responses"].values():
+            for content in resolved(app.name, each).get("content", {}).values():
+                if "example" in content:
+                    check(app.name, content["schema"], content["example"])
+                    count += 1
+    assert count >= 1
+    problem = document_of(app.name)["components"]["schemas"]["Problem"]
+    check(app.name, problem, problem["example"])
+
+
+def test_schema_of_a_problem_holds_for_real_ones(live: Live) -> None:
+    """So that the checks below are not blind: they take any problem that fits this schema."""
+    account_id = fresh()
+    answer = live.record.post("/transactions", json=[{"accountId": account_id}])
+    assert problem_type(answer) == "invalid-request"
+    check("record_transaction", {"$ref": "#/components/schemas/Problem"}, answer.json())
+    with pytest.raises(jsonschema.ValidationError):
+        check("record_transaction", {"$ref": "#/components/schemas/Problem"}, {"type": "x"})
+
+
+# --- schemathesis -----------------------------------------------------------------------------
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    response_headers_conformance,
+]
+
+
+def run_schemathesis(
+    live: Live, app: FunctionApp[Any], method: str, path: str, mode: GenerationMode
+) -> None:
+    """A bounded number of examples of one operation, against the live function."""
+    schema = schemathesis.openapi.from_dict(document_of(app.name))
+    operation = schema[path][method]
+    [known] = live.recorded("wesley", 5)
+    url = live.served[app.name].url
+    authorization = {"Authorization": f"Bearer {live.issuer.token()}"}
+
+    @settings(
+        max_examples=EXAMPLES_MAX,
+        deadline=None,
+        database=None,
+        verbosity=Verbosity.quiet,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def examine(case: schemathesis.Case[Any]) -> None:
+        if case.path_parameters.get("transactionId") and len(str(case.headers)) % 2:
+            # Half of what is asked is about something that is there.
+            case.path_parameters["transactionId"] = known["id"]
+        if "Prefer" in case.headers:
+            case.headers["Prefer"] = "wait=0"
+        checks = list(CHECKS)
+        if path == "/balances/stream":
+            case.method = "HEAD"  # a stream lasts 50 s
+            checks = [not_a_server_error, status_code_conformance]
+        response = case.call(base_url=url, headers=authorization, timeout=DEADLINE_S)
+        if response.status_code == 503:
+            # Said outright in the document: the projection may lag behind what a test wrote.
+            assert response.headers["retry-after"]
+            checks.remove(not_a_server_error)
+        case.validate_response(response, checks=checks)
+
+    examine()
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize(
+    ("function", "method", "path"),
+    [(function, method, path) for function in APPS for method, path, _ in operations(function)],
+)
+def test_schemathesis_finds_nothing(
+    live: Live, function: str, method: str, path: str, mode: GenerationMode
+) -> None:
+    run_schemathesis(live, APPS[function], method, path, mode)
+
+
+def test_schemathesis_would_find_something(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run with an answer taken out of the document fails: the check sees."""
+    document = json.loads(json.dumps(document_of("get_balance")))
+    del document["paths"]["/transactions"]["get"]["responses"]["404"]
+    del document["paths"]["/transactions"]["get"]["responses"]["400"]
+    monkeypatch.setattr("tests.http.contract.test_openapi.document_of", lambda _: document)
+    with pytest.raises((Failure, BaseExceptionGroup, AssertionError)):
+        run_schemathesis(live, APPS["get_balance"], "GET", "/transactions", GenerationMode.POSITIVE)

@@ -1,0 +1,141 @@
+"""`saldo dead-letters`: what was given up on is put through again, in order, exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import pytest
+
+from local.services import PROJECT
+from saldo.domain.events import SCHEMA_NEWEST
+from saldo.operate.errors import RedriveError
+from saldo.operate.redrive import DeadLetters
+from saldo.operate.settings import open_operator_pool
+from saldo.project.dead_letters import park_delivered
+from tests.support.controls import income
+from tests.support.stored import append_unreadable, opened
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.conftest import Serve
+    from tests.support.servers import Database
+    from tests.support.stored import Ledger
+
+
+@contextlib.asynccontextmanager
+async def letters_of(ledger: Ledger) -> AsyncIterator[DeadLetters]:
+    """The operator's view, in the operator's role."""
+    url = ledger.settings.read_model_url
+    async with open_operator_pool(url) as streams, open_operator_pool(url) as read_model:
+        yield DeadLetters(streams, read_model)
+
+
+async def block(ledger: Ledger) -> None:
+    """Give ana a wrong event at position 3 and two right ones after it, and have it projected."""
+    await ledger.record(income("1", "ana"), income("1", "ana"))
+    await ledger.record(income("1", "ana"), income("1", "ana"), income("1", "ana"))
+    await ledger.pool.execute("UPDATE event_store.event SET private_text = '[]' WHERE position = 3")
+    await ledger.project("ana")
+
+
+async def repair(ledger: Ledger) -> None:
+    await ledger.erase("ana", 3)
+
+
+async def standing(ledger: Ledger) -> tuple[int, int, str | None]:
+    row = await ledger.pool.fetchrow("SELECT * FROM read_model.balance WHERE account_id = 'ana'")
+    assert row is not None
+    return row["position"], row["balance_minor"], row["blocked_reason"]
+
+
+async def test_a_repaired_account_is_caught_up_in_order_and_once(database: Database) -> None:
+    async with opened(database) as ledger, letters_of(ledger) as letters:
+        await block(ledger)
+        assert (await standing(ledger))[:2] == (2, 200)
+        [letter] = await letters.waiting(redriven=False)
+        await repair(ledger)
+        done = await letters.redrive(letter["dead_letter_id"], to=None)
+        again = await letters.redrive(letter["dead_letter_id"], to=None)
+        assert await standing(ledger) == (5, 500, None)
+        waiting = await letters.waiting(redriven=False)
+        every = await letters.waiting(redriven=True)
+        report = await ledger.verify()
+    assert done is not None
+    assert (done.position, done.projected, done.letters, done.blocked) == (5, 3, 1, False)
+    assert again is not None
+    assert (again.projected, again.letters) == (0, 0)
+    assert (len(waiting), len(every)) == (0, 1)
+    assert report.clean
+
+
+async def test_an_account_that_cannot_be_projected_is_blocked_again(database: Database) -> None:
+    async with opened(database) as ledger, letters_of(ledger) as letters:
+        await block(ledger)
+        done = await letters.redrive_account("ana")
+        assert await letters.accounts() == ["ana"]
+        assert len(await letters.waiting(redriven=False)) == 1
+        assert (await standing(ledger))[0] == 2
+    assert (done.blocked, done.projected) == (True, 0)
+
+
+async def test_a_version_that_knows_the_event_needs_no_redrive(database: Database) -> None:
+    """Blocked by an older version, the account is tried again at the next delivery."""
+    async with opened(database) as ledger:
+        await ledger.record(income("1", "ana"))
+        await append_unreadable(ledger, "ana", f'{{"schema":{SCHEMA_NEWEST + 1}}}')
+        await ledger.project("ana")
+        await ledger.pool.execute("UPDATE read_model.balance SET blocked_schema = 1")
+        await ledger.project("ana")
+        schema = await ledger.pool.fetchval("SELECT blocked_schema FROM read_model.balance")
+    assert schema == SCHEMA_NEWEST
+
+
+async def test_redriving_a_kafka_source_dead_letter_catches_up(
+    database: Database,
+) -> None:
+    async with opened(database) as ledger, letters_of(ledger) as letters:
+        [event] = await ledger.record(income("1", "ana"))
+        attributes = {
+            "subject": "ana",
+            "id": str(event.event_id),
+            "sequence": "1",
+            "knativeerrordest": "http://localhost/",
+            "knativeerrorcode": "503",
+        }
+        await park_delivered(ledger.pool, attributes, event.public_text)
+        [letter] = await letters.waiting(redriven=False)
+        assert (await ledger.verify()).faults == []
+        done = await letters.redrive(letter["dead_letter_id"], to=None)
+    assert done is not None
+    assert (done.position, done.letters) == (1, 1)
+
+
+async def test_foreign_dead_letter_is_delivered_or_dropped_on_request(
+    database: Database, serve: Serve
+) -> None:
+    project = serve(PROJECT)
+    foreign = {
+        "specversion": "1.0",
+        "source": "/elsewhere",
+        "type": "dev.knative.sources.ping",
+        "id": "7",
+        "knativeerrordest": "http://localhost/",
+    }
+    async with opened(database) as ledger, letters_of(ledger) as letters:
+        await park_delivered(ledger.pool, foreign, None)
+        await park_delivered(ledger.pool, foreign | {"id": "8", "type": "unknown"}, None)
+        first, second = [row["dead_letter_id"] for row in await letters.waiting(redriven=False)]
+        with pytest.raises(RedriveError, match="no account"):
+            await letters.redrive(first, to=None)
+        assert await letters.redrive(first, to=project.url) is None
+        with pytest.raises(RedriveError, match="returned 400"):
+            await letters.redrive(second, to=project.url)
+        with pytest.raises(RedriveError, match="cannot be reached"):
+            await letters.redrive(second, to="http://127.0.0.1:1")
+        await letters.drop(second)
+        assert await letters.waiting(redriven=False) == []
+        with pytest.raises(RedriveError, match="no such"):
+            await letters.drop(UUID(int=uuid4().int))

@@ -1,0 +1,48 @@
+"""A function whose wall clock can be set: `python -m tests.reliability.faults.clocked`.
+
+CLOCK_FILE holds the seconds by which the clock is off; the process reads it at every look.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+CLOCK_FILE = Path(os.environ["CLOCK_FILE"])
+_datetime = dt.datetime
+_time, _time_ns = time.time, time.time_ns
+
+
+def offset_s() -> float:
+    """By how many seconds the clock is off now."""
+    return float(CLOCK_FILE.read_text())
+
+
+class _Kind(type):
+    """Takes every datetime for one of its own: most are made in C."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, _datetime)
+
+
+class SetClock(_datetime, metaclass=_Kind):
+    """datetime whose now() looks at the clock that was set."""
+
+    @classmethod
+    def now(cls, tz: dt.tzinfo | None = None) -> Self:
+        now: Self = super().now(tz) + dt.timedelta(seconds=offset_s())
+        return now
+
+
+if __name__ == "__main__":
+    # Before anything of the product is imported: whichever of its modules looks, looks here.
+    time.time = lambda: _time() + offset_s()
+    time.time_ns = lambda: _time_ns() + int(offset_s() * 1e9)
+    setattr(dt, "datetime", SetClock)  # noqa: B010 - an assignment would not be to its type
+    from saldo.serve.__main__ import main
+
+    sys.exit(main())

@@ -1,0 +1,523 @@
+"""The simulated event store: READ COMMITTED, row locks, and COMMITs whose answer may be lost.
+
+It keeps the promises of PostgreSQL that the product builds on, and no other: a batch's writes are
+seen by nobody before its commit, a lock is waited for up to a timeout, unique constraints hold,
+a session that is gone is undone after a while, or has committed all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, insort
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from saldo.domain.account import Account, new_account
+from saldo.project.fold import StreamEvent
+from saldo.project.postgres import ReadModelUnavailable
+from saldo.record.outbox import CLAIM_S, SWEEP_AGE_S, OutboxRow
+from saldo.record.postgres import (
+    APPEND_DELAY_MAX,
+    STREAM_POSITION,
+    CommitUnknown,
+    Contradicted,
+    StoreBusy,
+    StoreUnavailable,
+)
+from tests.reliability.simulation.loop import OWNER
+from tests.reliability.simulation.world import COMMIT_S_MAX, DOWN_S_MAX, Process, World
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from saldo.record.intent import StoredEvent
+
+# As in sql/roles.sql.
+LOCK_TIMEOUT_S = 3.0
+TRANSACTION_TIMEOUT_S = 15.0
+# How long a server may take to find out that a client is gone, or to end a COMMIT without one.
+NOTICED_S = 2.0
+CLAIM_ROWS_MAX = 5
+# How often a statement whose connection is gone tries its locks.
+LATE_S = 0.1
+
+
+class LockTimeout(Exception):
+    """The lock was not let go of in time."""
+
+
+class Locks:
+    """Row locks: one holder each, who waits is served in the order of arrival."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, object] = {}
+        self._waiting: dict[str, deque[tuple[object, asyncio.Future[None]]]] = {}
+        self.waits = 0
+
+    async def take(self, holder: object, key: str) -> None:
+        """Hold ``key``; raises LockTimeout."""
+        if self._held.get(key, holder) is holder:
+            self._held[key] = holder
+            return
+        self.waits += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, deque()).append((holder, turn))
+        try:
+            async with asyncio.timeout(LOCK_TIMEOUT_S):
+                await turn
+        except TimeoutError as error:
+            self._forget(holder, key)
+            raise LockTimeout from error
+        except asyncio.CancelledError:
+            self._forget(holder, key)
+            raise
+
+    def are_free(self, holder: object, keys: Sequence[str]) -> bool:
+        """Whether nobody else holds one of ``keys``."""
+        return all(self._held.get(key, holder) is holder for key in keys)
+
+    def let_go(self, holder: object) -> None:
+        """Let go of all that ``holder`` holds, and hand each to the next who waits."""
+        for key in [key for key, held_by in self._held.items() if held_by is holder]:
+            self._hand_on(key)
+
+    def _forget(self, holder: object, key: str) -> None:
+        waiting = self._waiting.get(key, deque())
+        self._waiting[key] = deque(each for each in waiting if each[0] is not holder)
+        if self._held.get(key) is holder:  # it was its turn at the very moment
+            self._hand_on(key)
+
+    def _hand_on(self, key: str) -> None:
+        del self._held[key]
+        waiting = self._waiting.get(key, deque())
+        while waiting:
+            holder, turn = waiting.popleft()
+            if not turn.done():
+                self._held[key] = holder
+                turn.set_result(None)
+                return
+
+
+class Session:
+    """One database transaction, on a connection that may break."""
+
+    def __init__(self, world: World, locks: Locks, name: str) -> None:
+        process = OWNER.get()
+        assert isinstance(process, Process)
+        self._world = world
+        self._process = process
+        self._locks = locks
+        self._name = name
+        self._is_over = False  # the server has ended it
+        self._is_cut = False
+        self._is_committing = False
+        process.connections[self] = None
+        world.loop.call_later(TRANSACTION_TIMEOUT_S, self._time_out)
+
+    async def _arrive(self, what: str, unavailable: type[Exception], busy: type[Exception]) -> None:
+        """A statement reaches the server, or does not."""
+        await self._world.step(f"{self._name} {what}")
+        world = self._world
+        if self._is_over or self._is_cut or world.database_is_down:
+            self.cut()
+            raise unavailable
+        if world.happens(world.faults.cut):
+            world.note("cut", self._name)
+            self.cut()
+            raise unavailable
+        if world.happens(world.faults.busy):
+            world.note("busy", self._name)
+            raise busy
+
+    def cut(self) -> None:
+        """The connection is gone; the server ends the database transaction when it notices."""
+        if self._is_cut or self._is_over:
+            return
+        self._is_cut = True
+        world = self._world
+        # A COMMIT that was on its way is carried out or not; anything else is undone.
+        commits = self._is_committing and world.chance.random() < 1 / 2
+        if self._is_committing:
+            world.note("commit-cut-kept" if commits else "commit-cut-undone", self._name)
+            if world.happens(world.faults.failover):
+                world.note("failover")
+                until_s = world.loop.time() + world.chance.random() * DOWN_S_MAX
+                world.database_down_until_s = max(world.database_down_until_s, until_s)
+        world.loop.call_later(world.chance.random() * NOTICED_S, self._end, commits)
+
+    async def _commit(self, unknown: type[Exception], busy: type[Exception]) -> None:
+        """COMMIT, whose answer may be lost whether it took hold or not."""
+        self._is_committing = True
+        await self._arrive("COMMIT", unknown, busy)
+        if self._world.happens(self._world.faults.commit_slow):
+            self._world.note("commit-slow", self._name)
+            await asyncio.sleep(self._world.chance.random() * COMMIT_S_MAX)
+            if self._is_over or self._is_cut:
+                raise unknown
+        if self._world.happens(self._world.faults.cut):
+            self.cut()
+            raise unknown
+        self._end(commits=True)
+        await self._world.step(f"{self._name} committed")
+        if self._world.happens(self._world.faults.cut):
+            self._world.note("commit-answer-lost", self._name)
+            raise unknown
+
+    async def roll_back(self) -> None:
+        """Undo all; never raises."""
+        if not (self._is_over or self._is_cut or self._process.is_dead):
+            self._end(commits=False)
+
+    def _time_out(self) -> None:
+        if not self._is_over and not self._is_cut:
+            self._world.note("transaction-timeout", self._name)
+            self._end(commits=False)
+
+    def _end(self, commits: bool) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        self._process.connections.pop(self, None)
+        if commits:
+            self._apply()
+        self._locks.let_go(self)
+
+    def _apply(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Queued:
+    """A row of the outbox."""
+
+    appended_at: datetime
+    claimed_until: datetime | None = None
+
+
+@dataclass(slots=True)
+class EventStore:
+    """The tables, as far as they are committed."""
+
+    world: World
+    locks: Locks = field(default_factory=Locks)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    events: dict[str, list[StoredEvent]] = field(default_factory=dict)
+    appended: list[tuple[datetime, str, int, bytes]] = field(default_factory=list)
+    outbox: dict[tuple[str, int], Queued] = field(default_factory=dict)
+    ids: dict[UUID, StoredEvent] = field(default_factory=dict)
+    # Ids of all events that a recorder ever sent to be written, whether they were committed or not.
+    written: set[UUID] = field(default_factory=set)
+    by_key: dict[tuple[str, bytes], list[StoredEvent]] = field(default_factory=dict)
+    by_reversed: dict[tuple[str, UUID], StoredEvent] = field(default_factory=dict)
+
+    async def begin(self) -> Transaction:
+        await self.world.step("store BEGIN")
+        if self.world.database_is_down:
+            raise StoreUnavailable
+        return Transaction(self)
+
+    async def look(
+        self,
+        account_ids: Sequence[str],
+        keys: Sequence[tuple[str, bytes]],
+        reversals: Sequence[tuple[str, UUID]],
+    ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
+        await self.world.step("store look")
+        if self.world.database_is_down or self.world.happens(self.world.faults.cut):
+            raise StoreUnavailable
+        found = {each: self.accounts[each] for each in account_ids if each in self.accounts}
+        repeated = self.repeated(keys, reversals)
+        now = self.world.database_now()
+        await self.world.step("store looked")  # the answer is on its way, others go on
+        return (found, repeated, now) if len(found) == len(account_ids) else None
+
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        traceparents: Sequence[str | None],
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
+    ) -> None:
+        await self.world.step("store connect")
+        if self.world.database_is_down:
+            raise StoreUnavailable
+        await Statement(self).run(events, accounts, traceparents, read=read, decided_at=decided_at)
+
+    def repeated(
+        self, keys: Sequence[tuple[str, bytes]], reversals: Sequence[tuple[str, UUID]]
+    ) -> list[StoredEvent]:
+        """What is recorded under the keys, and as reversals."""
+        found = [event for key in keys for event in self.by_key.get(key, ())]
+        return found + [self.by_reversed[each] for each in reversals if each in self.by_reversed]
+
+    def stands(self, read: Sequence[Account], decided_at: datetime) -> bool:
+        """Whether every account stands as it was read, not too long ago."""
+        if self.world.database_now() > decided_at + APPEND_DELAY_MAX:
+            self.world.note("append-too-old")
+            return False
+        known = self.accounts
+        return all(
+            (known.get(each.account_id) or new_account(each.account_id)).hash == each.hash
+            for each in read
+        )
+
+    def contradiction(self, event: StoredEvent) -> str | None:
+        """The unique constraint that forbids ``event``, or None."""
+        if event.position <= len(self.events.get(event.account_id, ())):
+            return "event_position"
+        if event.key_hash is not None:
+            known = self.by_key.get((event.account_id, event.key_hash), ())
+            if any(each.key_line == event.key_line for each in known):
+                return "event_idempotency_key"
+        if event.reverses is not None and (event.account_id, event.reverses) in self.by_reversed:
+            return "event_reversed_once"
+        return None
+
+    def add(self, event: StoredEvent, appended_at: datetime) -> None:
+        """Make a committed event visible."""
+        if self.contradiction(event) is not None:
+            # Its locks forbid it, and append() found nothing; the constraint would have waited.
+            self.world.note("contradicted", event.account_id)
+            return
+        self.events.setdefault(event.account_id, []).append(event)
+        self.ids[event.event_id] = event
+        insort(self.appended, (appended_at, event.account_id, event.position, event.hash))
+        self.outbox[event.account_id, event.position] = Queued(appended_at)
+        if event.key_hash is not None:
+            self.by_key.setdefault((event.account_id, event.key_hash), []).append(event)
+        if event.reverses is not None:
+            self.by_reversed[event.account_id, event.reverses] = event
+
+    def walked(
+        self, since: datetime, until: datetime, limit: int
+    ) -> list[tuple[datetime, str, int, bytes]]:
+        """Events stamped from ``since`` up to ``until``."""
+        start = bisect_left(self.appended, (since, "", 0, b""))
+        return [each for each in self.appended[start : start + limit] if each[0] <= until]
+
+
+class Transaction(Session):
+    """The recorder's Transaction."""
+
+    def __init__(self, store: EventStore) -> None:
+        super().__init__(store.world, store.locks, "store")
+        self._store = store
+        self._events: list[StoredEvent] = []
+        self._accounts: list[Account] = []
+        self._read: Sequence[Account] = ()
+        self._stood = False
+        self._decided_at = store.world.database_now()
+        self._locked: dict[str, Account] = {}
+        self._locked_at = store.world.database_now()
+        self._appended_at = store.world.database_now()
+
+    async def lock(self, account_ids: Sequence[str]) -> None:
+        """Those that exist first; where one is missing, all, in the same order."""
+        await self._arrive("lock", StoreUnavailable, StoreBusy)
+        existing = [each for each in account_ids if each in self._store.accounts]
+        await self._take(existing)
+        if len(existing) < len(account_ids):
+            await self._arrive("create", StoreUnavailable, StoreBusy)
+            await self._take(account_ids)
+            await self._arrive("read", StoreUnavailable, StoreBusy)
+        known = self._store.accounts
+        self._locked = {each: known.get(each) or new_account(each) for each in account_ids}
+        self._locked_at = self._world.database_now()
+
+    async def _take(self, account_ids: Sequence[str]) -> None:
+        for account_id in sorted(account_ids):
+            try:
+                await self._locks.take(self, account_id)
+            except LockTimeout as error:  # or a deadlock, which takes less time
+                self._world.note("lock-timeout", account_id)
+                raise StoreBusy from error
+        if self._is_over or self._is_cut:
+            self._locks.let_go(self)
+
+    async def read_accounts(self) -> tuple[dict[str, Account], datetime]:
+        return dict(self._locked), self._locked_at
+
+    async def find_repeated(
+        self,
+        keys: Sequence[tuple[str, bytes]],
+        reversals: Sequence[tuple[str, UUID]],
+    ) -> list[StoredEvent]:
+        await self._arrive("look up", StoreUnavailable, StoreBusy)
+        return self._store.repeated(keys, reversals)
+
+    async def append(
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        traceparents: Sequence[str | None],
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
+    ) -> None:
+        assert len(traceparents) == len(events)
+        self._store.written.update(event.event_id for event in events)
+        await self._arrive("append", StoreUnavailable, StoreBusy)
+        if not self._store.stands(read, decided_at):
+            raise Contradicted(STREAM_POSITION)
+        for event in events:
+            constraint = self._store.contradiction(event)
+            if constraint is not None:
+                self._world.note("contradicted", constraint)
+                raise Contradicted(constraint)
+        self._events, self._accounts = list(events), list(accounts)
+        # Stamped now, visible only with the commit, which may come much later.
+        self._appended_at = self._world.database_now()
+
+    async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[bytes]:
+        assert account_ids
+        await self._arrive("find own", StoreUnavailable, StoreBusy)
+        ids = self._store.ids
+        found = {ids[event_id].hash for event_id in event_ids if event_id in ids}
+        self._world.note("outcome-found" if found else "outcome-none")
+        return found
+
+    async def commit(self) -> None:
+        await self._commit(CommitUnknown, StoreBusy)
+
+    def _apply(self) -> None:
+        for event in self._events:
+            self._store.add(event, self._appended_at)
+        for account in self._accounts:
+            self._store.accounts[account.account_id] = account
+
+
+class Statement(Transaction):
+    """An append that commits by itself: its whole way is a COMMIT of unknown outcome."""
+
+    async def run(
+        self,
+        events: Sequence[StoredEvent],
+        accounts: Sequence[Account],
+        traceparents: Sequence[str | None],
+        *,
+        read: Sequence[Account],
+        decided_at: datetime,
+    ) -> None:
+        """Append; cut off, it may be carried out once the server gets to it, or never."""
+        assert len(traceparents) == len(events)
+        self._events, self._accounts = list(events), list(accounts)
+        self._read, self._decided_at = read, decided_at
+        self._store.written.update(event.event_id for event in events)
+        self._is_committing = True
+        try:
+            await self._run()
+        except StoreBusy:  # the server has refused it
+            self._end(commits=False)
+            raise
+
+    async def _run(self) -> None:
+        await self._arrive("append and commit", CommitUnknown, StoreBusy)
+        await self._take([account.account_id for account in self._accounts])
+        if self._is_over or self._is_cut:
+            raise CommitUnknown
+        if not self._store.stands(self._read, self._decided_at):
+            self._world.note("overtaken")
+            self._end(commits=False)
+            raise Contradicted(STREAM_POSITION)
+        self._stood = True  # and its locks keep it so
+        self._appended_at = self._world.database_now()
+        await self._commit(CommitUnknown, StoreBusy)
+
+    def _end(self, commits: bool) -> None:
+        if not commits or self._is_over:
+            super()._end(commits=False)
+        elif not self._locks.are_free(self, [each.account_id for each in self._accounts]):
+            # It waits for who holds them now: carried out later than anybody may think.
+            self._world.loop.call_later(LATE_S, self._end, commits)
+        else:
+            late = not self._stood and not self._store.stands(self._read, self._decided_at)
+            self._world.note("append-came-too-late" if late else "append-carried-out")
+            self._appended_at = self._world.database_now()
+            super()._end(commits=not late)
+
+
+class Outbox:
+    """The relay's Outbox: each of its statements is a database transaction of its own."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._world = store.world
+
+    async def claim(self) -> list[OutboxRow]:
+        await self._before("claim")
+        now = self._world.database_now()
+        due = sorted(
+            (row.appended_at, key)
+            for key, row in self._store.outbox.items()
+            if not now - timedelta(seconds=SWEEP_AGE_S) <= row.appended_at <= now
+            and (
+                row.claimed_until is None
+                or not now <= row.claimed_until <= now + timedelta(seconds=CLAIM_S)
+            )
+        )[:CLAIM_ROWS_MAX]
+        for _, key in due:
+            self._store.outbox[key].claimed_until = now + timedelta(seconds=CLAIM_S)
+        await self._after("claimed")
+        keys = sorted(key for _, key in due)
+        return [OutboxRow(self._store.events[a][position - 1], None) for a, position in keys]
+
+    async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
+        await self._before("acknowledge")
+        for account_id, position, erased in sent:
+            assert not erased  # no seed erases anything
+            self._store.outbox.pop((account_id, position), None)
+        await self._after("acknowledged")
+
+    async def note_sweep(self, found: int) -> None:
+        await self._before("note sweep")
+        if found:
+            self._world.note("outbox-swept", found)
+
+    async def _before(self, what: str) -> None:
+        await self._world.step(f"outbox {what}")
+        if self._world.database_is_down or self._world.happens(self._world.faults.cut):
+            raise ConnectionResetError
+
+    async def _after(self, what: str) -> None:
+        await self._world.step(f"outbox {what}")
+        if self._world.happens(self._world.faults.cut):
+            self._world.note("outbox-answer-lost", what)
+            raise ConnectionResetError
+
+
+class StreamReader:
+    """The projector's StreamReader."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+
+    async def read_from(
+        self, positions: Sequence[tuple[str, int]], events_max: int
+    ) -> dict[str, list[StreamEvent]]:
+        world = self._store.world
+        await world.step("streams read")
+        if world.database_is_down or world.happens(world.faults.cut):
+            raise ReadModelUnavailable
+        found: dict[str, list[StreamEvent]] = {}
+        for account_id, position in positions:
+            stream = self._store.events.get(account_id, [])
+            start = max(position - 1, 0)
+            for event in stream[start : start + events_max + 1]:
+                own = event.position == position
+                found.setdefault(account_id, []).append(
+                    StreamEvent(
+                        account_id=account_id,
+                        position=event.position,
+                        event_id=event.event_id,
+                        public_text=None if own else event.public_text,
+                        private_text=None if own else event.private_text,
+                        hash=event.hash,
+                    )
+                )
+        return found

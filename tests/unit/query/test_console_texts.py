@@ -1,0 +1,48 @@
+"""The console says everything in both of its languages, and nothing that it never says."""
+
+from __future__ import annotations
+
+import re
+
+from local.services import ROOT
+from tests.support.route_tables import apps
+
+FOLDER = ROOT / "src" / "saldo" / "query" / "console"
+# Keys that are put together: from a fault, a state or a range. A problem's key is its name.
+MADE = re.compile(r"amount-|broken-|forbidden-|range-|chain-")
+
+
+def texts() -> dict[str, dict[str, str]]:
+    """What text.js says, by language and key."""
+    source = (FOLDER / "text.js").read_text()
+    return {
+        name: dict(re.findall(r'^  "([a-z0-9-]+)": "(.*)",$', part, re.MULTILINE))
+        for name, part in re.findall(
+            r"^const (EN|PT) = \{\n(.*?)^\};", source, re.MULTILINE | re.DOTALL
+        )
+    }
+
+
+def asked() -> set[str]:
+    """The keys that the other modules ask for, or might."""
+    sources = [f.read_text() for f in FOLDER.glob("*.js") if f.name != "text.js"]
+    return {key for source in sources for key in re.findall(r'"([a-z0-9-]+)"', source)}
+
+
+def test_both_languages_say_the_same_things() -> None:
+    english, portuguese = texts()["EN"], texts()["PT"]
+    assert len(english) > 100
+    assert english.keys() == portuguese.keys()
+    for key, text in english.items():
+        places = sorted(re.findall(r"\{(\w+)\}", text))
+        assert places == sorted(re.findall(r"\{(\w+)\}", portuguese[key])), key
+
+
+def test_every_text_that_is_asked_for_is_there_and_no_other() -> None:
+    known = texts()["EN"].keys()
+    sources = [f.read_text() for f in FOLDER.glob("*.js") if f.name != "text.js"]
+    plain = {key for source in sources for key in re.findall(r'\bt\("([a-z0-9-]+)"', source)}
+    assert plain <= known
+    problems = {rule.name for app in apps() for rule in app.router.rules.values()}
+    unused = {key for key in known - asked() - problems if not MADE.match(key)}
+    assert unused == set()
