@@ -118,9 +118,7 @@ async def test_amount_is_read_in_either_notation_and_never_rounded(visit: Open) 
     assert dict(zip(AMOUNTS, read, strict=True)) == {case: case[3] for case in AMOUNTS}
 
 
-async def test_older_lines_come_page_by_page_and_words_are_searched_for(
-    console: Console, visit: Open
-) -> None:
+async def test_statement_is_paged_and_searched(console: Console, visit: Open) -> None:
     account = fresh()
     body = [
         {"accountId": account, "type": "INCOME", "value": 1, "description": f"Line {n}"}
@@ -151,7 +149,7 @@ async def test_older_lines_come_page_by_page_and_words_are_searched_for(
     await expect(lines).to_have_count(0)
 
 
-async def test_chart_is_walked_by_keys_and_ranged(console: Console, visit: Open) -> None:
+async def test_chart_is_moved_by_keyboard_and_date_range(console: Console, visit: Open) -> None:
     account = fresh()
     for value, day in ((100, "2020-01-01"), (20, "2020-03-05")):
         console.live.post(account, value=value, occurredAt=f"{day}T12:00:00Z")
@@ -176,7 +174,7 @@ async def test_chart_is_walked_by_keys_and_ranged(console: Console, visit: Open)
     await expect(page.locator(".months tbody tr")).to_have_count(3)
 
 
-async def test_language_is_the_browsers_or_the_one_chosen(console: Console, visit: Open) -> None:
+async def test_language_is_the_browsers_unless_one_is_chosen(console: Console, visit: Open) -> None:
     account = fresh()
     console.live.recorded(account, 1234)
     page = await visit(f"accounts/{account}", locale="pt-BR")
@@ -196,7 +194,7 @@ async def test_language_is_the_browsers_or_the_one_chosen(console: Console, visi
 # --- recording --------------------------------------------------------------------------------
 
 
-async def test_recorded_transaction_has_a_receipt_and_the_balance_follows_by_itself(
+async def test_receipt_is_shown_and_balance_updates_after_recording(
     console: Console, visit: Open
 ) -> None:
     account = fresh()
@@ -237,7 +235,7 @@ def projector_stopped(console: Console) -> Iterator[None]:
         projector.send_signal(signal.SIGCONT)
 
 
-async def test_balance_that_lags_says_so_whoever_recorded(console: Console, visit: Open) -> None:
+async def test_lagging_balance_is_marked_as_such(console: Console, visit: Open) -> None:
     account = fresh()
     console.live.recorded(account)
     page = await visit(f"accounts/{account}", with_clock=True)
@@ -266,7 +264,7 @@ async def test_first_transaction_opens_an_account(console: Console, visit: Open)
     await expect(page.locator(".notice")).to_be_empty()
 
 
-async def test_form_tells_what_is_wrong_while_it_is_filled(console: Console, visit: Open) -> None:
+async def test_form_shows_errors_while_it_is_filled_in(console: Console, visit: Open) -> None:
     account = fresh()
     console.live.recorded(account)
     console.live.record.put(f"/accounts/{account}/limit", json={"overdraftLimit": 0})
@@ -293,9 +291,7 @@ async def test_form_tells_what_is_wrong_while_it_is_filled(console: Console, vis
     assert console.live.balance.get(f"/balances?accountId={account}").json()["value"] == 10
 
 
-async def test_lost_answer_is_asked_for_again_and_counts_once(
-    console: Console, visit: Open
-) -> None:
+async def test_lost_response_is_retried_and_counts_once(console: Console, visit: Open) -> None:
     account = fresh()
     keys: list[str | None] = []
 
@@ -320,9 +316,7 @@ async def test_lost_answer_is_asked_for_again_and_counts_once(
     assert len(console.live.record.get(f"/accounts/{account}/events").json()["events"]) == 1
 
 
-async def test_outcome_that_stays_unknown_is_asked_for_again_by_the_same_key(
-    console: Console, visit: Open
-) -> None:
+async def test_unknown_outcome_is_retried_with_the_same_key(console: Console, visit: Open) -> None:
     account = fresh()
     keys: list[str | None] = []
     lost = True
@@ -373,7 +367,7 @@ def tamper(console: Console, account: str, position: int, text: str, digest: str
     )
 
 
-async def test_sound_chain_holds_and_agrees_with_what_was_told(
+async def test_intact_chain_verifies_and_matches_the_receipts(
     console: Console, visit: Open
 ) -> None:
     account = fresh()
@@ -387,7 +381,7 @@ async def test_sound_chain_holds_and_agrees_with_what_was_told(
     await expect(found).to_contain_text(last["hash"])
 
 
-async def test_long_chain_is_walked_page_by_page(console: Console, visit: Open) -> None:
+async def test_long_chain_is_verified_page_by_page(console: Console, visit: Open) -> None:
     account = fresh()
     body = [{"accountId": account, "type": "INCOME", "value": 1}] * 2_100
     answer = console.live.record.post("/transactions", json=body).json()["transactions"]
@@ -398,7 +392,7 @@ async def test_long_chain_is_walked_page_by_page(console: Console, visit: Open) 
     await expect(page.locator(".verified")).to_contain_text("2,100 events recomputed")
 
 
-async def test_changed_text_breaks_the_chain_where_it_stands(console: Console, visit: Open) -> None:
+async def test_changed_text_breaks_the_chain_at_its_event(console: Console, visit: Open) -> None:
     account = fresh()
     console.live.recorded(account, 1, 2, 3)
     event = chained(console, account)[1]
@@ -411,9 +405,7 @@ async def test_changed_text_breaks_the_chain_where_it_stands(console: Console, v
     await expect(page.locator(".verified")).to_contain_text("The chain is broken at position 2")
 
 
-async def test_history_that_was_rewritten_whole_differs_from_the_receipt(
-    console: Console, visit: Open
-) -> None:
+async def test_rewritten_history_differs_from_the_receipt(console: Console, visit: Open) -> None:
     account = fresh()
     console.live.recorded(account, 1, 2)
     page = await visit(f"accounts/{account}")
@@ -429,9 +421,7 @@ async def test_history_that_was_rewritten_whole_differs_from_the_receipt(
 # --- who may ----------------------------------------------------------------------------------
 
 
-async def test_page_asks_for_a_token_and_says_when_it_is_no_good(
-    console: Console, blank: Open
-) -> None:
+async def test_page_asks_for_a_token_and_reports_a_bad_one(console: Console, blank: Open) -> None:
     console.live.recorded(fresh())
     page = await blank()
     await page.goto(console.url)
@@ -455,7 +445,7 @@ async def test_page_asks_for_a_token_and_says_when_it_is_no_good(
     assert console.live.issuer.token()[:20] not in page.url
 
 
-async def test_what_a_token_does_not_allow_is_said(console: Console, visit: Open) -> None:
+async def test_missing_permissions_of_a_token_are_shown(console: Console, visit: Open) -> None:
     mine, other = fresh(), fresh()
     console.live.recorded(mine)
     console.live.recorded(other)
@@ -475,7 +465,7 @@ async def test_what_a_token_does_not_allow_is_said(console: Console, visit: Open
     await expect(page.locator(".outcome")).to_contain_text("does not allow recording")
 
 
-async def test_system_view_follows_what_happens(console: Console, visit: Open) -> None:
+async def test_system_view_updates_itself(console: Console, visit: Open) -> None:
     account = fresh()
     console.live.recorded(account)
     page = await visit("system", token=console.live.issuer.token(scope="system:read"))
@@ -498,7 +488,7 @@ async def test_system_view_follows_what_happens(console: Console, visit: Open) -
 # --- faults -----------------------------------------------------------------------------------
 
 
-async def test_outage_is_said_and_the_page_recovers_by_itself(
+async def test_page_reports_an_outage_and_recovers(
     database: Database, tmp_path: Path, blank: Open
 ) -> None:
     port, project_port = processes.free_port(), processes.free_port()
@@ -548,7 +538,7 @@ def post(record_port: int, project_port: int, value: int) -> None:
     assert delivered.status_code == 200
 
 
-async def test_page_that_opens_in_an_outage_comes_up_when_it_is_over(
+async def test_page_opened_in_an_outage_loads_once_it_is_over(
     console: Console, visit: Open
 ) -> None:
     account = fresh()
@@ -575,7 +565,7 @@ SHOW = """(hidden) => {
 }"""
 
 
-async def test_hidden_page_does_not_stream_and_goes_on_where_it_was(
+async def test_hidden_page_stops_its_stream_and_resumes_when_shown(
     console: Console, visit: Open
 ) -> None:
     account = fresh()
@@ -597,7 +587,7 @@ async def test_hidden_page_does_not_stream_and_goes_on_where_it_was(
     await balance_is(page, "R$15.00")
 
 
-async def test_hidden_page_does_not_ask_for_the_system(visit: Open) -> None:
+async def test_hidden_page_does_not_poll_the_system_status(visit: Open) -> None:
     page = await visit("system", with_clock=True)
     await expect(page.locator(".verdict")).not_to_have_text("Loading…")
     async with page.expect_request("**/system"):
@@ -614,7 +604,7 @@ async def test_hidden_page_does_not_ask_for_the_system(visit: Open) -> None:
 # --- everybody --------------------------------------------------------------------------------
 
 
-async def test_all_is_done_by_the_keyboard_alone(console: Console, blank: Open) -> None:
+async def test_every_task_works_with_the_keyboard_alone(console: Console, blank: Open) -> None:
     account = fresh()
     console.live.recorded(account, 50)
     page = await blank()
@@ -661,7 +651,7 @@ async def tab_to(page: Page, selector: str, *, backwards: bool = False) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [{}, PHONE], ids=["desktop", "phone"])
-async def test_no_rule_of_accessibility_is_broken(
+async def test_page_has_no_accessibility_violations(
     console: Console, blank: Open, scheme: str, size: dict[str, Any]
 ) -> None:
     """By axe-core, in every state that the page can be in for long."""
@@ -704,7 +694,7 @@ async def no_violation(page: Page) -> None:
     assert found == [], json.dumps(found, indent=1)
 
 
-async def test_what_the_policy_forbids_would_fail_a_test(console: Console, blank: Open) -> None:
+async def test_content_policy_violations_fail_a_test(console: Console, blank: Open) -> None:
     """So that the silence of the other tests says something."""
     page = await blank()
     await page.goto(console.url)

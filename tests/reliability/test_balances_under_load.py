@@ -135,7 +135,7 @@ TRUNCATE read_model.balance, read_model.statement, read_model.daily_total, read_
 
 
 @SIZES
-async def test_whatever_kafka_does_every_balance_equals_its_sum(
+async def test_every_balance_equals_its_sum_whatever_kafka_does(
     stack: Stack, transactions: int
 ) -> None:
     """One load, projected three times from nothing: late, twice in any order, with records lost."""

@@ -38,7 +38,7 @@ def test_readme_and_interface_have_examples() -> None:
 
 
 @pytest.mark.parametrize("page", with_examples(), ids=lambda page: page.name)
-def test_examples_are_answered_as_they_say(page: Path, serve: Serve, tmp_path: Path) -> None:
+def test_examples_get_the_documented_responses(page: Path, serve: Serve, tmp_path: Path) -> None:
     ports = {function.port: serve(function).port for function in (RECORD, BALANCE, PROJECT)}
     answers = tmp_path / "answers"
     answers.mkdir()
@@ -46,7 +46,7 @@ def test_examples_are_answered_as_they_say(page: Path, serve: Serve, tmp_path: P
     shell_blocks.run(script, ports, folder=answers, cwd=ROOT, env=os.environ)
 
 
-def test_wrong_status_is_seen(serve: Serve, tmp_path: Path) -> None:
+def test_wrong_status_fails_an_example(serve: Serve, tmp_path: Path) -> None:
     """So that the test above is not blind: to an error, to an unexpected success, to a 503."""
     ports = {BALANCE.port: serve(BALANCE).port}
     for number, (comment, path) in enumerate(

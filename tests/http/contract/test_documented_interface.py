@@ -99,7 +99,7 @@ def test_every_problem_is_listed_with_its_status() -> None:
     }
 
 
-def test_every_line_names_a_test_that_exists() -> None:
+def test_every_row_names_an_existing_test() -> None:
     headings = re.findall(r"^## (.+)$", PAGE.read_text(), re.MULTILINE)
     rows = [row for heading in headings for row in table(heading)]
     assert len(rows) > 90
@@ -109,7 +109,7 @@ def test_every_line_names_a_test_that_exists() -> None:
         assert re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), row
 
 
-def test_projectors_statuses_are_the_retry_policy() -> None:
+def test_projector_statuses_match_the_retry_policy() -> None:
     """Of the statuses that KafkaSource judges by: tried again, or straight to the dead letters."""
     for error, status in projector_statuses().items():
         tried_again = status >= 500 or status in {404, 408, 409, 429}

@@ -84,7 +84,7 @@ def test_document_is_served_and_valid(live: Live, app: FunctionApp[Any]) -> None
 
 
 @EACH_APP
-def test_routes_and_query_parameters_are_those_of_the_function(app: FunctionApp[Any]) -> None:
+def test_routes_and_query_parameters_match_the_function(app: FunctionApp[Any]) -> None:
     described = {}
     for method, path, operation in operations(app.name):
         parameters = [resolved(app.name, each) for each in operation["parameters"]]
@@ -94,7 +94,7 @@ def test_routes_and_query_parameters_are_those_of_the_function(app: FunctionApp[
 
 
 @EACH_APP
-def test_problem_types_are_those_of_the_function(app: FunctionApp[Any]) -> None:
+def test_problem_types_match_the_function(app: FunctionApp[Any]) -> None:
     described = {each["type"] for each in document_of(app.name)["x-problems"]}
     assert described >= {TYPE_PREFIX + rule.name for rule in app.router.rules.values()}
 
@@ -108,7 +108,7 @@ def test_statuses_of_the_functions_errors_are_described(app: FunctionApp[Any]) -
 
 
 @EACH_APP
-def test_page_says_the_same_and_loads_nothing(live: Live, app: FunctionApp[Any]) -> None:
+def test_page_shows_the_document_and_loads_nothing_else(live: Live, app: FunctionApp[Any]) -> None:
     with live.client(app.name, None) as client:
         answer = client.get("/docs")
     policy = answer.headers["content-security-policy"]
@@ -164,7 +164,7 @@ def examples() -> Iterator[tuple[str, str, str, str, str, dict[str, Any]]]:
     ("function", "method", "path", "kind", "name", "operation"),
     [pytest.param(*each, id="-".join(each[:2]) + f"-{each[2]}-{each[4]}") for each in examples()],
 )
-def test_example_is_answered_as_described(  # noqa: PLR0913 - the parts of an example
+def test_examples_get_the_described_responses(  # noqa: PLR0913 - the parts of an example
     live: Live,
     function: str,
     method: str,
@@ -223,7 +223,7 @@ def check(function: str, schema: dict[str, Any], body: object) -> None:
 
 
 @EACH_APP
-def test_every_described_value_has_its_text(app: FunctionApp[Any]) -> None:
+def test_every_described_number_has_an_exact_text_beside_it(app: FunctionApp[Any]) -> None:
     """Wherever `value` is a number; that responses are as described, the other tests show."""
     money = {"$ref": "#/components/schemas/Money"}
     described = [
@@ -246,7 +246,7 @@ def objects_of(content: object) -> Iterator[dict[str, Any]]:
 
 
 @EACH_APP
-def test_examples_of_answers_are_as_described(app: FunctionApp[Any]) -> None:
+def test_example_responses_match_their_schemas(app: FunctionApp[Any]) -> None:
     count = 0
     for _, _, operation in operations(app.name):
         for each in operation["responses"].values():
@@ -259,7 +259,7 @@ def test_examples_of_answers_are_as_described(app: FunctionApp[Any]) -> None:
     check(app.name, problem, problem["example"])
 
 
-def test_schema_of_a_problem_holds_for_real_ones(live: Live) -> None:
+def test_real_problems_match_the_problem_schema(live: Live) -> None:
     """So that the checks below are not blind: they take any problem that fits this schema."""
     account_id = fresh()
     answer = live.record.post("/transactions", json=[{"accountId": account_id}])
@@ -330,7 +330,9 @@ def test_schemathesis_finds_nothing(
     run_schemathesis(live, APPS[function], method, path, mode)
 
 
-def test_schemathesis_would_find_something(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_schemathesis_finds_an_undescribed_status(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same run with an answer taken out of the document fails: the check sees."""
     document = json.loads(json.dumps(document_of("get_balance")))
     del document["paths"]["/transactions"]["get"]["responses"]["404"]

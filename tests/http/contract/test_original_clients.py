@@ -22,7 +22,7 @@ CALLS = json.loads(
 DEADLINE_S = 120.0
 
 
-def test_the_originals_requests_are_answered_as_it_answered_them(light_stack: Stack) -> None:
+def test_original_clients_get_the_original_responses(light_stack: Stack) -> None:
     # Every balance that is read was projected by its delivery, then: no sweep finds anything.
     postgres.run_sql(light_stack.database.dsn(), NOTHING_IS_SWEPT)
     record, balance, project = (light_stack.serve(f) for f in (RECORD, BALANCE, PROJECT))

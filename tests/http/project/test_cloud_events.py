@@ -40,9 +40,7 @@ def answered(answer: httpx.Response) -> CloudEvent:
 
 
 @Mode
-def test_request_is_recorded_and_answered_by_the_recorded_event(
-    live: Live, encode: Callable[..., Any]
-) -> None:
+def test_request_is_recorded_and_its_event_returned(live: Live, encode: Callable[..., Any]) -> None:
     account_id = fresh()
     data = {"accountId": account_id, "type": "INCOME", "value": 10.5}
     answer = send(live.record, asked(data, traceparent=TRACEPARENT), encode)
@@ -64,7 +62,7 @@ def test_repeated_event_is_recorded_once(live: Live, encode: Callable[..., Any])
     assert answered(first)["id"] == answered(again)["id"]
 
 
-def test_events_and_clients_have_keys_of_their_own(live: Live) -> None:
+def test_keys_of_events_and_of_clients_never_collide(live: Live) -> None:
     """All of these once had the key `/pay roll 7`."""
     account_id = fresh()
     data = {"accountId": account_id, "type": "INCOME", "value": 1}
@@ -77,7 +75,7 @@ def test_events_and_clients_have_keys_of_their_own(live: Live) -> None:
     assert live.record.get(f"/accounts/{account_id}/limit").json()["position"] == 3
 
 
-def test_structured_money_never_is_a_float(live: Live) -> None:
+def test_structured_money_is_never_a_float(live: Live) -> None:
     account_id = fresh()
     text = (
         '{"specversion":"1.0","id":"1","source":"/x","type":"saldo.transaction.requested",'
@@ -90,7 +88,7 @@ def test_structured_money_never_is_a_float(live: Live) -> None:
     assert json.loads(limit.text, parse_float=Decimal)["balance"] == Decimal("90071992547409.93")
 
 
-def test_data_in_base64_are_read(live: Live) -> None:
+def test_base64_data_are_decoded(live: Live) -> None:
     data = json.dumps({"accountId": fresh(), "type": "INCOME", "value": 1}).encode()
     event = {"specversion": "1.0", "id": "1", "source": "/x", "type": REQUESTED}
     event["data_base64"] = base64.b64encode(data).decode()
@@ -99,7 +97,7 @@ def test_data_in_base64_are_read(live: Live) -> None:
     assert answer.status_code == 201
 
 
-def test_expected_position_holds_for_a_cloud_event(live: Live) -> None:
+def test_expected_position_is_checked_for_a_cloud_event(live: Live) -> None:
     headers, body = to_binary(asked({"accountId": fresh(), "type": "INCOME", "value": 1}))
     answer = live.record.post("/", content=body, headers=headers | {"If-Match": '"7"'})
     assert answer.status_code == 412
@@ -159,7 +157,7 @@ def test_malformed_structured_event_is_refused(live: Live, function: str, conten
     assert problem_type(answer) in {"malformed-json", "invalid-request"}
 
 
-def test_malformed_trace_context_harms_nobody(live: Live) -> None:
+def test_malformed_trace_context_is_ignored(live: Live) -> None:
     """It once reached the database as a number, and failed the batch that it was in."""
     data = {"accountId": fresh(), "type": "INCOME", "value": 1}
     event = GOOD | {"data": data, "traceparent": 5, "id": fresh("id")}
@@ -177,7 +175,7 @@ def test_binary_event_without_an_attribute_is_refused(live: Live, missing: str) 
     assert answer.status_code == 400
 
 
-def test_binary_event_whose_data_are_not_json_is_refused(live: Live) -> None:
+def test_binary_event_without_json_data_is_refused(live: Live) -> None:
     headers, body = to_binary(asked({}))
     headers["content-type"] = "application/xml"
     assert live.record.post("/", content=body, headers=headers).status_code == 415
@@ -188,7 +186,7 @@ def test_batch_of_events_is_refused(live: Live) -> None:
     assert live.record.post("/", content="[]", headers=headers).status_code == 415
 
 
-def test_ping_sweeps_the_outbox_for_its_source_alone(live: Live) -> None:
+def test_ping_sweeps_the_outbox_only_for_its_source(live: Live) -> None:
     event = asked({}, type="dev.knative.sources.ping")
     headers, body = to_binary(event)
     for token, status in (
@@ -206,7 +204,7 @@ def test_ping_sweeps_the_outbox_for_its_source_alone(live: Live) -> None:
 
 @Mode
 @pytest.mark.parametrize("kind", ["saldo.balance.requested", "dev.knative.sources.ping"])
-def test_balance_is_answered_in_the_mode_of_the_question(
+def test_balance_is_returned_in_the_mode_of_the_request(
     live: Live, encode: Callable[..., Any], kind: str
 ) -> None:
     account_id = fresh()
@@ -226,12 +224,12 @@ def test_balance_is_answered_in_the_mode_of_the_question(
 
 
 @pytest.mark.parametrize("data", [{}, [], {"accountId": 5}, {"accountId": "a", "x": 1}])
-def test_balance_is_not_answered_to_a_malformed_question(live: Live, data: object) -> None:
+def test_malformed_balance_request_is_refused(live: Live, data: object) -> None:
     answer = send(live.balance, asked(data, type="saldo.balance.requested"), to_binary)
     assert answer.status_code == 400
 
 
-def test_question_for_an_unknown_account_is_not_found(live: Live) -> None:
+def test_unknown_account_is_not_found(live: Live) -> None:
     event = asked({"accountId": fresh()}, type="saldo.balance.requested")
     answer = send(live.balance, event, to_structured)
     assert answer.status_code == 404

@@ -57,14 +57,14 @@ def letters(live: Live, source: str) -> list[str]:
     ],
     ids=["ASCII", "accents", "NUL", "surrogate", "backslash"],
 )
-def test_a_letter_is_parked_whatever_its_id_holds(live: Live, event_id: str, parked: str) -> None:
+def test_a_dead_letter_is_parked_with_any_id(live: Live, event_id: str, parked: str) -> None:
     source = fresh("/source")
     for _ in range(2):  # delivered twice, parked once
         park(live, {"source": source, "id": event_id})
     assert letters(live, source) == [f"{source} {parked}"]
 
 
-def test_one_id_of_two_sources_is_two_letters(live: Live) -> None:
+def test_one_id_from_two_sources_is_two_dead_letters(live: Live) -> None:
     source = fresh("/source")
     for ending, event_id in (("", "a b"), (" a", "b")):
         park(live, {"source": source + ending, "id": event_id})
@@ -72,13 +72,13 @@ def test_one_id_of_two_sources_is_two_letters(live: Live) -> None:
     assert letters(live, f"{source} a") == [rf"{source}\u0020a b"]
 
 
-def test_a_letter_of_an_event_of_ours_has_its_id(live: Live) -> None:
+def test_a_dead_letter_of_our_event_has_its_id(live: Live) -> None:
     event_id = fresh("event")
     park(live, {"source": event_id, "id": event_id, "type": "saldo.transaction.recorded"})
     assert letters(live, event_id) == [event_id]
 
 
-def test_long_ids_that_begin_alike_are_two_letters(live: Live) -> None:
+def test_long_ids_with_a_common_start_are_two_dead_letters(live: Live) -> None:
     source = fresh("/source")
     for end in "ab":
         park(live, {"source": source, "id": "i" * 400 + end})
@@ -93,7 +93,7 @@ def test_long_ids_that_begin_alike_are_two_letters(live: Live) -> None:
     text=TEXTS,
     data=st.recursive(TEXTS, lambda of: st.dictionaries(TEXTS, of, max_size=2), max_leaves=4),
 )
-def test_no_text_of_a_letter_makes_it_loop_or_vanish(
+def test_no_dead_letter_text_is_lost_or_sent_forever(
     live: Live, ids: list[str], text: str, data: object
 ) -> None:
     """A sink that answers 500 gets the same letter for ever."""

@@ -172,7 +172,7 @@ def ask(
 
 
 @EVERY_CASE
-def test_account_of_the_token_is_reached(live: Live, case: Case) -> None:
+def test_token_reaches_its_own_account(live: Live, case: Case) -> None:
     account = fresh()
     live.recorded("mine")
     [recorded] = live.recorded(account)
@@ -182,9 +182,7 @@ def test_account_of_the_token_is_reached(live: Live, case: Case) -> None:
 
 
 @EVERY_CASE
-def test_token_of_another_account_is_refused_alike_whether_it_exists(
-    live: Live, case: Case
-) -> None:
+def test_another_account_is_refused_alike_whether_it_exists(live: Live, case: Case) -> None:
     account = fresh()
     [recorded] = live.recorded(account, 50)
     before = live.record.get(f"/accounts/{account}/events").json()
@@ -200,9 +198,7 @@ def test_token_of_another_account_is_refused_alike_whether_it_exists(
 
 
 @EVERY_CASE
-def test_token_without_the_claim_reaches_the_account_of_its_subject_only(
-    live: Live, case: Case
-) -> None:
+def test_token_without_the_claim_reaches_its_subject_only(live: Live, case: Case) -> None:
     account = fresh()
     [recorded] = live.recorded(account)
     answer = ask(live, case, account, recorded["id"], saldo_accounts=None, sub="mine")
@@ -224,7 +220,7 @@ def test_token_without_the_scope_is_refused(live: Live, case: Case) -> None:
 
 @EVERY_CASE
 @pytest.mark.parametrize("sent", [None, "x.y.z", "expired", "foreign audience"])
-def test_no_valid_token_is_no_answer(live: Live, case: Case, sent: str | None) -> None:
+def test_request_without_a_valid_token_is_refused(live: Live, case: Case, sent: str | None) -> None:
     claims: dict[str, object] = {}
     if sent == "expired":
         claims = {"exp": 1}
@@ -238,7 +234,7 @@ def test_no_valid_token_is_no_answer(live: Live, case: Case, sent: str | None) -
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_accounts_shows_those_of_the_token(live: Live) -> None:
+def test_accounts_lists_only_those_of_the_token(live: Live) -> None:
     mine, other = fresh(), fresh()
     live.recorded(mine)
     live.recorded(other)
@@ -254,7 +250,7 @@ def test_accounts_shows_those_of_the_token(live: Live) -> None:
         assert client.get("/accounts").status_code == 403
 
 
-def test_system_is_for_its_scope_alone(live: Live) -> None:
+def test_system_status_needs_its_own_scope_only(live: Live) -> None:
     """It tells of no account, so a token for none may have it."""
     for token, status in (
         (live.issuer.token(scope="system:read", saldo_accounts=[]), 200),
@@ -266,7 +262,7 @@ def test_system_is_for_its_scope_alone(live: Live) -> None:
             assert client.get("/system").status_code == status
 
 
-def test_projector_takes_deliveries_of_its_source_only(live: Live) -> None:
+def test_projector_accepts_deliveries_from_its_source_only(live: Live) -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "unknown"}
     for token, status in (
         (live.issuer.token(sub=SINK_SUBJECT), 400),
@@ -278,7 +274,7 @@ def test_projector_takes_deliveries_of_its_source_only(live: Live) -> None:
             assert client.post("/", content=b"{}", headers=headers).status_code == status
 
 
-def test_description_and_probes_need_no_token(live: Live) -> None:
+def test_openapi_and_probes_need_no_token(live: Live) -> None:
     for function in (RECORDER, READER):
         with live.client(function, None) as client:
             for path in ("/openapi.json", "/docs", "/readyz", "/livez"):
@@ -287,7 +283,7 @@ def test_description_and_probes_need_no_token(live: Live) -> None:
         assert client.get("/console").status_code == 200
 
 
-def test_issuer_and_subject_of_the_caller_are_kept_in_the_private_part(live: Live) -> None:
+def test_issuer_and_subject_are_stored_as_private_data(live: Live) -> None:
     account = fresh()
     with live.client(RECORDER, live.issuer.token(sub="who-asked")) as client:
         event = json.loads(json.dumps(REQUESTED).replace("{account}", account))
@@ -296,7 +292,7 @@ def test_issuer_and_subject_of_the_caller_are_kept_in_the_private_part(live: Liv
     assert (private["issuer"], private["subject"]) == ("https://issuer.test", "who-asked")
 
 
-def test_issuer_out_of_reach_is_told_as_such(live: Live, tmp_path: Path) -> None:
+def test_unreachable_issuer_is_reported(live: Live, tmp_path: Path) -> None:
     settings = live.issuer.settings() | {"OIDC_JWKS_URL": "http://127.0.0.1:1/jwks.json"}
     served = servers.start_function(RECORD, live.database, tmp_path / "record.log", settings)
     try:

@@ -32,14 +32,14 @@ def test_unknown_path_is_a_problem(live: Live) -> None:
         ("/openapi.json", "GET, HEAD"),
     ],
 )
-def test_wrong_method_is_told_the_right_ones(live: Live, path: str, allowed: str) -> None:
+def test_wrong_method_gets_the_allowed_methods(live: Live, path: str, allowed: str) -> None:
     answer = live.record.request("PATCH", path)
     assert answer.status_code == 405
     assert answer.headers["allow"] == allowed
     assert problem_type(answer) == "method-not-allowed"
 
 
-def test_method_that_the_framework_does_not_know_is_a_problem_too(live: Live) -> None:
+def test_unknown_method_is_a_problem(live: Live) -> None:
     for client in (live.record, live.balance, live.projector):
         answer = client.request("TRACE", "/")
         assert answer.status_code == 405
@@ -47,7 +47,7 @@ def test_method_that_the_framework_does_not_know_is_a_problem_too(live: Live) ->
         assert problem_type(answer) == "method-not-allowed"
 
 
-def test_a_line_break_in_a_path_is_refused_as_any_other_wrong_character(live: Live) -> None:
+def test_line_break_in_a_path_is_refused(live: Live) -> None:
     answer = live.record.put("/accounts/two%0Alines/limit", json={"overdraftLimit": None})
     assert answer.status_code == 400
     assert [each["field"] for each in answer.json()["errors"]] == ["accountId"]
@@ -101,7 +101,7 @@ def test_unknown_query_parameter_is_refused(
     assert answer.json()["errors"][0]["field"] == "acountId"
 
 
-def test_query_parameter_that_stands_twice_is_refused(live: Live) -> None:
+def test_repeated_query_parameter_is_refused(live: Live) -> None:
     answer = live.balance.get("/transactions?accountId=a&accountId=b")
     assert answer.status_code == 400
     assert answer.json()["errors"] == [{"field": "accountId", "message": "may be given once"}]
@@ -114,7 +114,7 @@ def test_limit_out_of_bounds_is_refused(live: Live, text: str) -> None:
     assert answer.json()["errors"][0]["field"] == "limit"
 
 
-def test_every_answer_forbids_sniffing_and_says_whether_it_may_be_kept(live: Live) -> None:
+def test_every_response_forbids_sniffing_and_sets_caching(live: Live) -> None:
     account_id = fresh()
     [recorded] = live.recorded(account_id)
     kept = live.balance.get("/balances", params={"accountId": account_id})
@@ -130,7 +130,7 @@ def test_every_answer_forbids_sniffing_and_says_whether_it_may_be_kept(live: Liv
         assert answer.headers["cache-control"] == "no-store"
 
 
-def test_location_keeps_the_root_path_by_which_the_request_came(live: Live) -> None:
+def test_location_keeps_the_root_path_of_the_request(live: Live) -> None:
     body = {"accountId": fresh(), "type": "INCOME", "value": 1000}
     for prefix in ("", "/transaction-service"):
         answer = live.record.post(f"{prefix}/transactions", json=body)
@@ -139,7 +139,7 @@ def test_location_keeps_the_root_path_by_which_the_request_came(live: Live) -> N
         assert live.record.get(location).status_code == 200
 
 
-def test_services_hang_under_their_root_paths_only(live: Live) -> None:
+def test_functions_serve_only_their_own_root_paths(live: Live) -> None:
     account_id = fresh()
     live.recorded(account_id)
     query = f"accountId={account_id}"
@@ -149,7 +149,7 @@ def test_services_hang_under_their_root_paths_only(live: Live) -> None:
         assert live.balance.get(f"{path}?{query}").status_code == 404
 
 
-def test_body_over_the_limit_is_refused_however_it_is_sent(live: Live) -> None:
+def test_body_over_the_limit_is_refused_with_or_without_length(live: Live) -> None:
     large = b'{"accountId":"' + b"x" * 1_048_576 + b'"}'
     headers = {"content-type": "application/json"}
     told = live.record.post("/transactions", content=large, headers=headers)
@@ -162,7 +162,7 @@ def test_body_over_the_limit_is_refused_however_it_is_sent(live: Live) -> None:
     assert streamed.json()["bytesMax"] == 8_388_608
 
 
-def test_projector_bounds_a_body_of_unstated_length(live: Live) -> None:
+def test_projector_bounds_a_body_without_a_length(live: Live) -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "x"}
     answer = live.projector.post("/", content=iter([b" " * 600_000] * 2), headers=headers)
     assert answer.status_code == 413
@@ -186,7 +186,7 @@ def test_compressed_body_is_refused(live: Live) -> None:
 # --- CORS -------------------------------------------------------------------------------------
 
 
-def test_preflight_of_a_configured_origin_is_answered_without_a_token(live: Live) -> None:
+def test_preflight_of_a_configured_origin_needs_no_token(live: Live) -> None:
     headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     with live.client("record_transaction", None) as client:
         answer = client.options("/transactions", headers=headers)
@@ -202,7 +202,7 @@ def test_preflight_of_a_configured_origin_is_answered_without_a_token(live: Live
     "origin",
     ["https://evil.example", "http://bank.example", f"{ORIGIN}:444", f"{ORIGIN}.evil.example"],
 )
-def test_other_origins_are_let_nothing_read(live: Live, origin: str) -> None:
+def test_other_origins_may_read_nothing(live: Live, origin: str) -> None:
     asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     preflight = live.record.options("/transactions", headers=asked)
     answer = live.balance.get("/accounts", headers={"Origin": origin})
@@ -212,7 +212,7 @@ def test_other_origins_are_let_nothing_read(live: Live, origin: str) -> None:
     assert preflight.status_code == 400
 
 
-def test_page_of_a_configured_origin_may_read_answers_and_errors(live: Live) -> None:
+def test_configured_origin_may_read_responses_and_errors(live: Live) -> None:
     for path in ("/accounts", "/nothing"):
         answer = live.balance.get(path, headers={"Origin": ORIGIN})
         assert answer.headers["access-control-allow-origin"] == ORIGIN
@@ -227,7 +227,7 @@ def test_no_origin_is_allowed_by_default(plain_record_url: str) -> None:
     assert not any(name.startswith("access-control") for name in answer.headers)
 
 
-def test_garbage_on_the_wire_is_no_server_error(live: Live) -> None:
+def test_garbage_on_the_wire_causes_no_server_error(live: Live) -> None:
     served = live.served["record_transaction"]
     for path in ("/%ff%fe", "/transactions/%00", "/accounts/%2e%2e/limit", "//", "/?%ff=%00"):
         connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=DEADLINE_S)

@@ -34,7 +34,7 @@ FOR EACH ROW WHEN (NEW.account_id LIKE 'fails%') EXECUTE FUNCTION event_store.fa
 """
 
 
-async def test_no_log_line_has_an_account_or_a_description(
+async def test_no_log_line_holds_an_account_or_a_description(
     serve: Serve, superuser: Connection
 ) -> None:
     await superuser.execute(FAIL)
@@ -97,7 +97,7 @@ async def test_no_log_line_has_an_account_or_a_description(
     assert "P0001" in {each.get("sqlstate") for each in unexpected[0]["exception"]}
 
 
-async def test_a_line_about_an_account_has_its_keyed_hash(
+async def test_a_log_line_about_an_account_has_its_keyed_hash(
     serve: Serve, superuser: Connection
 ) -> None:
     """A balance that has diverged from its stream is refolded, and said to be."""

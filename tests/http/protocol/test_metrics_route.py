@@ -43,7 +43,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     )
 
 
-def test_every_function_tells_how_far_its_clock_is_off(live: Live) -> None:
+def test_every_function_reports_its_clock_offset(live: Live) -> None:
     """The recorder and the projector by their sweeps, the reader by what it reads."""
     account_id = fresh()
     live.recorded(account_id)
@@ -59,7 +59,7 @@ def test_every_function_tells_how_far_its_clock_is_off(live: Live) -> None:
     assert not waiting
 
 
-def test_a_recorded_transaction_is_counted_all_along_its_way(live: Live) -> None:
+def test_a_recorded_transaction_is_counted_at_every_stage(live: Live) -> None:
     account_id = fresh()
     before = {f.name: scraped(live, f.name) for f in FUNCTIONS}
     recorded = live.post(account_id)
@@ -88,7 +88,7 @@ def test_a_recorded_transaction_is_counted_all_along_its_way(live: Live) -> None
     assert grown("get_balance", "saldo_read_behind_positions_count") == 1
 
 
-def test_no_account_is_in_what_is_told(live: Live) -> None:
+def test_no_account_is_in_the_metrics(live: Live) -> None:
     account_id = fresh("secretive")
     live.recorded(account_id)
     live.record.get(f"/accounts/{account_id}/events")
@@ -99,7 +99,7 @@ def test_no_account_is_in_what_is_told(live: Live) -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.name)
-def test_every_metric_of_a_function_is_told_and_no_other(live: Live, function: Function) -> None:
+def test_every_function_exposes_exactly_its_own_metrics(live: Live, function: Function) -> None:
     with live.client(function.name, None) as client:
         text = client.get("/metrics").text
     families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
@@ -110,9 +110,7 @@ def test_every_metric_of_a_function_is_told_and_no_other(live: Live, function: F
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.name)
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
-def test_what_came_through_a_proxy_finds_no_metrics(
-    live: Live, function: Function, header: str
-) -> None:
+def test_proxied_request_gets_no_metrics(live: Live, function: Function, header: str) -> None:
     """The gateway of a cluster is where the public comes from."""
     with live.client(function.name, None) as client:
         answer = client.get("/metrics", headers={header: "for=192.0.2.1"})
@@ -120,7 +118,7 @@ def test_what_came_through_a_proxy_finds_no_metrics(
     assert "saldo_" not in answer.text
 
 
-def test_an_unknown_path_is_counted_under_no_name_of_its_own(live: Live) -> None:
+def test_an_unknown_path_gets_no_label_of_its_own(live: Live) -> None:
     before = value(scraped(live, "record_transaction"), "saldo_http_requests_total", route="none")
     answer = httpx.get(f"{live.served['record_transaction'].url}/nowhere", timeout=DEADLINE_S)
     assert answer.status_code == 404
@@ -128,7 +126,7 @@ def test_an_unknown_path_is_counted_under_no_name_of_its_own(live: Live) -> None
     assert after - before == 1
 
 
-def test_every_series_that_dashboards_and_alerts_ask_for_is_told(live: Live) -> None:
+def test_every_series_of_dashboards_and_alerts_is_exposed(live: Live) -> None:
     """By the functions as they run, after one of each thing that the labels speak of."""
     live.recorded(fresh())
     assert live.record.post("/transactions", json={}).status_code == 400

@@ -138,7 +138,7 @@ def test_upgrade_is_ignored_at_every_packet_boundary(port: int, upgrade: bytes, 
             assert recorded["position"] == 1
 
 
-def test_body_of_an_upgrade_is_never_a_request(port: int) -> None:
+def test_body_of_an_upgrade_is_never_read_as_a_request(port: int) -> None:
     account = fresh()
     hidden = request("POST /transactions", salary(account))
     for line in ("GET /next", "POST /transactions", "DELETE /next"):
@@ -157,7 +157,7 @@ def test_body_of_an_upgrade_is_never_a_request(port: int) -> None:
     assert events.status_code == 404
 
 
-def test_upgrades_may_follow_one_another(port: int) -> None:
+def test_several_upgrades_may_follow_one_another(port: int) -> None:
     accounts = [fresh() for _ in range(5)]
     with connect(port) as connection, connection.makefile("rb") as stream:
         connection.sendall(
@@ -170,7 +170,7 @@ def test_upgrades_may_follow_one_another(port: int) -> None:
     assert found == accounts
 
 
-def test_jdk_client_records_by_its_default_settings(port: int) -> None:
+def test_jdk_client_records_with_its_default_settings(port: int) -> None:
     """It asks for an upgrade to HTTP/2 on each first request of a connection."""
     java = shutil.which("java")
     modules = (
@@ -202,7 +202,7 @@ def test_jdk_client_records_by_its_default_settings(port: int) -> None:
     ]
 
 
-def test_trailer_is_no_header_of_the_request(port: int) -> None:
+def test_trailers_are_not_headers_of_the_request(port: int) -> None:
     body = salary(fresh())
     text = request("POST /transactions", body, chunked=True)
     assert text.endswith(b"0\r\n\r\n")
@@ -217,7 +217,7 @@ def test_trailer_is_no_header_of_the_request(port: int) -> None:
     assert positions == [1, 2]
 
 
-def test_requests_that_wait_on_a_connection_are_bounded(port: int) -> None:
+def test_pipelined_requests_of_a_connection_are_bounded(port: int) -> None:
     """They would all be held in memory; a client may send on once it has its responses."""
     with connect(port) as connection, connection.makefile("rb") as stream:
         connection.sendall(request("GET /next") * (PIPELINED_MAX + 1))
@@ -227,7 +227,7 @@ def test_requests_that_wait_on_a_connection_are_bounded(port: int) -> None:
             assert len(stream.read().split(b"HTTP/1.1 404")) <= PIPELINED_MAX + 2
 
 
-def test_response_is_sent_before_what_follows_is_refused(port: int) -> None:
+def test_response_is_sent_before_later_bytes_are_refused(port: int) -> None:
     """The transaction is recorded: a client that is not told so may record it again."""
     for following in (b"GARBAGE\0\r\n", request("GET /next") * (2 * PIPELINED_MAX)):
         with connect(port) as connection, connection.makefile("rb") as stream:
@@ -240,7 +240,7 @@ def test_response_is_sent_before_what_follows_is_refused(port: int) -> None:
 
 
 @pytest.mark.parametrize("packets", [1, 3])
-def test_trailers_are_bounded_wherever_packets_end(port: int, packets: int) -> None:
+def test_trailers_are_bounded_at_every_packet_boundary(port: int, packets: int) -> None:
     text = request("POST /transactions", salary(fresh()), chunked=True)[:-2]
     text += b"".join(b"X-%d: 1\r\n" % number for number in range(HEADERS_MAX + 50)) + b"\r\n"
     size = len(text) // packets + 1
@@ -331,7 +331,7 @@ def test_headers_are_bounded_in_number_and_bytes(port: int, text: bytes, status:
     ],
     ids=["headers", "one header", "a path", "a trailer", "a chunk's extension"],
 )
-def test_endless_head_takes_no_memory(serve: Serve, start: bytes, again: bytes) -> None:
+def test_endless_request_head_uses_no_memory(serve: Serve, start: bytes, again: bytes) -> None:
     record = serve(RECORD)
     process = psutil.Process(record.child.pid)
     before = process.memory_info().rss
@@ -345,7 +345,7 @@ def test_endless_head_takes_no_memory(serve: Serve, start: bytes, again: bytes) 
     assert process.memory_info().rss - before < 16 * MEBIBYTE
 
 
-def test_what_arrives_too_slowly_is_refused_in_time(port: int) -> None:
+def test_slow_request_is_refused_at_its_deadline(port: int) -> None:
     """A byte now and then keeps neither a head nor a body alive."""
     starts = {
         "head": b"GET /next HTTP/1.1\r\nHost: saldo\r\nn: ",
@@ -389,7 +389,7 @@ def test_what_arrives_too_slowly_is_refused_in_time(port: int) -> None:
 
 @pytest.mark.slow  # for as long as the bound
 @pytest.mark.timeout(900)
-def test_a_connection_without_a_request_is_closed_in_time(port: int) -> None:
+def test_idle_connection_is_closed_at_its_deadline(port: int) -> None:
     """From the start, and after a response: whether nothing comes or line ends that are none."""
     starts = {
         "nothing": b"",
@@ -430,7 +430,7 @@ def half_sent(live: Live, size: int) -> bytes:
     return head.encode() + b" " * 1_100_000
 
 
-def test_half_sent_bulk_requests_hold_no_place(live: Live) -> None:
+def test_half_sent_bulk_requests_take_no_slot(live: Live) -> None:
     port = live.served["record_transaction"].port
     lines = [{"accountId": fresh(), "type": "INCOME", "value": 1}]
     with contextlib.ExitStack() as held:
@@ -453,7 +453,7 @@ def arriving(live: Live, count: int) -> Iterator[None]:
         yield
 
 
-def test_bodies_on_their_way_are_bounded_together(live: Live) -> None:
+def test_incomplete_bodies_are_bounded_together(live: Live) -> None:
     large = b"[" + b" " * MEBIBYTE + b'{"accountId":"a","type":"INCOME","value":1}]'
     headers = {"content-type": "application/json"}
     with arriving(live, ARRIVING_BYTES_MAX // BULK_BYTES_MAX + 2):
@@ -472,7 +472,7 @@ def test_bodies_on_their_way_are_bounded_together(live: Live) -> None:
         assert time.monotonic() < deadline
 
 
-def test_event_streams_are_bounded_by_caller(live: Live) -> None:
+def test_event_streams_are_bounded_per_caller(live: Live) -> None:
     account_id = fresh()
     live.recorded(account_id)
     path = f"/balances/stream?accountId={account_id}"

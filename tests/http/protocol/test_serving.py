@@ -92,7 +92,7 @@ def wait_for_port(child: Child, port: int) -> None:
     processes.wait_until(child.ended, listens, name=child.name, timeout_s=TIMEOUT_S)
 
 
-async def test_record_transaction_answers_by_the_plain_command(
+async def test_record_transaction_works_under_functions_framework(
     framework: Callable[[Function], str], superuser: Connection
 ) -> None:
     async with client_of(framework(RECORD)) as client:
@@ -102,7 +102,7 @@ async def test_record_transaction_answers_by_the_plain_command(
     assert await check_event_store(superuser) == 1
 
 
-async def test_get_balance_answers_by_the_plain_command(
+async def test_get_balance_works_under_functions_framework(
     framework: Callable[[Function], str],
 ) -> None:
     async with client_of(framework(BALANCE)) as client:
@@ -113,7 +113,7 @@ async def test_get_balance_answers_by_the_plain_command(
     )
 
 
-async def test_project_balance_answers_by_the_plain_command(
+async def test_project_balance_works_under_functions_framework(
     framework: Callable[[Function], str], superuser: Connection
 ) -> None:
     async with client_of(framework(PROJECT)) as client:
@@ -132,7 +132,7 @@ def event(kind: str, **attributes: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)
-async def test_probes_answer_although_kafka_is_down(function: Function, serve: Serve) -> None:
+async def test_probes_succeed_while_kafka_is_down(function: Function, serve: Serve) -> None:
     async with client_of(serve(function).url) as client:
         for path in ("/readyz", "/livez"):
             answer = await client.get(path)
@@ -140,7 +140,7 @@ async def test_probes_answer_although_kafka_is_down(function: Function, serve: S
 
 
 @pytest.mark.parametrize("name", ["EVENT_STORE_URL", "HASH_SECRET", "AUTH", "KAFKA_SECURITY"])
-def test_a_missing_setting_stops_the_start_and_is_named(name: str, database: Database) -> None:
+def test_a_missing_setting_is_named_at_start(name: str, database: Database) -> None:
     env = services.environ(
         RECORD.role, database.dsn, hash_secret=HASH_SECRET, bootstrap_servers=NO_KAFKA
     )
@@ -162,7 +162,7 @@ def test_a_missing_setting_stops_the_start_and_is_named(name: str, database: Dat
 # --- what is taken ----------------------------------------------------------------------------
 
 
-async def test_bodies_are_bounded(serve: Serve, superuser: Connection) -> None:
+async def test_body_over_the_limit_is_refused(serve: Serve, superuser: Connection) -> None:
     """One mebibyte, eight for many transactions; however its length was announced."""
     record = serve(RECORD)
     one = json.dumps(SALARY).encode()
@@ -238,7 +238,7 @@ WRONG_BODIES = [
 ]
 
 
-async def test_no_wrong_request_records_anything_or_breaks_anything(
+async def test_invalid_requests_record_and_break_nothing(
     serve: Serve, superuser: Connection
 ) -> None:
     record = serve(RECORD)
@@ -263,7 +263,7 @@ async def test_no_wrong_request_records_anything_or_breaks_anything(
     assert "Traceback" not in record.log()
 
 
-async def test_a_limit_that_the_currency_cannot_hold_is_named_by_its_own_field(
+async def test_error_names_the_limit_that_the_currency_cannot_hold(
     serve: Serve,
 ) -> None:
     async with client_of(serve(RECORD).url) as client:
@@ -283,7 +283,7 @@ STRUCTURED = {
 }
 
 
-async def test_no_malformed_cloud_event_touches_the_requests_beside_it(
+async def test_malformed_cloud_event_fails_no_concurrent_request(
     serve: Serve, superuser: Connection
 ) -> None:
     """A trace that is no text would break the statement that writes the whole batch."""
@@ -313,7 +313,7 @@ async def test_no_malformed_cloud_event_touches_the_requests_beside_it(
     assert "Traceback" not in record.log()
 
 
-async def test_one_key_for_one_transaction_and_for_a_list_of_one_is_two_requests(
+async def test_one_key_for_an_object_and_a_list_is_two_requests(
     serve: Serve, superuser: Connection
 ) -> None:
     async with client_of(serve(RECORD).url) as client:
@@ -324,7 +324,7 @@ async def test_one_key_for_one_transaction_and_for_a_list_of_one_is_two_requests
     assert await check_event_store(superuser) == 1
 
 
-async def test_a_201_waits_for_no_kafka(serve: Serve, superuser: Connection) -> None:
+async def test_recording_succeeds_while_kafka_is_down(serve: Serve, superuser: Connection) -> None:
     """It is down: recording goes on as if it were not, and the outbox keeps all."""
     async with client_of(serve(RECORD).url) as client:
         # Kafka's client gives a record up after 8 s: ten in turn that waited for it would take 80.
@@ -366,7 +366,7 @@ async def ended(served: Served) -> int:
     return status
 
 
-async def test_a_request_in_flight_is_answered_before_the_process_ends(
+async def test_a_request_in_flight_finishes_before_shutdown(
     serve: Serve, kafka: Kafka, topic: str, superuser: Connection
 ) -> None:
     record = serve(RECORD, KAFKA_BOOTSTRAP_SERVERS=kafka.bootstrap_servers, KAFKA_TOPIC=topic)
@@ -395,9 +395,7 @@ async def test_a_request_in_flight_is_answered_before_the_process_ends(
     assert await is_outbox_empty(superuser)
 
 
-async def test_an_event_stream_does_not_hold_up_the_end(
-    serve: Serve, superuser: Connection
-) -> None:
+async def test_an_event_stream_does_not_delay_shutdown(serve: Serve, superuser: Connection) -> None:
     """A stream lasts longer than the server's own patience; it is told to end at the signal."""
     record, balance = serve(RECORD), serve(BALANCE)
     async with client_of(record.url) as client:
@@ -415,7 +413,9 @@ async def test_an_event_stream_does_not_hold_up_the_end(
     assert await said(superuser, "SELECT count(*) FROM event_store.stream") == 1
 
 
-async def test_a_client_that_goes_away_cancels_nobody(serve: Serve, superuser: Connection) -> None:
+async def test_a_disconnected_client_cancels_no_other_request(
+    serve: Serve, superuser: Connection
+) -> None:
     """Both wait for the same account, in one batch; the one that left is recorded all the same."""
     record = serve(RECORD)
     body = json.dumps(SALARY).encode()
@@ -454,7 +454,7 @@ def delivered(position: int = 1, at: str = "2026-11-24T06:00:00Z", **more: str) 
     )
 
 
-async def test_deliveries_are_answered_by_what_kafka_source_is_to_do(
+async def test_delivery_status_tells_kafka_source_what_to_do(
     serve: Serve, database: Database
 ) -> None:
     record, project = serve(RECORD), serve(PROJECT)
@@ -487,7 +487,7 @@ async def test_deliveries_are_answered_by_what_kafka_source_is_to_do(
     assert [tuple(row) for row in rows] == [("", None), ("wesley", '{"a":1}')]
 
 
-async def test_a_projector_that_starts_late_catches_up_by_itself(serve: Serve) -> None:
+async def test_a_projector_that_starts_late_catches_up(serve: Serve) -> None:
     """No record is delivered at all."""
     async with client_of(serve(RECORD).url) as client:
         for account in "abc":
@@ -501,7 +501,7 @@ async def test_a_projector_that_starts_late_catches_up_by_itself(serve: Serve) -
             assert (answer.status_code, answer.json()["value"]) == (200, 1000)
 
 
-async def test_an_answer_is_never_silently_older_than_asked(
+async def test_a_balance_is_never_silently_older_than_requested(
     serve: Serve, superuser: Connection
 ) -> None:
     """Without a projector: what is not there yet is said, and how far it is behind."""

@@ -43,9 +43,7 @@ def without(live: Live, function: Function, log: Path, setting: str) -> Iterator
         served.child.kill()
 
 
-def test_recorder_without_its_database_says_that_nothing_was_recorded(
-    live: Live, tmp_path: Path
-) -> None:
+def test_recorder_without_database_says_nothing_was_recorded(live: Live, tmp_path: Path) -> None:
     with without(live, RECORD, tmp_path / "log", "EVENT_STORE_URL") as url:
         body = {"accountId": fresh(), "type": "INCOME", "value": 1}
         recorded = httpx.post(f"{url}/transactions", json=body, timeout=REQUEST_TIMEOUT_S)
@@ -60,7 +58,7 @@ def test_recorder_without_its_database_says_that_nothing_was_recorded(
 
 
 @pytest.mark.parametrize("setting", ["READ_MODEL_URL", "EVENT_STORE_URL"])
-def test_reader_without_a_database_says_so(live: Live, tmp_path: Path, setting: str) -> None:
+def test_reader_without_a_database_is_unavailable(live: Live, tmp_path: Path, setting: str) -> None:
     with without(live, BALANCE, tmp_path / "log", setting) as url:
         answer = httpx.get(f"{url}/balances?accountId=a", timeout=REQUEST_TIMEOUT_S)
     assert answer.status_code == 503
@@ -84,7 +82,7 @@ def test_database_that_refuses_to_write_is_unavailable(live: Live, tmp_path: Pat
     assert "SQLSTATE 25006" in served.log()
 
 
-async def test_third_large_request_at_once_is_sent_away(live: Live) -> None:
+async def test_third_concurrent_large_request_is_refused(live: Live) -> None:
     account_id = fresh()
     lines = [{"accountId": account_id, "type": "INCOME", "value": 1}]
 
@@ -124,7 +122,7 @@ WHICH = UUID("019ab3f2-7b1e-7c3a-9d55-0f6a3c1b2d4e")
         (watch.TooManyWaiters(), "too-many-waiters", {}),
     ],
 )
-def test_what_only_faults_bring_about_is_answered_by_the_table(
+def test_unavailable_errors_have_their_problem(
     error: Exception, name: str, members: dict[str, str]
 ) -> None:
     answers = [problem_response(error, app.router.rules) for app in apps()]
@@ -145,7 +143,7 @@ def test_every_error_of_the_domain_has_a_rule() -> None:
     assert refusals <= set(recorder.router.rules)
 
 
-def test_unexpected_error_tells_nothing_of_itself(live: Live, tmp_path: Path) -> None:
+def test_unexpected_error_reveals_no_details(live: Live, tmp_path: Path) -> None:
     """A table that is gone is nobody's expectation: the log has it, the answer does not."""
     with servers.cloned_database(live.database.data_dir) as database:
         served = servers.start_function(RECORD, database, tmp_path / "log", {})

@@ -35,7 +35,7 @@ def test_balance_is_one_object_with_its_position(live: Live) -> None:
 
 
 @pytest.mark.parametrize("held", ["{}", "W/{}", '"9", {}', "*"])
-def test_balance_that_the_client_holds_is_not_sent_again(live: Live, held: str) -> None:
+def test_unchanged_balance_is_not_sent_again(live: Live, held: str) -> None:
     account_id = fresh()
     etag = etag_of(live.recorded(account_id)[-1])
     params = {"accountId": account_id}
@@ -47,7 +47,7 @@ def test_balance_that_the_client_holds_is_not_sent_again(live: Live, held: str) 
 
 
 @pytest.mark.parametrize("held", ['"1"', 'W/"1"', '"0"', f'"1-{"0" * 16}"'])
-def test_balance_is_sent_to_a_client_that_holds_another(live: Live, held: str) -> None:
+def test_balance_is_sent_when_the_client_holds_another(live: Live, held: str) -> None:
     """A bare position is never held: after a restore it may be another event."""
     account_id = fresh()
     live.recorded(account_id)
@@ -56,7 +56,7 @@ def test_balance_is_sent_to_a_client_that_holds_another(live: Live, held: str) -
     assert answer.status_code == 200
 
 
-def test_balance_that_lags_says_by_how_much(live: Live) -> None:
+def test_lagging_balance_says_by_how_much(live: Live) -> None:
     account_id = fresh()
     live.recorded(account_id)
     # The projector's own sweep may come in between, which is as good an answer.
@@ -66,7 +66,7 @@ def test_balance_that_lags_says_by_how_much(live: Live) -> None:
     assert answer.json()["position"] + int(answer.headers["saldo-behind"]) == 4
 
 
-def test_account_that_is_not_projected_yet_is_not_called_unknown(live: Live) -> None:
+def test_unprojected_account_is_not_reported_as_unknown(live: Live) -> None:
     account_id = fresh()
     live.post(account_id)
     answer = balance(live, account_id)
@@ -84,7 +84,7 @@ def test_unknown_account_is_not_found(live: Live) -> None:
         assert problem_type(answer) == "account-not-found"
 
 
-def test_several_accounts_are_answered_together_unknown_ones_too(live: Live) -> None:
+def test_several_accounts_are_returned_with_unknown_ones(live: Live) -> None:
     known, unknown = fresh(), fresh()
     live.recorded(known, 7)
     answer = live.balance.get(f"/balances?accountId={known}&accountId={unknown}")
@@ -117,7 +117,7 @@ def test_no_or_too_many_accounts_are_refused(live: Live, count: int) -> None:
         "accountId=",
     ],
 )
-def test_malformed_question_is_refused(live: Live, query: str) -> None:
+def test_malformed_query_is_refused(live: Live, query: str) -> None:
     live_account = fresh()
     live.recorded(live_account)
     answer = live.balance.get(f"/balances?{query.replace('=a', f'={live_account}', 1)}")
@@ -165,7 +165,7 @@ def test_balance_by_occurred_time(live: Live) -> None:
         assert balance(live, account_id, effectiveAt=moment).json()["value"] == value
 
 
-def test_own_write_is_read_or_a_503_says_so(live: Live) -> None:
+def test_own_write_is_read_or_the_status_is_503(live: Live) -> None:
     account_id = fresh()
     live.recorded(account_id)
     assert balance(live, account_id, minPosition=1).json()["position"] == 1
@@ -184,7 +184,7 @@ def test_own_write_is_read_or_a_503_says_so(live: Live) -> None:
     assert late.status_code == 503
 
 
-def test_wait_that_was_applied_is_named(live: Live) -> None:
+def test_applied_wait_is_reported(live: Live) -> None:
     """RFC 7240: whatever its case and spaces; one that is too long is shortened."""
     account_id = fresh()
     live.recorded(account_id)
@@ -220,7 +220,7 @@ def values_of(content: object) -> Iterator[tuple[object, object]]:
             yield from values_of(each)
 
 
-def test_every_value_has_its_exact_text(live: Live) -> None:
+def test_every_number_has_its_exact_text(live: Live) -> None:
     """JavaScript reads 90071992547409.93 as 90071992547409.94."""
     account_id = fresh()
     posted = [
@@ -344,7 +344,7 @@ def test_forged_cursor_is_refused(live: Live, after: object) -> None:
     assert answer.json()["errors"][0]["field"] == "cursor"
 
 
-def test_cursor_of_another_question_is_refused(live: Live) -> None:
+def test_cursor_of_another_query_is_refused(live: Live) -> None:
     account_id = fresh()
     live.recorded(account_id, 1, 2)
     params = {"accountId": account_id, "limit": "1"}
@@ -353,7 +353,7 @@ def test_cursor_of_another_question_is_refused(live: Live) -> None:
     assert other.status_code == 400
 
 
-def test_accounts_are_listed_by_pages(live: Live) -> None:
+def test_accounts_are_listed_in_pages(live: Live) -> None:
     accounts = sorted(fresh("listed") for _ in range(3))
     for account_id in accounts:
         live.recorded(account_id)
@@ -368,7 +368,7 @@ def test_accounts_are_listed_by_pages(live: Live) -> None:
 # --- stream -----------------------------------------------------------------------------------
 
 
-def test_stream_tells_the_balance_and_its_changes(live: Live) -> None:
+def test_stream_sends_the_balance_and_its_changes(live: Live) -> None:
     account_id = fresh()
     live.recorded(account_id, 5)
     params = {"accountId": account_id}

@@ -51,7 +51,7 @@ def test_every_module_that_a_module_imports_is_served(live: Live) -> None:
         assert len(seen) > 5
 
 
-def test_policy_lets_in_nothing_foreign_but_the_recorder(live: Live, serve: Serve) -> None:
+def test_content_policy_allows_only_the_recorder(live: Live, serve: Serve) -> None:
     with live.client("get_balance", None) as client:
         policy = client.get("/console").headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
@@ -64,7 +64,7 @@ def test_policy_lets_in_nothing_foreign_but_the_recorder(live: Live, serve: Serv
     assert f'content="{RECORD_URL}"' in told.text
 
 
-def test_file_that_the_browser_holds_is_not_sent_again(live: Live) -> None:
+def test_unchanged_file_is_not_sent_again(live: Live) -> None:
     with live.client("get_balance", None) as client:
         for path in ("/console", "/console/main.js"):
             first = client.get(path)
@@ -74,7 +74,7 @@ def test_file_that_the_browser_holds_is_not_sent_again(live: Live) -> None:
             assert client.get(path, headers={"If-None-Match": '"x"'}).status_code == 200
 
 
-def test_slash_at_the_end_leads_to_the_page(live: Live) -> None:
+def test_trailing_slash_redirects_to_the_page(live: Live) -> None:
     with live.client("get_balance", None) as client:
         answer = client.get("/balance-service/console/", follow_redirects=True)
     assert answer.url.path == "/balance-service/console"

@@ -38,7 +38,7 @@ def account(live: Live) -> str:
     return account_id
 
 
-def test_each_day_has_its_totals_and_its_closing_balance(live: Live, account: str) -> None:
+def test_each_day_has_its_totals_and_closing_balance(live: Live, account: str) -> None:
     told = [
         (d["day"], d["income"], d["expense"], d["transactions"], d["balance"])
         for d in days(live, account)
@@ -50,11 +50,11 @@ def test_each_day_has_its_totals_and_its_closing_balance(live: Live, account: st
     ]
 
 
-def test_last_days_keep_what_came_before_them(live: Live, account: str) -> None:
+def test_last_days_include_the_balance_before_them(live: Live, account: str) -> None:
     assert days(live, account, limit=2) == days(live, account)[1:]
 
 
-def test_unknown_account_and_bad_limit_are_told_as_such(live: Live, account: str) -> None:
+def test_unknown_account_and_bad_limit_are_refused(live: Live, account: str) -> None:
     unknown = live.balance.get("/balances/daily", params={"accountId": fresh()})
     assert (unknown.status_code, problem_type(unknown)) == (404, "account-not-found")
     for limit in ("0", "1501", "ten"):

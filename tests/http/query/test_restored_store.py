@@ -140,7 +140,7 @@ async def test_account_that_the_restore_removed_is_unknown(
 
 
 @pytest.mark.parametrize("held", ["lost", '"3"', 'W/"3"'])
-async def test_tag_of_a_lost_event_is_never_held(restored: Restored, held: str) -> None:
+async def test_etag_of_a_lost_event_never_gives_304(restored: Restored, held: str) -> None:
     new = await restored.post(8)
     await restored.project()
     tag = restored.lost_tag if held == "lost" else held
@@ -151,7 +151,7 @@ async def test_tag_of_a_lost_event_is_never_held(restored: Restored, held: str) 
     assert again.status_code == 304
 
 
-async def test_tag_of_a_lost_event_is_not_matched(restored: Restored) -> None:
+async def test_etag_of_a_lost_event_does_not_match(restored: Restored) -> None:
     new = await restored.post(8)
     assert new.headers["etag"].startswith('"3-')
     refused = await restored.post(16, **{"If-Match": restored.lost_tag})
@@ -174,7 +174,7 @@ async def test_own_lost_write_is_not_found(restored: Restored) -> None:
         assert (found.status_code, found.json()["value"]) == (200, 11)
 
 
-async def test_wait_goes_on_while_lost_events_are_shown(restored: Restored) -> None:
+async def test_wait_continues_while_lost_events_are_shown(restored: Restored) -> None:
     await restored.post(8)
     waiting = asyncio.create_task(restored.get({"minPosition": "3"}, {"Prefer": "wait=30"}))
     # Its first look is over, and it waits.

@@ -40,7 +40,7 @@ def figures_when(url: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str,
     return told
 
 
-async def test_figures_are_those_of_both_sides(serve: Serve, superuser: Connection) -> None:
+async def test_figures_cover_both_sides(serve: Serve, superuser: Connection) -> None:
     reader, recorder = serve(BALANCE).url, serve(RECORD).url
     assert figures(reader)["events"] == 0
     record(recorder, "a", "a", "b")
@@ -60,7 +60,7 @@ async def test_figures_are_those_of_both_sides(serve: Serve, superuser: Connecti
     figures_when(reader, lambda told: told["deadLetters"] == 1)
 
 
-async def test_many_who_look_at_once_cost_one_look(serve: Serve) -> None:
+async def test_concurrent_requests_share_one_read(serve: Serve) -> None:
     """Those who wait while it is read get the same answer."""
     url = f"{serve(BALANCE).url}/system"
     async with httpx.AsyncClient(timeout=3 * DEADLINE_S) as client:
@@ -68,7 +68,7 @@ async def test_many_who_look_at_once_cost_one_look(serve: Serve) -> None:
     assert len({answer.json()["measuredAt"] for answer in answers}) < 20
 
 
-def test_system_that_cannot_be_read_is_a_503(serve: Serve) -> None:
+def test_unreadable_system_status_is_a_503(serve: Serve) -> None:
     reader = serve(BALANCE, EVENT_STORE_URL=f"postgresql:///{fresh('none')}?host=/nowhere")
     answer = httpx.get(f"{reader.url}/system", timeout=DEADLINE_S)
     assert (answer.status_code, answer.json()["type"]) == (

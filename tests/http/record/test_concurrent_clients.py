@@ -119,19 +119,17 @@ async def run(database: Database, serve: Serve, keys: int) -> None:
         assert told["balance"] - value < -LIMIT == -told["limit"]
 
 
-async def test_limit_and_keys_hold_under_two_processes(database: Database, serve: Serve) -> None:
+async def test_limit_and_keys_hold_across_two_processes(database: Database, serve: Serve) -> None:
     await run(database, serve, 100)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-async def test_limit_and_keys_hold_in_a_long_fight(database: Database, serve: Serve) -> None:
+async def test_limit_and_keys_hold_under_long_contention(database: Database, serve: Serve) -> None:
     await run(database, serve, 300)
 
 
-async def test_answer_that_a_crash_swallowed_is_given_to_the_repetition(
-    database: Database, serve: Serve
-) -> None:
+async def test_retry_returns_the_response_lost_in_a_crash(database: Database, serve: Serve) -> None:
     """Killed between the commit and the answer, or as near to it as can be seen from outside."""
     account_id, headers = fresh(), {"Idempotency-Key": "k"}
     body = {"accountId": account_id, "type": "INCOME", "value": 1}

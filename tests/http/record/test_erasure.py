@@ -80,7 +80,7 @@ def deliver(url: str, message: Message) -> None:
     )
 
 
-def test_text_is_gone_and_chain_and_key_still_hold(
+def test_erasure_removes_the_text_and_keeps_chain_and_key(
     database: Database, kafka: Kafka, topic: str, serve: Serve
 ) -> None:
     secret, account_id = secrets.token_hex(12), fresh()
@@ -149,9 +149,7 @@ def test_text_is_gone_and_chain_and_key_still_hold(
     assert httpx.delete(f"{path}/private", timeout=REQUEST_TIMEOUT_S).status_code == 204
 
 
-def test_copy_is_erased_by_the_sweep_where_kafka_lost_the_word(
-    database: Database, serve: Serve
-) -> None:
+def test_sweep_erases_the_copy_when_kafka_lost_the_record(database: Database, serve: Serve) -> None:
     secret, account_id = secrets.token_hex(12), fresh()
     record = serve(RECORD)  # its Kafka is down
     serve(PROJECT)
@@ -164,7 +162,7 @@ def test_copy_is_erased_by_the_sweep_where_kafka_lost_the_word(
 
 
 @pytest.mark.parametrize("delay_s", [0, 0.02])
-async def test_every_erasure_reaches_the_topic_at_once_or_later(
+async def test_every_erasure_reaches_the_topic(
     kafka: Kafka, topic: str, serve: Serve, delay_s: float
 ) -> None:
     """The record with the text is in flight, or its row is about to be deleted."""

@@ -26,7 +26,7 @@ def record(live: Live, body: object, **headers: str) -> httpx.Response:
     return live.record.post("/transactions", json=body, headers=named)
 
 
-def test_answer_is_a_receipt_and_the_event_is_found_at_once(live: Live) -> None:
+def test_response_is_a_receipt_and_the_event_is_readable(live: Live) -> None:
     account_id = fresh()
     metadata = {"shop": "42", "naïve": "olá"}
     body = body_of(account_id, value=10.5, description="Café", metadata=metadata)
@@ -79,7 +79,7 @@ def test_all_wrong_fields_are_named_at_once(live: Live) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", '{"a":NaN}', '{"value":1,"value":2}', "[" * 5000, "\ufeff{}", "nul"]
 )
-def test_body_that_is_not_json_is_told_why(live: Live, text: str) -> None:
+def test_body_that_is_not_json_is_refused_with_the_reason(live: Live, text: str) -> None:
     headers = {"content-type": "application/json"}
     answer = live.record.post("/transactions", content=text.encode(), headers=headers)
     assert answer.status_code == 400
@@ -97,7 +97,7 @@ def test_money_is_exact(live: Live) -> None:
 # --- repeated ---------------------------------------------------------------------------------
 
 
-def test_repetition_gets_the_first_answer_again(live: Live) -> None:
+def test_retry_gets_the_first_response(live: Live) -> None:
     account_id = fresh()
     first = record(live, body_of(account_id, value=1), Idempotency_Key="k")
     # The same request in other words, and the same key in its other form.
@@ -109,7 +109,7 @@ def test_repetition_gets_the_first_answer_again(live: Live) -> None:
     assert again.headers["idempotency-replayed"] == "true"
 
 
-def test_key_of_another_request_is_refused(live: Live) -> None:
+def test_key_used_for_another_request_is_refused(live: Live) -> None:
     account_id = fresh()
     record(live, body_of(account_id), Idempotency_Key="k")
     answer = record(live, body_of(account_id, value=11), Idempotency_Key="k")
@@ -142,7 +142,7 @@ def test_quote_and_backslash_are_escaped_in_a_key(live: Live) -> None:
 # --- expected position ------------------------------------------------------------------------
 
 
-def test_expected_position_is_compared(live: Live) -> None:
+def test_expected_position_is_checked(live: Live) -> None:
     account_id = fresh()
     assert record(live, body_of(account_id), If_Match='"0"').status_code == 201
     answer = record(live, body_of(account_id), If_Match='"0"')
@@ -151,7 +151,7 @@ def test_expected_position_is_compared(live: Live) -> None:
     assert (answer.json()["expected"], answer.json()["actual"]) == (0, 1)
 
 
-def test_etag_of_any_answer_may_be_expected(live: Live) -> None:
+def test_any_etag_is_accepted_in_if_match(live: Live) -> None:
     """A receipt's, the limit's and the balance's are the same tag of the same state."""
     account_id = fresh()
     receipt = live.recorded(account_id)[-1]
@@ -170,7 +170,7 @@ def test_etag_of_any_answer_may_be_expected(live: Live) -> None:
     assert live.record.put(path, json={"overdraftLimit": 5}, headers=headers).status_code == 200
 
 
-def test_repetition_is_judged_before_the_expected_position(live: Live) -> None:
+def test_retry_is_recognised_before_the_position_check(live: Live) -> None:
     account_id = fresh()
     for _ in range(2):
         answer = record(live, body_of(account_id), If_Match='"0"', Idempotency_Key="k")
@@ -186,7 +186,7 @@ def test_malformed_expected_position_is_refused(live: Live, text: str) -> None:
     assert answer.json()["errors"][0]["field"] == "If-Match"
 
 
-def test_expected_position_is_refused_where_it_would_be_ignored(live: Live) -> None:
+def test_expected_position_is_refused_where_unsupported(live: Live) -> None:
     recorded = live.post(fresh())
     headers = {"If-Match": '"1"'}
     erased = live.record.delete(f"/transactions/{recorded['id']}/private", headers=headers)
@@ -210,7 +210,7 @@ def test_unknown_transaction_is_not_found(live: Live, text: str) -> None:
         assert problem_type(answer) == "transaction-not-found"
 
 
-def test_event_is_read_again_only_when_it_changed(live: Live) -> None:
+def test_unchanged_event_is_not_sent_again(live: Live) -> None:
     path = f"/transactions/{live.post(fresh(), description='x')['id']}"
     etag = live.record.get(path).headers["etag"]
     held = {"If-None-Match": etag}
@@ -226,7 +226,7 @@ def test_event_is_read_again_only_when_it_changed(live: Live) -> None:
     assert live.record.get(path, headers=held).status_code == 200
 
 
-def test_events_prove_the_chain(live: Live) -> None:
+def test_events_hold_a_valid_hash_chain(live: Live) -> None:
     account_id = fresh()
     receipts = [live.post(account_id) for _ in range(3)]
     page = live.record.get(f"/accounts/{account_id}/events", params={"after": 1}).json()
@@ -247,7 +247,7 @@ def test_unknown_account_has_neither_events_nor_a_limit(live: Live) -> None:
 # --- correction -------------------------------------------------------------------------------
 
 
-def test_reversal_is_recorded_once_and_both_refer_to_each_other(live: Live) -> None:
+def test_reversal_is_recorded_once_and_linked_both_ways(live: Live) -> None:
     original = live.post(fresh(), value=30)
     path = f"/transactions/{original['id']}"
     answer = live.record.post(f"{path}/reversal", json={"description": "Returned"})
@@ -292,7 +292,7 @@ def test_reversal_takes_effect_at_its_own_time(live: Live) -> None:
     assert problem_type(repeated) == "invalid-request"
 
 
-def test_repeated_reversal_with_a_key_gets_the_first_answer(live: Live) -> None:
+def test_retried_reversal_gets_the_first_response(live: Live) -> None:
     path = f"/transactions/{live.post(fresh())['id']}/reversal"
     first, again = (live.record.post(path, headers={"Idempotency-Key": "r"}) for _ in range(2))
     assert again.status_code == 201
@@ -313,7 +313,7 @@ def test_reversal_and_limit_cannot_be_reversed(live: Live) -> None:
 # --- limits -----------------------------------------------------------------------------------
 
 
-def test_refused_expense_names_the_balance_and_position_it_was_judged_at(live: Live) -> None:
+def test_refused_expense_names_balance_and_position(live: Live) -> None:
     account_id = fresh()
     set_limit = live.record.put(f"/accounts/{account_id}/limit", json={"overdraftLimit": 5.5})
     assert set_limit.status_code == 200
@@ -332,7 +332,7 @@ def test_refused_expense_names_the_balance_and_position_it_was_judged_at(live: L
     assert record(live, body_of(account_id, type="EXPENSE", value=15.5)).status_code == 201
 
 
-def test_limit_is_read_back_and_lifted(live: Live) -> None:
+def test_limit_is_read_back_and_removed(live: Live) -> None:
     account_id = fresh()
     path = f"/accounts/{account_id}/limit"
     for limit in (0, "12.34", None):
@@ -458,7 +458,7 @@ def test_one_key_covers_a_whole_bulk(live: Live) -> None:
         assert problem_type(refused) == "idempotency-key-reused"
 
 
-def test_lines_have_keys_of_their_own(live: Live) -> None:
+def test_lines_may_have_their_own_keys(live: Live) -> None:
     account_id = fresh()
     keyed = body_of(account_id, idempotencyKey="l1")
     first = record(live, [keyed, keyed, body_of(account_id, value=2)]).json()["transactions"]
@@ -476,12 +476,12 @@ def test_lines_have_keys_of_their_own(live: Live) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 10_001])
-def test_bulk_of_no_or_too_many_lines_is_refused(live: Live, count: int) -> None:
+def test_empty_or_too_large_bulk_is_refused(live: Live, count: int) -> None:
     answer = record(live, [{}] * count)
     assert answer.status_code == 400
 
 
-def test_largest_bulk_is_recorded_at_once(live: Live) -> None:
+def test_largest_bulk_is_recorded(live: Live) -> None:
     account_id = fresh()
     answer = record(live, [body_of(account_id, value=1)] * 10_000)
     assert answer.status_code == 201

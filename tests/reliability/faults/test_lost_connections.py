@@ -51,7 +51,7 @@ def say_fatal(proxy: Proxy) -> int:
     return len(proxy.links)
 
 
-async def test_a_session_that_the_server_has_ended_is_no_internal_error(
+async def test_a_session_ended_by_the_server_is_no_internal_error(
     serve: Serve, database: Database, postgres_data_dir: Path
 ) -> None:
     """The driver then refuses the next statement with an error of its own, before it is sent."""
@@ -93,7 +93,7 @@ async def test_a_session_that_the_server_has_ended_is_no_internal_error(
 
 
 @pytest.mark.parametrize("action", ["cut-after", "cut-before"])
-async def test_a_commit_that_is_cut_is_answered_all_the_same(
+async def test_a_commit_cut_off_still_gets_its_outcome(
     serve: Serve, database: Database, postgres_data_dir: Path, action: str
 ) -> None:
     """The proxy itself: both cuts are real, and the recorder finds out which it was."""

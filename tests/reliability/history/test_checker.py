@@ -480,7 +480,7 @@ def test_a_good_history_passes() -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_history_is_named(name: str) -> None:
+def test_a_bad_history_is_reported_by_name(name: str) -> None:
     story = good()
     BAD[name](story)
     assert name in story.names()
@@ -503,7 +503,7 @@ FOLLOWS = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_history_is_not_called_what_it_is_not(name: str) -> None:
+def test_a_bad_history_is_reported_by_no_other_name(name: str) -> None:
     story = good()
     BAD[name](story)
     assert story.names() <= {name} | FOLLOWS.get(name, set())
@@ -517,7 +517,7 @@ def test_a_wrong_balance_names_the_transactions_that_it_lacks() -> None:
     assert violation.detail.endswith("it lacks the transactions at 1, 3")
 
 
-def test_a_tag_of_lost_events_has_one_answer_too() -> None:
+def test_a_tag_of_lost_events_stands_for_one_state() -> None:
     """Nothing of them is stored: what was said of them is compared with itself."""
     lost = Read(
         client=1,
@@ -537,7 +537,7 @@ def test_a_tag_of_lost_events_has_one_answer_too() -> None:
 
 
 @pytest.mark.parametrize("expected", ["0", "2", f"0-{NO_HASH}", f"2-{NO_HASH}"])
-def test_an_event_follows_on_the_expected_state(expected: str) -> None:
+def test_an_event_follows_its_expected_state(expected: str) -> None:
     story = good()
     [number] = [n for n, each in enumerate(story.attempts) if each.key == "e1"]
     story.attempts[number] = replace(story.attempts[number], expected=expected)
@@ -572,13 +572,13 @@ def test_a_replay_of_an_event_that_is_not_stored_is_lost() -> None:
     assert story.names() == {"acknowledged-lost", "answers-differ"}
 
 
-def test_another_amount_on_the_topic_is_no_committed_event() -> None:
+def test_another_amount_on_the_topic_is_reported() -> None:
     story = good()
     publish_another_amount(story)
     assert story.names() == {"uncommitted-on-topic"}
 
 
-def test_a_statement_may_pass_over_limits_and_nothing_else() -> None:
+def test_a_statement_may_skip_limit_events_only() -> None:
     story = good()
     story.record(BRUNO, "LIMIT", 20, "b2")
     newest = story.record(BRUNO, "INCOME", 10, "b3")
@@ -594,7 +594,7 @@ def test_a_statement_may_pass_over_limits_and_nothing_else() -> None:
     assert story.names() == {"altered", "gap"}
 
 
-def test_an_event_is_held_up_at_the_time_of_the_one_before() -> None:
+def test_recorded_time_may_be_held_but_occurred_time_may_not() -> None:
     """It occurred when it was asked for all the same."""
     story = good()
     ahead_s = at(story.events[4]) + 600
@@ -609,7 +609,7 @@ def test_an_event_is_held_up_at_the_time_of_the_one_before() -> None:
         assert {each.name for each in violations} == {"recorded-off"} | found
 
 
-def test_a_clock_that_was_set_shows_both_times_meanwhile() -> None:
+def test_both_times_are_valid_while_a_clock_is_set() -> None:
     story = good()
     story.date(4, at(story.events[4]) + 600)
     story.date(4, at(story.events[4]), "occurredAt")
@@ -620,7 +620,7 @@ def test_a_clock_that_was_set_shows_both_times_meanwhile() -> None:
     assert check(story.history(), replace(story.final(), clock=spans)) == []
 
 
-def test_an_event_older_than_the_retention_may_have_left_the_topic() -> None:
+def test_an_event_past_the_retention_may_be_off_the_topic() -> None:
     story = good()
     publish_too_few(story)
     story.events[2] = replace(story.events[2], age_s=7_200.0)
@@ -641,7 +641,7 @@ def test_violations_are_counted_by_the_columns_of_the_matrix() -> None:
     assert counted == {"lost": 1, "doubled": 1, "stale": 0, "wrong": 0}
 
 
-def test_a_log_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_log_is_read_back_unchanged(tmp_path: Path) -> None:
     story = good()
     file = tmp_path / "history.ndjson"
     write_log(file, story.history(), story.final())

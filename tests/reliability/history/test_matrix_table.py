@@ -24,11 +24,11 @@ RUN = Run(
 )
 
 
-def test_the_document_is_the_one_that_the_kept_runs_make() -> None:
+def test_the_document_matches_the_kept_runs() -> None:
     assert DOCUMENT.read_text() == document(kept_runs())
 
 
-def test_a_row_sums_up_its_runs_and_tells_those_that_failed() -> None:
+def test_a_row_sums_up_its_runs_and_counts_failures() -> None:
     worse = replace(RUN, lost=2, recovery_s=9.0, failure="acknowledged-lost")
     row = next(line for line in table([RUN, worse, RUN]).splitlines() if "SIGKILL" in line)
     fault = "record_transaction, one of two: SIGKILL"

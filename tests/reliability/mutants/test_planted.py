@@ -27,7 +27,7 @@ DEFECTS_MIN = 28
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
-def test_a_planted_defect_fits_the_present_code(defect: Defect) -> None:
+def test_a_planted_defect_applies_to_the_code(defect: Defect) -> None:
     for hunk in defect.hunks:
         find(hunk, ROOT)
 
@@ -43,11 +43,11 @@ def test_the_test_that_a_defect_names_exists(defect: Defect) -> None:
     assert re.sub(r"\[.*", "", test) in names
 
 
-def test_no_planted_defect_was_lost() -> None:
+def test_no_planted_defect_is_missing() -> None:
     assert len(DEFECTS) >= DEFECTS_MIN
 
 
-def test_a_defect_is_found_where_its_code_has_moved_to(tmp_path: Path) -> None:
+def test_a_defect_applies_after_its_code_has_moved(tmp_path: Path) -> None:
     hunk = Hunk(before="    one\n    two\n", after="    one\n")
     moved = tmp_path / "src" / "saldo" / "elsewhere.py"
     moved.parent.mkdir(parents=True)
@@ -56,7 +56,7 @@ def test_a_defect_is_found_where_its_code_has_moved_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "found"), [("one\n", "none"), ("one\ntwo\none\ntwo\n", "2 in")])
-def test_a_defect_that_fits_nowhere_or_twice_is_refused(
+def test_a_defect_that_applies_nowhere_or_twice_is_refused(
     tmp_path: Path, text: str, found: str
 ) -> None:
     source = tmp_path / "src" / "file.py"
@@ -66,7 +66,7 @@ def test_a_defect_that_fits_nowhere_or_twice_is_refused(
         find(Hunk(before="one\ntwo\n", after="one\n"), tmp_path)
 
 
-def test_a_copy_is_as_before_when_the_defect_was_taken_out(tmp_path: Path) -> None:
+def test_a_copy_is_restored_after_each_defect(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
     for defect in DEFECTS:
         paths = {find(hunk, tmp_path) for hunk in defect.hunks}

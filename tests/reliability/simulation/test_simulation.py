@@ -93,14 +93,14 @@ def check_seeds(seeds: Sequence[int]) -> Counter[str]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("first", range(0, QUICK_SEEDS, QUICK_CHUNK))
-def test_whatever_happens_nothing_is_lost_doubled_or_wrong(first: int) -> None:
+def test_nothing_is_lost_doubled_or_wrong(first: int) -> None:
     check_seeds(range(first, first + QUICK_CHUNK))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("first", range(0, LONG_SEEDS, LONG_CHUNK))
-def test_nor_over_a_thousand_seeds(first: int) -> None:
+def test_nothing_is_lost_doubled_or_wrong_over_1000_seeds(first: int) -> None:
     counts = check_seeds(range(first, first + LONG_CHUNK))
     never = [what for what in SELDOM if not counts[what]]
     assert not never
@@ -125,11 +125,11 @@ def test_a_seed_runs_the_same_way_in_two_processes() -> None:
     assert said == [f"seed 11: trace {simulate(11).trace_hash}"] * 2
 
 
-def test_another_seed_runs_another_way() -> None:
+def test_another_seed_runs_differently() -> None:
     assert simulate(1).trace_hash != simulate(2).trace_hash
 
 
-def test_a_seed_that_fails_says_how_to_run_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_seed_says_how_to_run_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here without the sweep: what Kafka did not take stays in the outbox for good."""
 
     async def nothing(_: Relay) -> int:
