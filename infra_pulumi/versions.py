@@ -25,6 +25,7 @@ COREDNS = "v1.13.2-eksbuild.1"
 KUBE_PROXY = "v1.35.0-eksbuild.2"
 POD_IDENTITY_AGENT = "v1.3.10-eksbuild.3"
 EBS_CSI_DRIVER = "v1.57.1-eksbuild.1"
+METRICS_SERVER = "v0.8.0-eksbuild.2"
 
 AWS_LOAD_BALANCER_CONTROLLER = Chart(
     name="aws-load-balancer-controller",
@@ -43,7 +44,6 @@ CERT_MANAGER = Chart(name="oci://quay.io/jetstack/charts/cert-manager", version=
 EXTERNAL_SECRETS = Chart(
     name="external-secrets", version="2.12.0", repository="https://charts.external-secrets.io"
 )
-KEDA = Chart(name="keda", version="2.18.1", repository="https://kedacore.github.io/charts")
 KNATIVE_OPERATOR = Chart(
     name="knative-operator", version="v1.23.0", repository="https://knative.github.io/operator"
 )

@@ -37,8 +37,6 @@ class KnativeConfig(Section):
     """Knative's own control plane."""
 
     replicas: Annotated[int, between(1, REPLICAS_MAX)]
-    # KEDA's scaling of the KafkaSource is alpha.
-    keda: bool
 
 
 class Knative(pulumi.ComponentResource):
@@ -56,8 +54,7 @@ class Knative(pulumi.ComponentResource):
     ) -> None:
         super().__init__("saldo:layer:Knative", name, None, opts)
         self._stack, self._provider = stack, provider
-        keda = [] if operators.keda is None else [operators.keda]
-        self._needs = [operators.knative, operators.cert_manager, *keda]
+        self._needs = [operators.knative, operators.cert_manager]
         self.ready = [self._serving(), self._eventing()]
         self.register_outputs({})
 
@@ -136,8 +133,6 @@ class Knative(pulumi.ComponentResource):
             "name": "kafka-controller",
             "env": [{"container": "controller", "envVars": [pods]}],
         }
-        if stack.knative.keda:
-            config["kafka-features"] = {"controller-autoscaler-keda": "enabled"}
         return custom_resource(
             EVENTING,
             API,

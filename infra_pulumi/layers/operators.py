@@ -23,7 +23,6 @@ CERT_MANAGER = "cert-manager"
 EXTERNAL_SECRETS = "external-secrets"
 KNATIVE_OPERATOR = "knative-operator"
 STRIMZI = "strimzi"
-KEDA = "keda"
 
 
 class Operators(pulumi.ComponentResource):
@@ -33,7 +32,6 @@ class Operators(pulumi.ComponentResource):
     external_secrets: k8s.helm.v3.Release
     knative: k8s.helm.v3.Release
     strimzi: k8s.helm.v3.Release | None
-    keda: k8s.helm.v3.Release | None
     # By which the External Secrets operator reads this stack's secrets. None outside AWS.
     reader: aws.iam.Role | None
 
@@ -107,7 +105,6 @@ class Operators(pulumi.ComponentResource):
                 # Its chart makes the operator's rights in the namespaces that it watches.
                 isolation.namespace,
             )
-        self.keda = install(KEDA, versions.KEDA, {}) if stack.knative.keda else None
         self.register_outputs({})
 
     def _read_secrets(self, place: AwsConfig, cluster: Cluster) -> PodRole:

@@ -98,6 +98,7 @@ def changed(stack: str, path: str, value: object) -> dict[str, Any]:
         ("prod", "telemetry.metricsFrom", "a/b", "'a/b' is not the name of a namespace"),
         ("prod", "telemetry", {}, "saldo:telemetry: must name an endpoint"),
         ("prod", "edge.port", 8443, "saldo:edge.port: the load balancer listens on 443"),
+        ("prod", "knative.keda", False, "saldo:knative.keda: is not known"),
         ("prod", "knative.replicas", 0, "saldo:knative.replicas: must be from 1 to 5"),
         ("prod", "functions", [], "saldo:functions: must be a table"),
         ("prod", "functions.get_balance", ..., "saldo:functions.get_balance: is missing"),

@@ -11,6 +11,7 @@ from tests.infra.conftest import by_type
 pytestmark = pytest.mark.parametrize("stack", ["dev", "prod"], indirect=True)
 
 NODE_GROUP = "aws:eks/nodeGroup:NodeGroup"
+ADDON = "aws:eks/addon:Addon"
 
 
 def test_the_autoscalers_chart_lets_it_list_all_that_it_lists(captured: Captured) -> None:
@@ -50,6 +51,21 @@ def test_policies_stay_attached_until_what_uses_them_is_gone(captured: Captured)
     for resource, attached in needs:
         assert attached
         assert attached <= set(resource.depends_on), resource.name
+
+
+def test_the_api_reaches_the_metrics_that_knative_scales_by(captured: Captured) -> None:
+    """Without them the activator, the webhooks and Kourier stay at their least replicas."""
+    (addon,) = [a for a in by_type(captured, ADDON) if a["addonName"] == "metrics-server"]
+    ports = {
+        rule["fromPort"]
+        for rule in by_type(captured, "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule")
+        if rule.get("referencedSecurityGroupId") == "securitygroup-control-plane"
+        and rule["securityGroupId"] == "securitygroup-nodes"
+    }
+
+    assert addon["addonVersion"] == versions.METRICS_SERVER
+    # Where EKS' add-on serves the metrics API; the kubelets that it asks are at 10250.
+    assert ports == {8443, 9443, 10250, 10251}
 
 
 def test_each_zone_has_nodes_of_its_own(captured: Captured, stack: str) -> None:

@@ -39,6 +39,16 @@ def test_each_consumer_of_the_source_has_a_pod_of_its_own(captured: Captured, st
     assert pods >= (2 if stack == "prod" else 1)
 
 
+def test_only_the_stack_file_says_how_many_read_the_topic(captured: Captured) -> None:
+    """KEDA cannot: the brokers admit no pod of its own, and it would say Ready all the same."""
+    (source,) = by_kind(captured, "KafkaSource")
+    (eventing,) = by_kind(captured, "KnativeEventing")
+
+    assert "autoscaling" not in str(source["metadata"])
+    assert "kafka-features" not in eventing["spec"]["config"]
+    assert not [r for r in captured.resources if r.name == "keda"]
+
+
 def environment(knative: dict[str, Any], workload: str, container: str) -> dict[str, str]:
     """Return the variables that the operator sets in a container of Knative's."""
     (override,) = [w for w in knative["spec"]["workloads"] if w["name"] == workload]

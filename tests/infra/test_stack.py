@@ -61,6 +61,7 @@ def test_every_add_on_is_of_the_version_that_was_chosen(captured: Captured) -> N
     assert addons == {
         "coredns": versions.COREDNS,
         "eks-pod-identity-agent": versions.POD_IDENTITY_AGENT,
+        "metrics-server": versions.METRICS_SERVER,
         "aws-ebs-csi-driver": versions.EBS_CSI_DRIVER,
     }
     # pulumi-eks makes that one beside nodes of its own only, and leaves it out without a word.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from infra_pulumi.layers.eks.cluster import Cluster
 
 SYSTEM = "kube-system"
+# Of the add-on metrics-server, as EKS runs it.
+METRICS_PORT = 10251
 
 
 def install_addons(cluster: Cluster, nodes: list[aws.eks.NodeGroup]) -> pulumi.Resource:
@@ -34,6 +36,14 @@ def install_addons(cluster: Cluster, nodes: list[aws.eks.NodeGroup]) -> pulumi.R
         # The one that EKS started the cluster with is there already.
         resolve_conflicts_on_create="OVERWRITE",
         resolve_conflicts_on_update="OVERWRITE",
+        opts=pulumi.ResourceOptions(parent=cluster, depends_on=nodes),
+    )
+    # Knative's activator, webhooks and gateway scale by what it measures only.
+    aws.eks.Addon(
+        "metrics",
+        cluster_name=cluster.name,
+        addon_name="metrics-server",
+        addon_version=versions.METRICS_SERVER,
         opts=pulumi.ResourceOptions(parent=cluster, depends_on=nodes),
     )
     account = "ebs-csi-controller-sa"

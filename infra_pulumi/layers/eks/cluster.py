@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 from infra_pulumi import versions
 from infra_pulumi.iam_roles import attach, service_role
 from infra_pulumi.kms_keys import layer_key, log_group
-from infra_pulumi.layers.eks.addons import install_addons
+from infra_pulumi.layers.eks.addons import METRICS_PORT, install_addons
 from infra_pulumi.layers.eks.controllers import install_controllers
 from infra_pulumi.layers.eks.nodes import make_nodes
 from infra_pulumi.layers.network import AwsConfig, Network
@@ -37,9 +37,9 @@ CONTROL_PLANE_LOGS = ("api", "audit", "authenticator", "controllerManager", "sch
 ADMINISTRATOR = "arn:aws:eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy"
 NODES_MIN = 2
 # Where the API servers call into the nodes: the kubelets, with the webhooks of cert-manager and of
-# the External Secrets operator on the same port; KEDA's metrics; the webhooks of Knative; those of
+# the External Secrets operator on the same port; pods' metrics; the webhooks of Knative and of
 # the load balancer controller.
-CALLED_BY_API = {"kubelets": 10250, "metrics": 6443, "knative": 8443, "balancer": 9443}
+CALLED_BY_API = {"kubelets": 10250, "metrics": METRICS_PORT, "knative": 8443, "balancer": 9443}
 
 
 def _narrow(cidr: str) -> str:

@@ -51,13 +51,6 @@ def make_kafka_source(
         name: {"secretKeyRef": {"name": SOURCE_SECRET, "key": name}}
         for name in ("user", "password", "type")
     }
-    annotations = None
-    if stack.knative.keda:
-        annotations = {
-            "autoscaling.eventing.knative.dev/class": "keda.autoscaling.knative.dev",
-            "autoscaling.eventing.knative.dev/min-scale": "1",
-            "autoscaling.eventing.knative.dev/max-scale": str(stack.kafka.consumers),
-        }
     custom_resource(
         KAFKA_SOURCE,
         SOURCES_API,
@@ -76,7 +69,6 @@ def make_kafka_source(
             "sink": _sink(PROJECT),
             "delivery": DELIVERY | {"deadLetterSink": _sink(PROJECT)},
         },
-        annotations=annotations,
         opts=deps.inside(parent, projector, *kafka.ready),
     )
 
