@@ -52,6 +52,11 @@ STRIMZI = Chart(name="oci://quay.io/strimzi-helm/strimzi-kafka-operator", versio
 # The operator upgrades by one minor version at a time: never skip one here.
 KNATIVE_SERVING = "1.23.0"
 KNATIVE_EVENTING = "1.23.0"
+# Kourier's gateway: the minor version that this Serving is released with.
+ENVOY_IMAGE = (
+    "docker.io/envoyproxy/envoy:v1.37.2"
+    "@sha256:c5e8a68e52f4d4697a9adb280dbe415d77fedf1257e183dcb86205bd438f18bd"
+)
 
 STRIMZI_KAFKA = "4.3.1"
 STRIMZI_KAFKA_METADATA = "4.3-IV0"

@@ -26,11 +26,18 @@ TIMEOUT_S_MAX, PODS_LIMIT, CONCURRENCY_LIMIT = 120, 50, 1000
 # More says a mistake.
 REPLICAS_MAX = 5
 KOURIER = "kourier.ingress.networking.knative.dev"
+# The container whose image Knative names by a tag that moves.
+GATEWAY = "3scale-kourier-gateway/kourier-gateway"
 
 
 # What Knative makes with minAvailable 80%, which of one or two pods is all: no node would drain.
 SERVING_BUDGETS = ("activator-pdb", "webhook-pdb", "3scale-kourier-gateway-pdb")
 EVENTING_BUDGETS = ("eventing-webhook",)
+# Brokers, channels and sinks, which nothing of Saldo uses: those that the operator may stop, and
+# those that Kubernetes scales, which always have one pod.
+STOPPED = ("imc-controller", "imc-dispatcher", "job-sink", "mt-broker-controller", "request-reply")
+IDLE = {"mt-broker-ingress": "ingress", "mt-broker-filter": "filter"}
+IDLE_CPU, IDLE_MEMORY = "5m", "50Mi"
 
 
 class KnativeConfig(Section):
@@ -76,6 +83,7 @@ class Knative(pulumi.ComponentResource):
                 "version": versions.KNATIVE_SERVING,
                 "high-availability": {"replicas": stack.knative.replicas},
                 "podDisruptionBudgets": _budgets(SERVING_BUDGETS),
+                "registry": {"override": {GATEWAY: versions.ENVOY_IMAGE}},
                 # Reached by the stack's own load balancer, or by a port-forward: no Service of
                 # Kubernetes may order one from the cloud.
                 "ingress": {"kourier": {"enabled": True, "service-type": "ClusterIP"}},
@@ -141,7 +149,7 @@ class Knative(pulumi.ComponentResource):
                 "version": versions.KNATIVE_EVENTING,
                 "high-availability": {"replicas": stack.knative.replicas},
                 "podDisruptionBudgets": _budgets(EVENTING_BUDGETS),
-                "workloads": [dispatchers],
+                "workloads": [dispatchers, *_unused()],
                 "source": {source: {"enabled": source == "kafka"} for source in SOURCES},
                 "config": config,
             },
@@ -152,3 +160,11 @@ class Knative(pulumi.ComponentResource):
 
 def _budgets(names: tuple[str, ...]) -> list[dict[str, Any]]:
     return [{"name": name, "maxUnavailable": 1} for name in names]
+
+
+def _unused() -> list[dict[str, Any]]:
+    idle = {"cpu": IDLE_CPU, "memory": IDLE_MEMORY}
+    return [{"name": name, "replicas": 0} for name in STOPPED] + [
+        {"name": name, "resources": [{"container": container, "requests": idle}]}
+        for name, container in IDLE.items()
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
+from infra_pulumi import versions
 from infra_pulumi.capture import stack_values
 from tests.infra.conftest import by_kind
 
@@ -47,6 +49,39 @@ def test_only_the_stack_file_says_how_many_read_the_topic(captured: Captured) ->
     assert "autoscaling" not in str(source["metadata"])
     assert "kafka-features" not in eventing["spec"]["config"]
     assert not [r for r in captured.resources if r.name == "keda"]
+
+
+def test_the_gateway_is_one_image_and_no_tag_that_moves(captured: Captured) -> None:
+    """Knative 1.23 names it v1.37-latest: another Envoy after the next restart."""
+    (serving,) = by_kind(captured, "KnativeServing")
+
+    assert serving["spec"]["registry"] == {
+        "override": {"3scale-kourier-gateway/kourier-gateway": versions.ENVOY_IMAGE}
+    }
+    assert re.fullmatch(
+        r"docker\.io/envoyproxy/envoy:v1\.37\.\d+@sha256:[0-9a-f]{64}", versions.ENVOY_IMAGE
+    )
+
+
+def test_brokers_channels_and_sinks_of_knative_do_not_run(captured: Captured) -> None:
+    (eventing,) = by_kind(captured, "KnativeEventing")
+    replicas = {w["name"]: w.get("replicas") for w in eventing["spec"]["workloads"]}
+    requested = {
+        w["name"]: made["requests"]["cpu"]
+        for w in eventing["spec"]["workloads"]
+        for made in w.get("resources", [])
+    }
+
+    assert {name for name, count in replicas.items() if count == 0} == {
+        "imc-controller",
+        "imc-dispatcher",
+        "job-sink",
+        "mt-broker-controller",
+        "request-reply",
+    }
+    # The operator takes no zero for what a HorizontalPodAutoscaler scales.
+    assert requested == {"mt-broker-ingress": "5m", "mt-broker-filter": "5m"}
+    assert replicas["mt-broker-ingress"] is replicas["mt-broker-filter"] is None
 
 
 def environment(knative: dict[str, Any], workload: str, container: str) -> dict[str, str]:
