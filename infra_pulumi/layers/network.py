@@ -1,6 +1,7 @@
 """The network: public subnets for what faces callers, private ones for pods, data ones for data.
 
-The data subnets have no route out at all. What AWS offers inside the network is used inside it.
+The data subnets have no route out at all. S3 is always called inside the network, AWS's other
+services where the stack says so.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class AwsConfig(Section):
     cidr: Annotated[str, AfterValidator(_private)]
     # One gateway is cheaper, one a zone outlives the loss of a zone.
     nat: Literal["one", "per-zone"]
+    # Whether AWS's services are called inside the network; else through the NAT gateways.
+    interface_endpoints: bool
 
     def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
         del stack
@@ -106,8 +109,8 @@ class Network(pulumi.ComponentResource):
     subnet_ids: dict[str, list[pulumi.Output[str]]]
     # For rules that cannot name a security group: NetworkPolicies.
     data_cidrs: list[str]
-    # Whoever calls AWS inside the network is let in by a rule on this group.
-    endpoints: aws.ec2.SecurityGroup
+    # Whoever calls AWS inside the network is let in by a rule on this group. None without any.
+    endpoints: aws.ec2.SecurityGroup | None
 
     def __init__(
         self, name: str, stack: Stack, place: AwsConfig, opts: pulumi.ResourceOptions
@@ -137,7 +140,8 @@ class Network(pulumi.ComponentResource):
         }
         self.data_cidrs = cidrs["data"]
         tables = self._routes()
-        self.endpoints = self._endpoints(tables)
+        self._gateway_endpoint(tables)
+        self.endpoints = self._interface_endpoints() if place.interface_endpoints else None
         self._flow_logs(protect=stack.protected)
         self.register_outputs({"vpcId": self.vpc_id})
 
@@ -202,17 +206,18 @@ class Network(pulumi.ComponentResource):
             )
         return table
 
-    def _endpoints(self, tables: list[pulumi.Output[str]]) -> aws.ec2.SecurityGroup:
-        prefix = f"com.amazonaws.{self._place.region}"
+    def _gateway_endpoint(self, tables: list[pulumi.Output[str]]) -> None:
         aws.ec2.VpcEndpoint(
             "s3",
             vpc_id=self.vpc_id,
-            service_name=f"{prefix}.s3",
+            service_name=f"com.amazonaws.{self._place.region}.s3",
             vpc_endpoint_type="Gateway",
             # The layers of ECR's images lie in S3.
             route_table_ids=tables,
             opts=self._own,
         )
+
+    def _interface_endpoints(self) -> aws.ec2.SecurityGroup:
         group = aws.ec2.SecurityGroup(
             "endpoints",
             vpc_id=self.vpc_id,
@@ -224,7 +229,7 @@ class Network(pulumi.ComponentResource):
             aws.ec2.VpcEndpoint(
                 service,
                 vpc_id=self.vpc_id,
-                service_name=f"{prefix}.{service}",
+                service_name=f"com.amazonaws.{self._place.region}.{service}",
                 vpc_endpoint_type="Interface",
                 private_dns_enabled=True,
                 subnet_ids=self.subnet_ids["private"],

@@ -366,7 +366,21 @@ def test_volumes_of_the_cluster_are_encrypted_and_where_their_pod_is(captured: C
     assert storage["volumeBindingMode"] == "WaitForFirstConsumer"
 
 
-@in_aws
+@pytest.mark.parametrize("stack", ["dev"], indirect=True)
+def test_a_stack_without_interface_endpoints_has_the_free_one_only(captured: Captured) -> None:
+    """Each is paid by the hour in each zone, and calls through the NAT gateway by their bytes."""
+    (endpoint,) = by_type(captured, "aws:ec2/vpcEndpoint:VpcEndpoint")
+    calls = by_type(captured, "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule")
+
+    assert endpoint["vpcEndpointType"] == "Gateway"
+    assert endpoint["serviceName"].endswith(".s3")
+    assert not [r for r in captured.resources if r.name in {"endpoints", "nodes-to-endpoints"}]
+    assert [rule["securityGroupId"] for rule in calls if rule.get("cidrIpv4") == "0.0.0.0/0"] == [
+        "securitygroup-nodes"
+    ]
+
+
+@pytest.mark.parametrize("stack", ["prod"], indirect=True)
 def test_what_nodes_and_pods_call_of_aws_is_inside_the_network(captured: Captured) -> None:
     endpoints = by_type(captured, "aws:ec2/vpcEndpoint:VpcEndpoint")
     services = {e["serviceName"].removeprefix("com.amazonaws.us-east-1."): e for e in endpoints}

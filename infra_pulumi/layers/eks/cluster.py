@@ -216,7 +216,8 @@ class Cluster(pulumi.ComponentResource):
         self.allow("nodes-to-api", nodes, control_plane, (443, 443))
         for called, port in CALLED_BY_API.items():
             self.allow(f"api-to-{called}", control_plane, nodes, (port, port))
-        self.allow("nodes-to-endpoints", nodes, self.network.endpoints, (443, 443))
+        if self.network.endpoints is not None:
+            self.allow("nodes-to-endpoints", nodes, self.network.endpoints, (443, 443))
         # Identity providers, certificate authorities, the operators' images, S3's gateway. Which
         # pod may call them is up to the NetworkPolicies.
         aws.vpc.SecurityGroupEgressRule(
