@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 class Msk(pulumi.ComponentResource):
-    """MSK: IAM for the recorder, SCRAM for the source, whose client has no IAM worth trusting."""
+    """MSK: IAM for the recorder, SCRAM for the source.
+
+    Of Knative 1.23's KafkaSource the controller never reads net.sasl.tokenProvider, without which
+    it refuses to log in by IAM.
+    """
 
     access: KafkaAccess
 
