@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from saldo.bank_import.command import import_statement_command
-from saldo.operate.dead_letter_commands import dead_letters
-from saldo.operate.erasure_commands import erasures
+from saldo.operate.app import App, Commands
+from saldo.operate.dead_letters import dead_letters
+from saldo.operate.erasures import erasures
 from saldo.operate.ledger_commands import (
     balance_command,
     demo_command,
@@ -16,23 +15,23 @@ from saldo.operate.ledger_commands import (
     statement_command,
 )
 from saldo.operate.migrate import migrate_command
+from saldo.operate.rebuild import rebuild_command
 from saldo.operate.status import status_command
-from saldo.operate.store_commands import export_command, rebuild_command, restore_command
-from saldo.operate.terminal import Commands
+from saldo.operate.streams import export_command, restore_command
 from saldo.operate.token import issuer_command, token_command
 from saldo.operate.verification.command import verify_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-app = typer.Typer(
+app = App(
     cls=Commands,
     no_args_is_help=True,
     help="Account balances that are never wrong.",
     pretty_exceptions_show_locals=False,  # they hold URLs with passwords
 )
 
-_PANELS: dict[str, dict[str, Callable[..., None]]] = {
+_PANELS: dict[str, dict[str, Callable[..., object]]] = {
     "The ledger": {
         "record": record_command,
         "balance": balance_command,

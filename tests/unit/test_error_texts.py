@@ -19,7 +19,6 @@ from saldo.bank_import.errors import (
 )
 from saldo.domain import errors
 from saldo.domain.tag import Tag
-from saldo.operate.errors import MigrationChangedError
 from saldo.operate.verification.findings import FaultError
 from saldo.project.postgres import ReadModelRefused
 from saldo.query.balances import ProjectionBehind
@@ -58,7 +57,6 @@ SAMPLES: list[tuple[Exception, tuple[str, ...]]] = [
     (errors.TooManyDigits(currency="BRL", digits=2), ("BRL", "2")),
     (errors.Unreadable("schema 9 is not known"), ("schema 9 is not known",)),
     (BadSetting("AUTH", "is missing"), ("AUTH", "is missing")),
-    (MigrationChangedError("0007"), ("0007",)),
     (Contradicted("stream_position"), ("stream_position",)),
     (CurrencyUnknownError("give --currency", number=41), ("give --currency", "41")),
     (ImportFailedError("a.csv: line 41: it is empty", line=41), ("line 41: it is empty",)),

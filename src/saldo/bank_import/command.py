@@ -37,7 +37,6 @@ from saldo.bank_import.requests import outgoing_lines
 from saldo.bank_import.sender import Outcome, new_client, record_lines
 from saldo.domain.commands import ACCOUNT_ID
 from saldo.operate.ledger_client import Functions
-from saldo.operate.options import with_options
 from saldo.operate.terminal import (
     FAILED,
     INTERRUPTED,
@@ -81,7 +80,6 @@ class RecordingOptions:
     ] = False
 
 
-@with_options
 def import_statement_command(
     file: Annotated[Path, typer.Argument(help="OFX, MT940, CAMT.053 or CSV.", exists=True)],
     account: Annotated[

@@ -7,22 +7,22 @@ kept apart from the copy, and what it names is erased again. It holds no text.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Annotated, TextIO
 
-from saldo.operate.errors import StreamsError
-from saldo.operate.settings import connected
-from saldo.operate.streams import parse_line
+import typer
+
+from saldo.operate.app import App
+from saldo.operate.errors import CommandError
+from saldo.operate.settings import connected, read_operator_settings
+from saldo.operate.streams import PREFETCH_ROWS, parse_line
+from saldo.operate.terminal import AsJson, answers, json_line, notes, opened, respond, written
 from saldo.record.postgres import ERASE_PRIVATE
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import TextIO
-
-PREFETCH_ROWS = 2_000
-
 ERASURES = """
-SELECT account_id, position, hash, erased_at FROM event_store.event
+SELECT account_id AS account, position, hash, erased_at AS "erasedAt" FROM event_store.event
 WHERE erased_at IS NOT NULL ORDER BY erased_at, account_id, position
 """
 HELD = """
@@ -43,23 +43,19 @@ class Repeated:
 async def save_erasures(url: str, out: TextIO) -> int:
     """Write the event store's erasures to ``out``; return how many there are."""
     saved = 0
-    async with connected(url) as connection:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            async for row in connection.cursor(ERASURES, prefetch=PREFETCH_ROWS):
-                line = {
-                    "account": row["account_id"],
-                    "position": row["position"],
-                    "hash": row["hash"].hex(),
-                    "erasedAt": row["erased_at"].isoformat(),
-                }
-                out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
-                saved += 1
-        out.write(json.dumps({"end": {"erasures": saved}}) + "\n")
+    async with (
+        connected(url) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        async for row in connection.cursor(ERASURES, prefetch=PREFETCH_ROWS):
+            out.write(json_line(dict(row)))
+            saved += 1
+    out.write(json.dumps({"end": {"erasures": saved}}) + "\n")
     return saved
 
 
 async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
-    """Erase again what a list, or a whole export, says was erased; raise StreamsError.
+    """Erase again what a list, or a whole export, says was erased; raise CommandError.
 
     Each is erased as DELETE /private does it. Run it again after an interruption.
     """
@@ -73,7 +69,7 @@ async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
             try:
                 event = (members["account"], members["position"], bytes.fromhex(members["hash"]))
             except (LookupError, ValueError, TypeError) as error:
-                raise StreamsError(f"line {number}: it is not an erasure: {error}") from error
+                raise CommandError(f"line {number}: it is not an erasure: {error}") from error
             held = await connection.fetchrow(HELD, *event)
             if held is None:
                 repeated.absent += 1
@@ -83,5 +79,36 @@ async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
                 await connection.execute(ERASE_PRIVATE, *event[:2])
                 repeated.erased += 1
     if not ended:
-        raise StreamsError("the list is cut off: what it names was erased, the rest is missing")
+        raise CommandError("the list is cut off: what it names was erased, the rest is missing")
     return repeated
+
+
+erasures = App(no_args_is_help=True, help="Private parts that were erased, for a restore.")
+
+
+@erasures.command("save")
+async def save_command(
+    file: Annotated[Path, typer.Argument(help="Where to; - is standard output.", allow_dash=True)],
+) -> None:
+    """Write which private parts were erased, without any text. Keep it apart from the backups."""
+    with written(file) as out:
+        saved = await save_erasures(read_operator_settings().event_store_url, out)
+    notes.print(f"{saved} erasures")
+
+
+@erasures.command("repeat")
+async def repeat_command(
+    file: Annotated[
+        Path, typer.Argument(help="A list, or a newer export; - is input.", allow_dash=True)
+    ],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Erase again what the list names, after a restore has brought it back."""
+    with opened(file) as lines:
+        done = await repeat_erasures(read_operator_settings().event_store_url, lines)
+    shown = (
+        f"{done.erased} private parts erased again, {done.erased_before} were erased already, "
+        f"{done.absent} are of events that this store does not have"
+    )
+    respond(done, lambda: answers.print(shown), as_json=as_json)

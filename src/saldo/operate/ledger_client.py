@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
-from saldo.operate.errors import FunctionError
+from saldo.operate.errors import CommandError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-RECORD_URL = "http://127.0.0.1:8080"
-BALANCE_URL = "http://127.0.0.1:8081"
-PROJECT_URL = "http://127.0.0.1:8082"
 TIMEOUT_S = 60.0
-NDJSON = "application/x-ndjson"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,57 +28,42 @@ class Functions:
         """Read RECORD_URL, BALANCE_URL, PROJECT_URL (default: the local stack) and SALDO_TOKEN."""
         env = os.environ
         return Functions(
-            record_url=(env.get("RECORD_URL") or RECORD_URL).rstrip("/"),
-            balance_url=(env.get("BALANCE_URL") or BALANCE_URL).rstrip("/"),
-            project_url=(env.get("PROJECT_URL") or PROJECT_URL).rstrip("/"),
+            record_url=(env.get("RECORD_URL") or "http://127.0.0.1:8080").rstrip("/"),
+            balance_url=(env.get("BALANCE_URL") or "http://127.0.0.1:8081").rstrip("/"),
+            project_url=(env.get("PROJECT_URL") or "http://127.0.0.1:8082").rstrip("/"),
             token=env.get("SALDO_TOKEN") or None,
         )
 
     def get(
-        self, path: str, parameters: list[tuple[str, str]]
+        self, path: str, parameters: Mapping[str, object]
     ) -> tuple[dict[str, Any], httpx.Headers]:
-        """Return the body and headers of get_balance's response; raise FunctionError."""
-        response = self._ask(
-            "GET", self.balance_url + path, params=httpx.QueryParams(tuple(parameters))
-        )
+        """Return the body and headers of get_balance's response; raise CommandError.
+
+        A parameter that is None is left out.
+        """
+        given = {name: value for name, value in parameters.items() if value is not None}
+        response = self._send("GET", self.balance_url + path, params=given)
         return response.json(), response.headers
 
     def record(
         self, content: bytes, *, media_type: str = "application/json", **headers: str
     ) -> dict[str, Any]:
-        """Return the body of record_transaction's response; raise FunctionError."""
-        response = self._ask(
-            "POST",
-            f"{self.record_url}/transactions",
-            content=content,
-            headers={"content-type": media_type, **headers},
-        )
-        recorded: dict[str, Any] = response.json()
+        """Return the body of record_transaction's response; raise CommandError."""
+        headers["content-type"] = media_type
+        url = f"{self.record_url}/transactions"
+        recorded: dict[str, Any] = self._send("POST", url, content=content, headers=headers).json()
         return recorded
 
-    def _ask(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        params: httpx.QueryParams | None = None,
-        content: bytes | None = None,
-    ) -> httpx.Response:
-        authorization = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+    def _send(self, method: str, url: str, **request: Any) -> httpx.Response:
+        if self.token is not None:
+            authorization = {"authorization": f"Bearer {self.token}"}
+            request["headers"] = {**request.get("headers", {}), **authorization}
         try:
-            response = httpx.request(
-                method,
-                url,
-                headers={**(headers or {}), **authorization},
-                params=params,
-                content=content,
-                timeout=TIMEOUT_S,
-            )
+            response = httpx.request(method, url, timeout=TIMEOUT_S, **request)
         except httpx.HTTPError as error:
-            raise FunctionError(f"{url} cannot be reached: {error}") from error
+            raise CommandError(f"{url} cannot be reached: {error}") from error
         if not response.is_success:
-            raise FunctionError(f"{response.status_code} {_problem(response)}")
+            raise CommandError(f"{response.status_code} {_problem(response)}")
         return response
 
 

@@ -12,20 +12,18 @@ from typing import Annotated, Any
 import typer
 
 from saldo.operate.demo import sample
-from saldo.operate.ledger_client import NDJSON, Functions
-from saldo.operate.options import with_options
+from saldo.operate.ledger_client import Functions
 from saldo.operate.terminal import AsJson, answers, print_table, progress_bar, respond
 
 CHUNK_LINES = 2_000
 PAGE_LINES_MAX = 100
-PAGES_MAX = 10_000
 
 Account = Annotated[str, typer.Argument(metavar="ACCOUNT")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordOptions:
-    """What ``saldo record`` can do without."""
+    """The optional values of ``saldo record``."""
 
     description: Annotated[str, typer.Argument()] = ""
     currency: Annotated[str | None, typer.Option(help="Default: the account's own.")] = None
@@ -34,7 +32,6 @@ class RecordOptions:
     expected: Annotated[str | None, typer.Option(help="Only at this position or ETag.")] = None
 
 
-@with_options
 def record_command(
     account: Account,
     kind: Annotated[str, typer.Argument(metavar="INCOME|EXPENSE")],
@@ -69,11 +66,7 @@ def balance_command(
     as_json: AsJson = False,
 ) -> None:
     """Show balances as they stand, or one as it stood."""
-    parameters = [("accountId", account) for account in accounts]
-    if as_of is not None:
-        parameters.append(("asOf", as_of))
-    if effective_at is not None:
-        parameters.append(("effectiveAt", effective_at))
+    parameters = {"accountId": accounts, "asOf": as_of, "effectiveAt": effective_at}
     found, headers = Functions.from_environment().get("/balances", parameters)
     behind = headers.get("saldo-behind", "") if len(accounts) == 1 else ""
     rows = [
@@ -95,18 +88,14 @@ def statement_command(
     """Show an account's transactions with the balance after each."""
     functions = Functions.from_environment()
     found: list[dict[str, Any]] = []
-    cursor: list[tuple[str, str]] = []
-    for _ in range(PAGES_MAX):
-        parameters = [
-            ("accountId", account),
-            ("limit", str(min(PAGE_LINES_MAX, limit - len(found)))),
-        ]
-        parameters += [] if text is None else [("text", text)]
-        page, _headers = functions.get("/transactions", parameters + cursor)
+    parameters = {"accountId": account, "text": text}
+    more = True
+    while more and len(found) < limit:
+        lines_max = min(PAGE_LINES_MAX, limit - len(found))
+        page, _headers = functions.get("/transactions", {**parameters, "limit": lines_max})
         found += page["transactions"]
-        if page["next"] is None or len(found) >= limit:
-            break
-        cursor = [("cursor", page["next"])]
+        parameters["cursor"] = page["next"]
+        more = page["next"] is not None
     rows = [
         [t["position"], t["occurredAt"][:16].replace("T", " ")]
         + [f"{'' if t['type'] == 'INCOME' else '-'}{t['value']}", t["balance"], t["currency"]]
@@ -130,12 +119,12 @@ def demo_command(
     began = time.monotonic()
     with progress_bar("transactions", as_json=as_json) as progress:
         for start in range(0, len(lines), CHUNK_LINES):
-            chunk = lines[start : start + CHUNK_LINES]
-            answer = functions.record("\n".join(chunk).encode(), media_type=NDJSON)
-            for recorded in answer["transactions"]:
+            content = "\n".join(lines[start : start + CHUNK_LINES]).encode()
+            bulk = functions.record(content, media_type="application/x-ndjson")
+            for recorded in bulk["transactions"]:
                 accounts[recorded["accountId"]] = f"{recorded['balance']} {recorded['currency']}"
                 replayed += bool(recorded.get("replayed"))
-            progress(start + len(chunk), len(lines))
+            progress(min(start + CHUNK_LINES, len(lines)), len(lines))
     seconds = time.monotonic() - began
 
     def show() -> None:

@@ -7,26 +7,24 @@ it had been applied is refused. A migration is one database transaction.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import os
 import time
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from importlib import resources
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import asyncpg
 import typer
 
-from saldo.operate.errors import MigrationChangedError
-from saldo.operate.role_passwords import read_role_passwords, scram_verifier
-from saldo.operate.terminal import AsJson, answers, respond, run
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from saldo.operate.errors import CommandError
+from saldo.operate.role_passwords import read_role_passwords, role_statements
+from saldo.operate.settings import Connection, uses_rds_iam
+from saldo.operate.terminal import AsJson, answers, respond
 
 SIDES = ("event_store", "read_model")
-# One number for all of Saldo's migrations in a database; transaction-level, so that it works behind
-# a proxy.
+SQL = resources.files("saldo") / "sql"
+# One number for all of Saldo's migrations in a database.
 ADVISORY_LOCK = 0x5A1D0
 
 WAIT_S_MAX = 3_600
@@ -51,25 +49,11 @@ CREATE TABLE IF NOT EXISTS public.saldo_migration (
     PRIMARY KEY (side, version)
 )
 """
-APPLIED = "SELECT version, sha256 FROM public.saldo_migration WHERE side = $1"
+APPLIED = "SELECT sha256 FROM public.saldo_migration WHERE side = $1 AND version = $2"
 NOTE = "INSERT INTO public.saldo_migration (side, version, sha256) VALUES ($1, $2, $3)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
-    """One SQL file."""
-
-    side: str
-    version: str
-    text: str
-
-    @property
-    def sha256(self) -> str:
-        """Return the hash of the file's text."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-
-def migrate_command(
+async def migrate_command(
     event_store_url: Annotated[str, typer.Option(envvar="EVENT_STORE_URL")],
     read_model_url: Annotated[str, typer.Option(envvar="READ_MODEL_URL")],
     *,
@@ -82,14 +66,10 @@ def migrate_command(
     as_json: AsJson = False,
 ) -> None:
     """Create or update the tables of both sides."""
-    iam = os.environ.get("DATABASE_AUTH") == "rds-iam"
-    urls = dict(zip(SIDES, (event_store_url, read_model_url), strict=True))
-
-    async def both() -> dict[str, list[str]]:
-        deadline = time.monotonic() + wait
-        return {side: await migrate(side, urls[side], iam=iam, deadline=deadline) for side in SIDES}
-
-    done = run(both(), resumes="the same command goes on from here")
+    deadline = time.monotonic() + wait
+    urls = zip(SIDES, (event_store_url, read_model_url), strict=True)
+    iam = uses_rds_iam()
+    done = {side: await migrate(side, url, iam=iam, deadline=deadline) for side, url in urls}
 
     def show() -> None:
         for side, applied in done.items():
@@ -98,12 +78,10 @@ def migrate_command(
     respond(done, show, as_json=as_json)
 
 
-def migrations(side: str) -> Iterator[Migration]:
-    """Yield the migrations of ``side``, in order."""
-    folder = resources.files("saldo") / "sql" / side
-    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".sql"):
-            yield Migration(side=side, version=entry.name[:-4], text=entry.read_text())
+def migrations(side: str) -> dict[str, str]:
+    """Return the SQL of the migrations of ``side`` by their versions, in order."""
+    files = sorted((SQL / side).iterdir(), key=lambda file: file.name)
+    return {f.name[:-4]: f.read_text() for f in files if f.name.endswith(".sql")}
 
 
 async def migrate(
@@ -113,32 +91,31 @@ async def migrate(
 
     ``iam`` lets the functions' roles log in by RDS IAM, the settings ROLE_PASSWORD_... by password.
     Until ``deadline``, a time of the monotonic clock, wait for a database that does not answer yet.
-    Raises BadSetting.
+    Raise BadSetting or CommandError.
     """
     passwords = read_role_passwords()
+    applied_now = []
     connection = await _connect(url, deadline)
-    applied_now: list[str] = []
     try:
-        await _prepare(connection, iam=iam, passwords=passwords)
-        for migration in migrations(side):
-            async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK)
-                applied = {
-                    row["version"]: row["sha256"] for row in await connection.fetch(APPLIED, side)
-                }
-                known = applied.get(migration.version)
+        await _prepare(connection, role_statements(passwords, iam=iam))
+        for version, text in migrations(side).items():
+            sha256 = hashlib.sha256(text.encode()).hexdigest()
+            async with _locked(connection):
+                known = await connection.fetchval(APPLIED, side, version)
                 if known is None:
-                    await connection.execute(migration.text)
-                    await connection.execute(NOTE, side, migration.version, migration.sha256)
-                    applied_now.append(migration.version)
-                elif known != migration.sha256:
-                    raise MigrationChangedError(migration.version)
+                    await connection.execute(text)
+                    await connection.execute(NOTE, side, version, sha256)
+                    applied_now.append(version)
+                elif known != sha256:
+                    raise CommandError(
+                        f"the migration {version} was applied with another text: restore the file"
+                    )
     finally:
         await connection.close()
     return applied_now
 
 
-async def _connect(url: str, deadline: float | None) -> asyncpg.Connection[asyncpg.Record]:
+async def _connect(url: str, deadline: float | None) -> Connection:
     retry_s = RETRY_FIRST_S
     while True:
         try:
@@ -150,9 +127,15 @@ async def _connect(url: str, deadline: float | None) -> asyncpg.Connection[async
         retry_s = min(2 * retry_s, RETRY_MAX_S)
 
 
-async def _prepare(
-    connection: asyncpg.Connection[asyncpg.Record], *, iam: bool, passwords: Mapping[str, str]
-) -> None:
+@contextlib.asynccontextmanager
+async def _locked(connection: Connection) -> AsyncIterator[None]:
+    """Hold the lock of a database transaction, which works behind a proxy too."""
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK)
+        yield
+
+
+async def _prepare(connection: Connection, roles: list[str]) -> None:
     """Create or change the roles, and the table of what was applied.
 
     Roles are the whole server's, the lock is one database's: the migrations of another database may
@@ -160,27 +143,11 @@ async def _prepare(
     """
     for attempt in range(1, PREPARE_ATTEMPTS_MAX + 1):
         try:
-            async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", ADVISORY_LOCK)
-                await _prepare_once(connection, iam=iam, passwords=passwords)
+            async with _locked(connection):
+                for statement in (SQL / "roles.sql").read_text(), *roles, MIGRATIONS_TABLE:
+                    await connection.execute(statement)
         except CHANGED_MEANWHILE:
             if attempt == PREPARE_ATTEMPTS_MAX:
                 raise
         else:
             return
-
-
-async def _prepare_once(
-    connection: asyncpg.Connection[asyncpg.Record], *, iam: bool, passwords: Mapping[str, str]
-) -> None:
-    roles = (resources.files("saldo") / "sql" / "roles.sql").read_text()
-    await connection.execute(roles)
-    if iam:
-        # Not saldo_operate: the owner may become it, and whoever reaches rds_iam, however
-        # indirectly, cannot log in by password any more. The owner would be locked out.
-        for role in ("saldo_record", "saldo_project", "saldo_query"):
-            await connection.execute(f"ALTER ROLE {role} LOGIN; GRANT rds_iam TO {role}")
-    for role, password in passwords.items():
-        # A verifier is letters, digits and $:+/= only; ALTER ROLE takes no parameters.
-        await connection.execute(f"ALTER ROLE {role} LOGIN PASSWORD '{scram_verifier(password)}'")
-    await connection.execute(MIGRATIONS_TABLE)

@@ -1,8 +1,8 @@
-"""The passwords of the functions' roles, where they log in by password and not by IAM.
+"""How the functions' roles log in: by IAM, or by passwords that `saldo migrate` sets.
 
-`saldo migrate` reads them from ROLE_PASSWORD_RECORD, _PROJECT, _QUERY and _OPERATE, or from the
-files that the same names with _FILE at the end name (a Docker secret, a mounted Kubernetes Secret).
-PostgreSQL gets a SCRAM verifier, made here: its logs and statistics never see a password.
+It reads them from ROLE_PASSWORD_RECORD, _PROJECT, _QUERY and _OPERATE, or from the files that the
+same names with _FILE at the end name (a Docker secret, a mounted Kubernetes Secret). PostgreSQL
+gets a SCRAM verifier, made here: its logs and statistics never see a password.
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from saldo.serve.settings import BadSetting
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SETTINGS = {
     "ROLE_PASSWORD_RECORD": "saldo_record",
@@ -37,14 +34,14 @@ def read_role_passwords(environ: Mapping[str, str] | None = None) -> dict[str, s
     env = os.environ if environ is None else environ
     found: dict[str, str] = {}
     for setting, role in SETTINGS.items():
-        password, by_file = env.get(setting, ""), f"{setting}_FILE"
-        if not env.get(by_file):
-            if password:
-                found[role] = _checked(setting, password)
-        elif password:
-            raise BadSetting(setting, f"is set, and {by_file} too")
-        elif password := _read(by_file, env[by_file]):
-            found[role] = _checked(by_file, password)
+        password, file = env.get(setting, ""), env.get(f"{setting}_FILE")
+        if file and password:
+            raise BadSetting(setting, f"is set, and {setting}_FILE too")
+        if file:
+            password = _read(f"{setting}_FILE", file)
+        if password:
+            _check(f"{setting}_FILE" if file else setting, password)
+            found[role] = password
     return found
 
 
@@ -56,21 +53,33 @@ def _read(setting: str, file: str) -> str:
         raise BadSetting(setting, f"cannot be read: {reason}") from error
 
 
-def _checked(setting: str, password: str) -> str:
+def _check(setting: str, password: str) -> None:
     # SCRAM normalizes other characters first (RFC 4013); these are the same before and after.
     if not (password.isascii() and password.isprintable()):
         raise BadSetting(setting, "must be printable ASCII")
     if len(password) < PASSWORD_CHARACTERS_MIN:
         raise BadSetting(setting, f"must have at least {PASSWORD_CHARACTERS_MIN} characters")
-    return password
 
 
 def scram_verifier(password: str, salt: bytes | None = None) -> str:
     """Return what PostgreSQL stores for ``password``, and accepts in its place (RFC 5802)."""
     salt = secrets.token_bytes(SALT_BYTES) if salt is None else salt
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, ITERATIONS)
-    client_key = hmac.digest(salted, b"Client Key", "sha256")
-    stored_key = hashlib.sha256(client_key).digest()
+    stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server_key = hmac.digest(salted, b"Server Key", "sha256")
     texts = [base64.b64encode(each).decode("ascii") for each in (salt, stored_key, server_key)]
     return f"SCRAM-SHA-256${ITERATIONS}:{texts[0]}${texts[1]}:{texts[2]}"
+
+
+def role_statements(passwords: Mapping[str, str], *, iam: bool) -> list[str]:
+    """Return what lets the roles log in."""
+    statements = []
+    if iam:
+        # Not saldo_operate: the owner may become it, and a role that reaches rds_iam, even
+        # indirectly, cannot log in by password any more. The owner would be locked out.
+        roles = ("saldo_record", "saldo_project", "saldo_query")
+        statements += [f"ALTER ROLE {role} LOGIN; GRANT rds_iam TO {role}" for role in roles]
+    for role, password in passwords.items():
+        # A verifier is letters, digits and $:+/= only; ALTER ROLE takes no parameters.
+        statements.append(f"ALTER ROLE {role} LOGIN PASSWORD '{scram_verifier(password)}'")
+    return statements

@@ -1,38 +1,66 @@
 """``saldo export`` and ``saldo restore``: the event streams and their chains as lines of JSON.
 
 A line has an event's exact texts and its hash, so the file proves itself. The last line has the
-number of events, so a file that was cut off is recognised. Restoring checks every
-event as ``verify`` does before it is written, and goes on where an earlier run stopped: what is
-there already must have the same hash.
+number of events, so a file that was cut off is recognised. Restoring checks every event as
+``verify`` does before it is written, and goes on where an earlier run stopped: what is there
+already must have the same hash.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
 
 from saldo.domain.errors import Unreadable
 from saldo.domain.events import TransactionRecorded, read_event
-from saldo.operate.errors import StreamsError
-from saldo.operate.settings import connected
+from saldo.operate.errors import CommandError
+from saldo.operate.settings import Connection, connected, read_operator_settings
+from saldo.operate.terminal import (
+    PIPE,
+    AsJson,
+    answers,
+    json_line,
+    notes,
+    opened,
+    progress_bar,
+    respond,
+    written,
+)
 from saldo.operate.verification.chain import Chain
 from saldo.operate.verification.findings import FaultError
 from saldo.record.postgres import LOCK_STREAMS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import TextIO
-
-    import asyncpg
 
 PREFETCH_ROWS = 2_000
 BATCH_EVENTS = 2_000
 LINE_CHARACTERS_MAX = 100_000
 REFUSED_MAX = 1_000
+SHOWN_MAX = 50
 
-SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# The columns of an event that a line has, each under the name of a member.
+MEMBERS = {
+    "account_id": "account",
+    "position": "position",
+    "public_text": "event",
+    "private_text": "private",
+    "hash": "hash",
+    "balance_minor": "balanceMinor",
+    "key_hash": "keyHash",
+    "key_line": "keyLine",
+    "fingerprint": "fingerprint",
+    "erased_at": "erasedAt",
+}
+EVENT_COLUMNS = (*MEMBERS, "event_id", "reverses")
+STREAM_COLUMNS = (
+    *("account_id", "currency", "position", "balance_minor"),
+    *("overdraft_limit_minor", "hash", "recorded_at"),
+)
+
 TOTAL = "SELECT least(coalesce(sum(position), 0), 2^62)::bigint FROM event_store.stream"
 EVENTS = """
 SELECT account_id, position, public_text, private_text, hash, balance_minor, key_hash, key_line,
@@ -50,13 +78,13 @@ LEFT JOIN event_store.event AS e
 # it was, and an erasure keeps its trace.
 WRITE_EVENTS = """
 WITH restored AS (
-    INSERT INTO event_store.event (account_id, position, event_id, public_text, private_text, hash,
-                                   balance_minor, key_hash, key_line, fingerprint, reverses,
-                                   erased_at, appended_at, restored_at)
+    INSERT INTO event_store.event (account_id, position, public_text, private_text, hash,
+                                   balance_minor, key_hash, key_line, fingerprint, erased_at,
+                                   event_id, reverses, appended_at, restored_at)
     SELECT *, statement_timestamp(), statement_timestamp()
-    FROM unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::bytea[],
-                $7::bigint[], $8::bytea[], $9::int[], $10::bytea[], $11::uuid[],
-                $12::timestamptz[])
+    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bigint[],
+                $7::bytea[], $8::int[], $9::bytea[], $10::timestamptz[], $11::uuid[],
+                $12::uuid[])
     RETURNING account_id, position, erased_at
 )
 INSERT INTO event_store.erasure (account_id, position, erased_at)
@@ -98,23 +126,25 @@ async def export_streams(url: str, out: TextIO, progress: Callable[[int, int], N
     moved = Moved()
     chain: Chain | None = None
     refused_account: str | None = None
-    async with connected(url) as connection:
-        await connection.execute(SNAPSHOT)
+    async with (
+        connected(url) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
         total = await connection.fetchval(TOTAL)
         async for row in connection.cursor(EVENTS, prefetch=PREFETCH_ROWS):
             if chain is None or chain.account_id != row["account_id"]:
                 chain = Chain(row["account_id"])
                 moved.accounts += 1
-            line = json.dumps(_line_of(row), ensure_ascii=False, separators=(",", ":"))
-            out.write(line + "\n")
+            line = json_line({member: row[column] for column, member in MEMBERS.items()})
+            out.write(line)
             moved.events += 1
             if chain.account_id != refused_account:
                 try:
-                    _check_line(parse_line(line, moved.events), chain, moved.events)
-                except StreamsError as refused:
+                    _checked(parse_line(line, moved.events), chain, moved.events)
+                except CommandError as refused:
                     refused_account = chain.account_id
-                    said = f"{refused_account}: {refused}"
-                    moved.refused += [said][: REFUSED_MAX - len(moved.refused)]
+                    if len(moved.refused) < REFUSED_MAX:
+                        moved.refused.append(f"{refused_account}: {refused}")
             if moved.events % PREFETCH_ROWS == 0:
                 progress(moved.events, total)
         out.write(json.dumps({"end": {"accounts": moved.accounts, "events": moved.events}}) + "\n")
@@ -122,40 +152,10 @@ async def export_streams(url: str, out: TextIO, progress: Callable[[int, int], N
     return moved
 
 
-def _line_of(row: asyncpg.Record) -> dict[str, Any]:
-    erased_at = row["erased_at"]
-    return {
-        "account": row["account_id"],
-        "position": row["position"],
-        "event": row["public_text"],
-        "private": row["private_text"],
-        "hash": row["hash"].hex(),
-        "balanceMinor": row["balance_minor"],
-        "keyHash": _hex(row["key_hash"]),
-        "keyLine": row["key_line"],
-        "fingerprint": _hex(row["fingerprint"]),
-        "erasedAt": erased_at and erased_at.isoformat(),
-    }
-
-
-def _hex(stored: bytes | None) -> str | None:
-    return None if stored is None else stored.hex()
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """An event of the file that was checked, and its account's state after it."""
-
-    row: dict[str, Any]
-    currency: str | None
-    limit_minor: int | None
-    recorded_at: datetime | None
-
-
 async def restore_streams(
     url: str, lines: Iterable[str], progress: Callable[[int], None], *, outbox: bool
 ) -> Moved:
-    """Write the file's streams to the event store; raise StreamsError.
+    """Write the file's streams to the event store; raise CommandError.
 
     Each batch is one database transaction, so an interrupted restore leaves whole batches.
     ``outbox`` has the restored events published again.
@@ -163,22 +163,21 @@ async def restore_streams(
     moved = Moved()
     ended = False
     chain: Chain | None = None
-    batch: list[_Checked] = []
+    batch: list[dict[str, Any]] = []
     async with connected(url) as connection:
         for number, line in enumerate(lines, start=1):
             if ended:
-                raise StreamsError(f"line {number}: there is more after the end")
+                raise CommandError(f"line {number}: there is more after the end")
             members = parse_line(line, number)
             if "end" in members:
-                expected = {"accounts": moved.accounts, "events": moved.events}
-                if members["end"] != expected:
-                    raise StreamsError(f"line {number}: the file should have {members['end']}")
+                if members["end"] != {"accounts": moved.accounts, "events": moved.events}:
+                    raise CommandError(f"line {number}: the file should have {members['end']}")
                 ended = True
                 continue
             if chain is None or chain.account_id != members.get("account"):
                 chain = Chain(str(members.get("account")))
                 moved.accounts += 1
-            batch.append(_check_line(members, chain, number))
+            batch.append(_checked(members, chain, number))
             moved.events += 1
             if len(batch) == BATCH_EVENTS:
                 moved.present += await _write(connection, batch, outbox=outbox)
@@ -187,7 +186,7 @@ async def restore_streams(
         moved.present += await _write(connection, batch, outbox=outbox)
         progress(moved.events)
     if not ended:
-        raise StreamsError(
+        raise CommandError(
             f"the file is cut off after {moved.events} events: those were restored, "
             "the rest is missing"
         )
@@ -195,94 +194,112 @@ async def restore_streams(
 
 
 def parse_line(line: str, number: int) -> dict[str, Any]:
-    """Return the members of a line; raise StreamsError."""
+    """Return the members of a line; raise CommandError."""
     try:
         members = json.loads(line) if len(line) <= LINE_CHARACTERS_MAX else None
     except (ValueError, RecursionError):
         members = None
     if not isinstance(members, dict):
-        raise StreamsError(f"line {number}: it is not an event of an export")
+        raise CommandError(f"line {number}: it is not an event of an export")
     return members
 
 
-def _check_line(members: dict[str, Any], chain: Chain, number: int) -> _Checked:
+def _checked(members: dict[str, Any], chain: Chain, number: int) -> dict[str, Any]:
+    """Return the row of an event that follows on ``chain``, with the stream's state after it."""
     try:
         fact = read_event(members["event"])
-        row: dict[str, Any] = {
-            "account_id": members["account"],
-            "position": members["position"],
-            "event_id": fact.event_id,
-            "public_text": members["event"],
-            "private_text": members["private"],
-            "hash": bytes.fromhex(members["hash"]),
-            "balance_minor": members["balanceMinor"],
-            "key_hash": _bytes(members["keyHash"]),
-            "key_line": members["keyLine"],
-            "fingerprint": _bytes(members["fingerprint"]),
-            "reverses": fact.reverses if isinstance(fact, TransactionRecorded) else None,
-            "erased_at": members["erasedAt"] and datetime.fromisoformat(members["erasedAt"]),
-        }
+        row = {column: members[member] for column, member in MEMBERS.items()}
+        for column in ("hash", "key_hash", "fingerprint"):
+            row[column] = None if row[column] is None else bytes.fromhex(row[column])
+        row["erased_at"] = row["erased_at"] and datetime.fromisoformat(row["erased_at"])
+        row["event_id"] = fact.event_id
+        row["reverses"] = fact.reverses if isinstance(fact, TransactionRecorded) else None
         chain.check(row)
     except Unreadable as unreadable:
-        raise StreamsError(f"line {number}: {unreadable.reason}") from unreadable
+        raise CommandError(f"line {number}: {unreadable.reason}") from unreadable
     except FaultError as wrong:
         found = wrong.fault(chain.account_id, members["position"]).text()
-        raise StreamsError(f"line {number}: {found}") from wrong
+        raise CommandError(f"line {number}: {found}") from wrong
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        raise StreamsError(f"line {number}: a member is missing or malformed: {error}") from error
+        raise CommandError(f"line {number}: a member is missing or malformed: {error}") from error
     chain.evolve(fact, row["hash"])
-    return _Checked(row, chain.currency, chain.limit_minor, chain.recorded_at)
+    row["currency"] = chain.currency
+    row["overdraft_limit_minor"] = chain.limit_minor
+    row["recorded_at"] = chain.recorded_at
+    return row
 
 
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else bytes.fromhex(text)
-
-
-async def _write(
-    connection: asyncpg.Connection[asyncpg.Record], batch: list[_Checked], *, outbox: bool
-) -> int:
+async def _write(connection: Connection, batch: list[dict[str, Any]], *, outbox: bool) -> int:
     """Write what the store lacks of ``batch``; return how many events it had."""
-    if not batch:
-        return 0
-    last = {checked.row["account_id"]: checked for checked in batch}
-    first = {c.row["account_id"]: c.row["position"] for c in reversed(batch)}
+    last = {row["account_id"]: row["position"] for row in batch}
+    first = {row["account_id"]: row["position"] for row in reversed(batch)}
+    hashes = {(row["account_id"], row["position"]): row["hash"] for row in batch}
+    held: dict[str, int] = {}
     async with connection.transaction():
         await connection.execute(LOCK_STREAMS, list(last))
-        held: dict[str, int] = {}
-        ends = [checked.row["position"] for checked in last.values()]
-        hashes = {(c.row["account_id"], c.row["position"]): c.row["hash"] for c in batch}
-        for row in await connection.fetch(HELD, list(last), ends):
-            account_id, position = row["account_id"], row["position"]
+        for account_id, position, held_hash in await connection.fetch(
+            HELD, list(last), list(last.values())
+        ):
             held[account_id] = position
-            common = min(position, last[account_id].row["position"])
+            common = min(position, last[account_id])
             if common < first[account_id] - 1:
-                raise StreamsError(f"{account_id}: its events were changed while it was restored")
-            if common >= first[account_id] and row["hash"] != hashes[account_id, common]:
-                raise StreamsError(
+                raise CommandError(f"{account_id}: its events were changed while it was restored")
+            if common >= first[account_id] and held_hash != hashes[account_id, common]:
+                raise CommandError(
                     f"{account_id} position {common}: the store holds another event there"
                 )
-        new = [c for c in batch if c.row["position"] > held[c.row["account_id"]]]
-        await _append(connection, new, outbox=outbox)
+        new = [row for row in batch if row["position"] > held[row["account_id"]]]
+        await connection.execute(WRITE_EVENTS, *_columns(new, EVENT_COLUMNS))
+        if outbox:
+            await connection.execute(WRITE_OUTBOX, *_columns(new, EVENT_COLUMNS[:2]))
+        ends = {row["account_id"]: row for row in new}.values()
+        await connection.execute(WRITE_STREAMS, *_columns(ends, STREAM_COLUMNS))
     return len(batch) - len(new)
 
 
-async def _append(
-    connection: asyncpg.Connection[asyncpg.Record], new: list[_Checked], *, outbox: bool
+def _columns(rows: Iterable[dict[str, Any]], names: Iterable[str]) -> Iterable[list[Any]]:
+    return ([row[name] for row in rows] for name in names)
+
+
+async def export_command(
+    file: Annotated[Path, typer.Argument(help="Where to; - is standard output.", allow_dash=True)],
+    *,
+    as_json: AsJson = False,
 ) -> None:
-    rows = [checked.row for checked in new]
-    names = ["account_id", "position", "event_id", "public_text", "private_text", "hash"]
-    names += ["balance_minor", "key_hash", "key_line", "fingerprint", "reverses", "erased_at"]
-    await connection.execute(WRITE_EVENTS, *([row[name] for row in rows] for name in names))
-    if outbox:
-        await connection.execute(WRITE_OUTBOX, *([row[name] for row in rows] for name in names[:2]))
-    last = {checked.row["account_id"]: checked for checked in new}
-    await connection.execute(
-        WRITE_STREAMS,
-        list(last),
-        [c.currency for c in last.values()],
-        [c.row["position"] for c in last.values()],
-        [c.row["balance_minor"] for c in last.values()],
-        [c.limit_minor for c in last.values()],
-        [c.row["hash"] for c in last.values()],
-        [c.recorded_at for c in last.values()],
-    )
+    """Write all event streams as NDJSON, each event with its exact texts and its hash.
+
+    Exit 1 if a restore would refuse some of them; they are written all the same.
+    """
+    to_pipe = str(file) == PIPE
+    url = read_operator_settings().event_store_url
+    with progress_bar("events", as_json=as_json or to_pipe) as progress, written(file) as out:
+        moved = await export_streams(url, out, progress)
+
+    def show() -> None:
+        notes.print(f"{moved.events} events of {moved.accounts} accounts")
+        for refused in moved.refused[:SHOWN_MAX]:
+            notes.print(f"[red]a restore will refuse[/red] {refused}", soft_wrap=True)
+
+    respond(moved, show, as_json=as_json and not to_pipe, failed=bool(moved.refused))
+
+
+async def restore_command(
+    file: Annotated[Path, typer.Argument(help="An export; - is standard input.", allow_dash=True)],
+    *,
+    outbox: Annotated[bool, typer.Option(help="Publish the restored events again.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an export's streams to the event store; what is there already must be the same."""
+    url = read_operator_settings().event_store_url
+    with progress_bar("events", as_json=as_json) as progress, opened(file) as lines:
+        moved = await restore_streams(url, lines, lambda n: progress(n, n), outbox=outbox)
+
+    def show() -> None:
+        answers.print(
+            f"{moved.events} events of {moved.accounts} accounts, "
+            f"{moved.present} were there already"
+        )
+        if moved.events > moved.present:
+            answers.print("What was erased since the export is back: `saldo erasures repeat`")
+
+    respond(moved, show, as_json=as_json)

@@ -7,10 +7,10 @@ OIDC_ISSUER names.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.server
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +21,15 @@ import typer
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from saldo.operate.options import with_options
-
-FOLDER = Path(".saldo/issuer")
-ISSUER = "http://127.0.0.1:8089"
-AUDIENCE = "saldo"
-PORT = 8089
-MINUTES = 60
+ISSUER_FOLDER = Path(".saldo/issuer")
 MINUTES_MAX = 7 * 24 * 60
-KEY_FILE = "key.pem"
+
+Folder = Annotated[Path, typer.Option(help="Where the key is kept.")]
 
 
 def signing_key(folder: Path) -> ec.EllipticCurvePrivateKey:
     """Return the private key kept in ``folder``, made at the first call, readable by its owner."""
-    path = folder / KEY_FILE
+    path = folder / "key.pem"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         text = ec.generate_private_key(ec.SECP256R1()).private_bytes(
@@ -44,9 +39,8 @@ def signing_key(folder: Path) -> ec.EllipticCurvePrivateKey:
         )
         unfinished = path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
+        unfinished.touch(mode=0o600, exist_ok=False)
+        unfinished.write_bytes(text)
         unfinished.rename(path)
     key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -56,7 +50,7 @@ def signing_key(folder: Path) -> ec.EllipticCurvePrivateKey:
 
 def public_jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
     """Return the public half as a JWK. Its id is its RFC 7638 thumbprint."""
-    members: dict[str, str] = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
+    members = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
     named = {name: members[name] for name in ("crv", "kty", "x", "y")}
     digest = hashlib.sha256(json.dumps(named, separators=(",", ":")).encode()).digest()
     key_id = base64.urlsafe_b64encode(digest).decode().rstrip("=")
@@ -88,31 +82,15 @@ class ClaimOptions:
             help="An account that it is for, or '*'; may be repeated. Default: the subject's."
         ),
     ] = None
-    minutes: Annotated[int, typer.Option(min=1, max=MINUTES_MAX)] = MINUTES
-    issuer: Annotated[str, typer.Option(envvar="OIDC_ISSUER")] = ISSUER
-    audience: Annotated[str, typer.Option(envvar="OIDC_AUDIENCE")] = AUDIENCE
-
-    def claims(self) -> dict[str, object]:
-        """Return the claims of a token that is issued now."""
-        now = int(time.time())
-        claims: dict[str, object] = {
-            "iss": self.issuer,
-            "aud": self.audience,
-            "sub": self.subject,
-            "iat": now,
-            "exp": now + self.minutes * 60,
-            "scope": " ".join(self.scope or ["transactions:write", "balances:read"]),
-        }
-        if self.account:
-            claims["saldo_accounts"] = "*" if self.account == ["*"] else self.account
-        return claims
+    minutes: Annotated[int, typer.Option(min=1, max=MINUTES_MAX)] = 60
+    issuer: Annotated[str, typer.Option(envvar="OIDC_ISSUER")] = "http://127.0.0.1:8089"
+    audience: Annotated[str, typer.Option(envvar="OIDC_AUDIENCE")] = "saldo"
 
 
-@with_options
 def token_command(
     *,
     options: ClaimOptions,
-    folder: Annotated[Path, typer.Option(help="Where the key is kept.")] = FOLDER,
+    folder: Folder = ISSUER_FOLDER,
     jwks_file: Annotated[
         Path | None, typer.Option("--jwks", help="Write the key set to this file instead.")
     ] = None,
@@ -120,22 +98,30 @@ def token_command(
     """Print a token of the local issuer, for trying the authentication."""
     if jwks_file is not None:
         jwks_file.write_text(jwks(folder))
-    else:
-        typer.echo(make_token(folder, options.claims()))
+        return
+    now = int(time.time())
+    claims: dict[str, object] = {
+        "iss": options.issuer,
+        "aud": options.audience,
+        "sub": options.subject,
+        "iat": now,
+        "exp": now + options.minutes * 60,
+        "scope": " ".join(options.scope or ["transactions:write", "balances:read"]),
+    }
+    if options.account:
+        claims["saldo_accounts"] = "*" if options.account == ["*"] else options.account
+    typer.echo(make_token(folder, claims))
 
 
 def issuer_command(
     *,
-    port: Annotated[int, typer.Option(min=0, max=65_535)] = PORT,
-    folder: Annotated[Path, typer.Option(help="Where the key is kept.")] = FOLDER,
+    port: Annotated[int, typer.Option(min=0, max=65_535)] = 8089,
+    folder: Folder = ISSUER_FOLDER,
 ) -> None:
     """Serve the local issuer's key set on this machine, for OIDC_JWKS_URL."""
-    with issuer_server(folder, port) as server:
+    with issuer_server(folder, port) as server, contextlib.suppress(KeyboardInterrupt):
         typer.echo(f"http://127.0.0.1:{server.server_port}/jwks.json")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return
+        server.serve_forever()
 
 
 def issuer_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
@@ -151,6 +137,6 @@ def issuer_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing: the terminal is the operator's."""
+            """Log nothing: the terminal is the operator's."""
 
     return http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)

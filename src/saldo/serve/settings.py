@@ -108,8 +108,8 @@ def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Se
     )
     return Settings(
         function=function,
-        event_store_url=_database(env, "EVENT_STORE_URL") if "event_store" in needs else None,
-        read_model_url=_database(env, "READ_MODEL_URL") if "read_model" in needs else None,
+        event_store_url=read_database(env, "EVENT_STORE_URL") if "event_store" in needs else None,
+        read_model_url=read_database(env, "READ_MODEL_URL") if "read_model" in needs else None,
         database_auth=_choice(env, "DATABASE_AUTH", ("url", "rds-iam"), default="url"),
         pool_size_max=_integer(env, "POOL_SIZE_MAX", POOL_SIZE_DEFAULT, 2, POOL_SIZE_MAX),
         kafka=read_kafka(env) if "kafka" in needs else None,
@@ -190,7 +190,8 @@ def _integer(env: Mapping[str, str], name: str, default: int, low: int, high: in
     return int(text)
 
 
-def _database(env: Mapping[str, str], name: str) -> str:
+def read_database(env: Mapping[str, str], name: str) -> str:
+    """Return the URL of a database; raise BadSetting."""
     url = _text(env, name)
     if urlsplit(url).scheme not in {"postgresql", "postgres"}:
         raise BadSetting(name, "must start with postgresql://")

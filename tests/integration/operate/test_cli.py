@@ -137,7 +137,7 @@ async def test_signed_heads_reveal_a_rewritten_table(
         )
     saldo("verify", "--heads", str(heads), "--key", str(key))
     compare = ("verify", "--against", str(heads), "--key", str(public))
-    assert "2 signed heads were compared" in saldo(*compare).stdout
+    assert "2 accounts were compared with the signed checkpoint" in saldo(*compare).stdout
     async with opened(database) as ledger:
         await ledger.record(income("1", "ana"))  # what comes later is no contradiction
         saldo(*compare)
@@ -150,8 +150,8 @@ async def test_signed_heads_reveal_a_rewritten_table(
     assert saldo.json("verify")["clean"]
     reasons = {f["account_id"]: f["reason"] for f in saldo.json(*compare, code=1)["faults"]}
     assert reasons == {
-        "ana": "it is not the signed head's: the chain was rewritten",
-        "bruno": "the event of the signed head is gone",
+        "ana": "it is not the signed checkpoint's: the chain was rewritten",
+        "bruno": "the event of the signed checkpoint is gone",
     }
     heads.write_text(heads.read_text().replace('"position":1', '"position":2', 1))
     assert "signature" in saldo(*compare, code=1).stderr
@@ -222,7 +222,9 @@ async def test_dead_letters_are_listed_shown_and_put_through(
         assert saldo.json("dead-letters", "redrive", "--all")[0]["projected"] == 1
         assert "nothing waits" in saldo("dead-letters", "redrive", "--all").stdout
         saldo("dead-letters", "drop", identity)
-        assert "no such" in saldo("dead-letters", "show", identity, code=1).stderr
+        assert saldo.json("dead-letters", "list", "--all") == []
+        for command in ("show", "drop"):
+            assert "no such" in saldo("dead-letters", command, identity, code=1).stderr
         assert "give a dead letter" in saldo("dead-letters", "redrive", code=2).stderr
         assert saldo.json("verify")["clean"]
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING
-from uuid import UUID, uuid4
 
 import pytest
 
 from local.services import PROJECT
 from saldo.domain.events import SCHEMA_NEWEST
-from saldo.operate.errors import RedriveError
-from saldo.operate.redrive import DeadLetters
-from saldo.operate.settings import open_operator_pool
+from saldo.operate.dead_letters import BLOCKED, LIST, redrive_account, redrive_letter
+from saldo.operate.errors import CommandError
+from saldo.operate.settings import Pool, open_operator_pool
 from saldo.project.dead_letters import park_delivered
 from tests.support.controls import income
 from tests.support.stored import append_unreadable, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from uuid import UUID
 
     from tests.conftest import Serve
     from tests.support.servers import Database
@@ -26,11 +26,17 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def letters_of(ledger: Ledger) -> AsyncIterator[DeadLetters]:
-    """The operator's view, in the operator's role."""
+async def opened_stores(ledger: Ledger) -> AsyncIterator[tuple[Pool, Pool]]:
+    """Open the event store and the read model in the operator's role."""
     url = ledger.settings.read_model_url
     async with open_operator_pool(url) as streams, open_operator_pool(url) as read_model:
-        yield DeadLetters(streams, read_model)
+        yield streams, read_model
+
+
+async def listed(ledger: Ledger, *, redriven: bool = False) -> list[UUID]:
+    """Return the ids of the dead letters, the oldest first."""
+    rows = await ledger.pool.fetch(LIST, redriven, 1_000)
+    return [row["dead_letter_id"] for row in rows]
 
 
 async def block(ledger: Ledger) -> None:
@@ -52,16 +58,16 @@ async def standing(ledger: Ledger) -> tuple[int, int, str | None]:
 
 
 async def test_a_repaired_account_is_caught_up_in_order_and_once(database: Database) -> None:
-    async with opened(database) as ledger, letters_of(ledger) as letters:
+    async with opened(database) as ledger, opened_stores(ledger) as stores:
         await block(ledger)
         assert (await standing(ledger))[:2] == (2, 200)
-        [letter] = await letters.waiting(redriven=False)
+        [letter] = await listed(ledger)
         await repair(ledger)
-        done = await letters.redrive(letter["dead_letter_id"], to=None)
-        again = await letters.redrive(letter["dead_letter_id"], to=None)
+        done = await redrive_letter(letter, *stores, to=None)
+        again = await redrive_letter(letter, *stores, to=None)
         assert await standing(ledger) == (5, 500, None)
-        waiting = await letters.waiting(redriven=False)
-        every = await letters.waiting(redriven=True)
+        waiting = await listed(ledger)
+        every = await listed(ledger, redriven=True)
         report = await ledger.verify()
     assert done is not None
     assert (done.position, done.projected, done.letters, done.blocked) == (5, 3, 1, False)
@@ -72,11 +78,11 @@ async def test_a_repaired_account_is_caught_up_in_order_and_once(database: Datab
 
 
 async def test_an_account_that_cannot_be_projected_is_blocked_again(database: Database) -> None:
-    async with opened(database) as ledger, letters_of(ledger) as letters:
+    async with opened(database) as ledger, opened_stores(ledger) as stores:
         await block(ledger)
-        done = await letters.redrive_account("ana")
-        assert await letters.accounts() == ["ana"]
-        assert len(await letters.waiting(redriven=False)) == 1
+        done = await redrive_account("ana", *stores)
+        assert [row["account_id"] for row in await stores[1].fetch(BLOCKED)] == ["ana"]
+        assert len(await listed(ledger)) == 1
         assert (await standing(ledger))[0] == 2
     assert (done.blocked, done.projected) == (True, 0)
 
@@ -96,7 +102,7 @@ async def test_a_version_that_knows_the_event_needs_no_redrive(database: Databas
 async def test_redriving_a_kafka_source_dead_letter_catches_up(
     database: Database,
 ) -> None:
-    async with opened(database) as ledger, letters_of(ledger) as letters:
+    async with opened(database) as ledger, opened_stores(ledger) as stores:
         [event] = await ledger.record(income("1", "ana"))
         attributes = {
             "subject": "ana",
@@ -106,14 +112,14 @@ async def test_redriving_a_kafka_source_dead_letter_catches_up(
             "knativeerrorcode": "503",
         }
         await park_delivered(ledger.pool, attributes, event.public_text)
-        [letter] = await letters.waiting(redriven=False)
+        [letter] = await listed(ledger)
         assert (await ledger.verify()).faults == []
-        done = await letters.redrive(letter["dead_letter_id"], to=None)
+        done = await redrive_letter(letter, *stores, to=None)
     assert done is not None
     assert (done.position, done.letters) == (1, 1)
 
 
-async def test_foreign_dead_letter_is_delivered_or_dropped_on_request(
+async def test_foreign_dead_letter_is_delivered_on_request(
     database: Database, serve: Serve
 ) -> None:
     project = serve(PROJECT)
@@ -124,18 +130,15 @@ async def test_foreign_dead_letter_is_delivered_or_dropped_on_request(
         "id": "7",
         "knativeerrordest": "http://localhost/",
     }
-    async with opened(database) as ledger, letters_of(ledger) as letters:
+    async with opened(database) as ledger, opened_stores(ledger) as stores:
         await park_delivered(ledger.pool, foreign, None)
         await park_delivered(ledger.pool, foreign | {"id": "8", "type": "unknown"}, None)
-        first, second = [row["dead_letter_id"] for row in await letters.waiting(redriven=False)]
-        with pytest.raises(RedriveError, match="no account"):
-            await letters.redrive(first, to=None)
-        assert await letters.redrive(first, to=project.url) is None
-        with pytest.raises(RedriveError, match="returned 400"):
-            await letters.redrive(second, to=project.url)
-        with pytest.raises(RedriveError, match="cannot be reached"):
-            await letters.redrive(second, to="http://127.0.0.1:1")
-        await letters.drop(second)
-        assert await letters.waiting(redriven=False) == []
-        with pytest.raises(RedriveError, match="no such"):
-            await letters.drop(UUID(int=uuid4().int))
+        first, second = await listed(ledger)
+        with pytest.raises(CommandError, match="no account"):
+            await redrive_letter(first, *stores, to=None)
+        assert await redrive_letter(first, *stores, to=project.url) is None
+        with pytest.raises(CommandError, match="returned 400"):
+            await redrive_letter(second, *stores, to=project.url)
+        with pytest.raises(CommandError, match="cannot be reached"):
+            await redrive_letter(second, *stores, to="http://127.0.0.1:1")
+        assert await listed(ledger) == [second]

@@ -11,7 +11,7 @@ import pytest
 
 from saldo.operate import streams
 from saldo.operate.erasures import Repeated, repeat_erasures, save_erasures
-from saldo.operate.errors import StreamsError
+from saldo.operate.errors import CommandError
 from saldo.operate.streams import Moved, export_streams, restore_streams
 from saldo.record.postgres import PostgresEventStore
 from tests.integration.operate.test_rebuild import model, rebuild
@@ -95,7 +95,7 @@ async def test_restoring_again_goes_on_and_writes_nothing_twice(
         assert (await restored(ledger, lines)).present == 9
     with servers.cloned_database(postgres_data_dir) as other:
         async with opened(other) as ledger:
-            with pytest.raises(StreamsError, match="cut off after 5 events"):
+            with pytest.raises(CommandError, match="cut off after 5 events"):
                 await restored(ledger, lines[:5])
             assert (await restored(ledger, lines)).present == 5
             assert await exported(ledger) == lines
@@ -112,7 +112,7 @@ async def test_restore_refuses_another_event_at_a_held_position(
         async with opened(other) as ledger:
             await ledger.record(income("3", "bruno"))
             before = await exported(ledger)
-            with pytest.raises(StreamsError, match="bruno position 1"):
+            with pytest.raises(CommandError, match="bruno position 1"):
                 await restored(ledger, lines)
             assert await exported(ledger) == before
 
@@ -137,7 +137,7 @@ async def test_a_changed_file_is_refused_by_its_line(
         lines = await exported(ledger)
         assert old in lines[4]
         lines[4] = lines[4].replace(old, new, 1)
-        with pytest.raises(StreamsError, match=r"line 5: .*" + said):
+        with pytest.raises(CommandError, match=r"line 5: .*" + said):
             await restored(ledger, lines)
 
 
@@ -145,9 +145,9 @@ async def test_restore_refuses_extra_lines_and_wrong_totals(database: Database) 
     async with opened(database) as ledger:
         await fill(ledger)
         lines = await exported(ledger)
-        with pytest.raises(StreamsError, match="more after the end"):
+        with pytest.raises(CommandError, match="more after the end"):
             await restored(ledger, [*lines, lines[0]])
-        with pytest.raises(StreamsError, match="should have"):
+        with pytest.raises(CommandError, match="should have"):
             await restored(ledger, [*lines[:3], lines[-1]])
 
 
@@ -183,7 +183,7 @@ async def test_what_was_erased_since_an_export_is_erased_again(
         async with opened(other) as ledger:
             await restored(ledger, older)
             url = ledger.settings.event_store_url
-            with pytest.raises(StreamsError, match="cut off"):
+            with pytest.raises(CommandError, match="cut off"):
                 await repeat_erasures(url, saved[:-3])
             assert await repeat_erasures(url, saved) == Repeated(
                 erased=1, erased_before=1, absent=1

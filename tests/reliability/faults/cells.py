@@ -12,7 +12,7 @@ from uuid import uuid4
 import asyncpg
 from confluent_kafka import Producer
 
-from saldo.operate.redrive import DeadLetters
+from saldo.operate.dead_letters import redrive_account
 from saldo.operate.settings import open_operator_pool
 from saldo.operate.verification.run import verify
 from tests.reliability.faults import clocks, doubt, overload, poison, restore
@@ -518,7 +518,7 @@ async def row_corrupted(scene: Scene) -> None:
         open_operator_pool(rig.settings.event_store_url) as streams,
         open_operator_pool(rig.settings.read_model_url) as model,
     ):
-        redriven = await DeadLetters(streams, model).redrive_account(account_id)
+        redriven = await redrive_account(account_id, streams, model)
     assert not redriven.blocked
     scene.heal()
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncpg
 import pytest
-import typer
 from confluent_kafka import KafkaException
 from typer.testing import CliRunner, Result
 
 from saldo.bank_import.errors import ImportFailedError
+from saldo.operate.app import App, Commands
 from saldo.operate.errors import CommandError
-from saldo.operate.terminal import Commands
 from saldo.project.rebuild import RebuildRefused
 from saldo.serve.settings import BadSetting
 
 
 def ended_by(error: Exception) -> Result:
-    app = typer.Typer(cls=Commands)
+    app = App(cls=Commands)
 
     @app.command("fail")
     def fail() -> None:

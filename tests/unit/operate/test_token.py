@@ -7,15 +7,15 @@ import stat
 from typing import TYPE_CHECKING
 
 import jwt
-import typer
 from typer.testing import CliRunner
 
+from saldo.operate.app import App
 from saldo.operate.token import issuer_command, jwks, token_command
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-app = typer.Typer()
+app = App()
 app.command("token")(token_command)
 app.command("issuer")(issuer_command)
 

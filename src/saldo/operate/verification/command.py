@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,18 +10,15 @@ from typing import Annotated
 
 import typer
 
-from saldo.operate.heads import compare_heads, write_heads
-from saldo.operate.options import with_options
+from saldo.operate.checkpoints import compare_checkpoint, write_checkpoint
 from saldo.operate.settings import read_operator_settings
 from saldo.operate.terminal import (
-    FAILED,
     USAGE,
     AsJson,
     answers,
     fail,
     progress_bar,
     respond,
-    run,
     written,
 )
 from saldo.operate.verification.run import Report, Snapshots, verify, workers_default
@@ -35,14 +33,14 @@ class VerifyOptions:
 
     workers: Annotated[int, typer.Option(min=0, help="Processes; default: one a CPU.")] = 0
     heads: Annotated[
-        Path | None, typer.Option(help="Write signed heads here, if nothing is wrong.")
+        Path | None, typer.Option(help="Write a signed checkpoint here, if nothing is wrong.")
     ] = None
     against: Annotated[
-        Path | None, typer.Option(help="Compare with heads that were written before.")
+        Path | None, typer.Option(help="Compare with a checkpoint that was written before.")
     ] = None
     key: Annotated[
         Path | None,
-        typer.Option(help="Key of the heads: a secret in hex, or an Ed25519 key in PEM."),
+        typer.Option(help="Key of the checkpoint: a secret in hex, or an Ed25519 key in PEM."),
     ] = None
     topic: Annotated[
         bool, typer.Option(help="Walk the topic too; needs KAFKA_BOOTSTRAP_SERVERS.")
@@ -59,13 +57,12 @@ class VerifyOptions:
         return at and at.replace(tzinfo=at.tzinfo or UTC)
 
 
-@with_options
-def verify_command(options: VerifyOptions, *, as_json: AsJson = False) -> None:
+async def verify_command(options: VerifyOptions, *, as_json: AsJson = False) -> None:
     """Walk all chains, balances, statements and the outbox; exit 1 if anything is wrong."""
     if (options.heads or options.against) and options.key is None:
         fail("--heads and --against need --key", code=USAGE)
     began = datetime.now(UTC)
-    report, topic = run(_verify(options, as_json=as_json))
+    report, topic = await _verify(options, as_json=as_json)
     seconds = (datetime.now(UTC) - began).total_seconds()
     document = {
         "clean": report.clean,
@@ -77,9 +74,8 @@ def verify_command(options: VerifyOptions, *, as_json: AsJson = False) -> None:
         "topic": topic,
         "seconds": round(seconds, 3),
     }
-    respond(document, lambda: _show(report, topic, seconds), as_json=as_json)
-    if not report.clean:
-        raise typer.Exit(FAILED)
+    show = functools.partial(_show, report, topic, seconds)
+    respond(document, show, as_json=as_json, failed=not report.clean)
 
 
 async def _verify(options: VerifyOptions, *, as_json: bool) -> tuple[Report, TopicReport | None]:
@@ -103,16 +99,16 @@ async def _verify(options: VerifyOptions, *, as_json: bool) -> tuple[Report, Top
             report.add_faults(topic.faults)
         if options.against is not None and options.key is not None:
             with options.against.open() as lines:
-                faults, compared = await compare_heads(store, lines, options.key)
+                faults, compared = await compare_checkpoint(store, lines, options.key)
             report.add_faults(faults)
-            report.notes.append(f"{compared} signed heads were compared")
+            report.notes.append(f"{compared} accounts were compared with the signed checkpoint")
         if options.heads is not None and options.key is not None:
             if not report.clean:
-                report.notes.append("no heads were written: something is wrong")
+                report.notes.append("no checkpoint was written: something is wrong")
                 return
             with written(options.heads) as out:
-                count = await write_heads(store, out, options.key, taken.now)
-            report.notes.append(f"{count} heads were written to {options.heads}")
+                count = await write_checkpoint(store, out, options.key, taken.now)
+            report.notes.append(f"a checkpoint of {count} accounts was written to {options.heads}")
 
     workers = options.workers or workers_default()
     with progress_bar("events", as_json=as_json) as progress:

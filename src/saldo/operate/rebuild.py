@@ -1,0 +1,48 @@
+"""``saldo rebuild``: the read model from the event store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from saldo.operate.settings import open_both_pools
+from saldo.operate.terminal import AsJson, answers, progress_bar, respond
+from saldo.project.rebuild import Rebuild, Rebuilt
+
+SHOWN_MAX = 50
+
+
+async def rebuild_command(
+    *,
+    accept_differences: Annotated[
+        bool, typer.Option(help="Switch even if old and new read model differ.")
+    ] = False,
+    discard: Annotated[
+        bool, typer.Option(help="Only drop what an interrupted rebuild has left.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Recreate the read model from the event store, and switch to it under traffic."""
+    rebuilt = Rebuilt()
+    with progress_bar("accounts", as_json=as_json) as progress:
+        async with open_both_pools() as (streams, read_model):
+            work = Rebuild(streams, read_model, progress)
+            if discard:
+                await work.discard()
+            else:
+                rebuilt = await work.run(accept_differences=accept_differences)
+
+    def show() -> None:
+        if discard:
+            answers.print("discarded")
+            return
+        for d in rebuilt.differences[:SHOWN_MAX]:
+            position = "" if d.position is None else f" position {d.position}"
+            answers.print(f"[yellow]differs[/yellow] {d.account_id}{position}: {d.table}")
+        end = "not switched. --accept-differences switches to the new read model"
+        if rebuilt.switched:
+            end = f"switched in {rebuilt.switch_ms:.0f} ms"
+        answers.print(f"{rebuilt.accounts} accounts, {len(rebuilt.differences)} differences: {end}")
+
+    respond(rebuilt, show, as_json=as_json, failed=not (rebuilt.switched or discard))
