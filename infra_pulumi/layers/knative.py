@@ -10,6 +10,7 @@ import pulumi_kubernetes as k8s
 from infra_pulumi import versions
 from infra_pulumi.custom_resources import custom_resource
 from infra_pulumi.layers.isolation import EVENTING, SERVING
+from infra_pulumi.layers.processors import QUEUE_PROXY_M
 from infra_pulumi.section import Section, between
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Knative(pulumi.ComponentResource):
                     "gc": {"min-non-active-revisions": "5", "max-non-active-revisions": "20"},
                     # What stands before each function, counted when its pod looks for a node.
                     "deployment": {
-                        "queue-sidecar-cpu-request": "25m",
+                        "queue-sidecar-cpu-request": f"{QUEUE_PROXY_M}m",
                         "queue-sidecar-memory-request": "50Mi",
                         "queue-sidecar-memory-limit": "200Mi",
                     },

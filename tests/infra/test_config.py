@@ -70,6 +70,7 @@ def changed(stack: str, path: str, value: object) -> dict[str, Any]:
         ("dev", "eks.publicAccessCidrs", ["desk"], "'desk' is not a network"),
         ("dev", "eks.administrators", [], "saldo:eks.administrators: must name at least one"),
         ("dev", "eks.administrators", ["me"], "'me' is not the ARN"),
+        ("dev", "eks.instanceTypes", ["m7i.metal"], "'m7i.metal' is not an instance type"),
         ("dev", "eks.instanceTypes", [], "saldo:eks.instanceTypes: must name at least one"),
         ("dev", "eks.nodesMin", 1, "saldo:eks.nodesMin: must be at least 2"),
         ("dev", "eks.nodesMin", 4, "saldo:eks.nodesMin: must be a multiple of the 3 zones"),
@@ -111,6 +112,7 @@ def changed(stack: str, path: str, value: object) -> dict[str, Any]:
         ("prod", "functions.get_balance.concurrencyMax", 1001, "and that at most 1000"),
         ("prod", "functions.get_balance.poolSize", 6, "must be from 2 to 5"),
         ("prod", "functions.get_balance.memory", "lots", "'lots' is not a quantity"),
+        ("prod", "functions.get_balance.cpu", "1Gi", "'1Gi' is not a quantity of processors"),
         ("cluster", "kafka.kind", "msk", "msk is there in the shape aws only"),
         ("cluster", "context", ..., "saldo:context: is missing"),
         ("cluster", "database.multiAz", True, "means nothing in the shape cluster"),
@@ -232,6 +234,6 @@ def test_a_source_with_too_long_a_name_is_refused() -> None:
 def test_replication_follows_from_the_brokers(
     brokers: int, replication: int, min_in_sync: int
 ) -> None:
-    kafka = read_config(changed("dev", "kafka.brokers", brokers)).kafka
+    kafka = read_config(changed("cluster", "kafka.brokers", brokers)).kafka
 
     assert (kafka.replication, kafka.min_in_sync) == (replication, min_in_sync)

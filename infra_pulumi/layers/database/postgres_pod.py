@@ -19,6 +19,7 @@ from infra_pulumi.layers.isolation import (
     RESTRICTED_POD,
     Isolation,
 )
+from infra_pulumi.layers.processors import POSTGRES_M
 from infra_pulumi.layers.secrets import Secrets, from_secret
 from infra_pulumi.parts import DATABASE, FUNCTIONS, NAMESPACE, OPERATE_ROLE, ROLES
 
@@ -181,7 +182,7 @@ class PostgresPod(pulumi.ComponentResource):
             "readinessProbe": probe | {"periodSeconds": 5},
             "livenessProbe": probe | {"periodSeconds": 10, "failureThreshold": 6},
             "resources": {
-                "requests": {"cpu": "250m", "memory": "512Mi"},
+                "requests": {"cpu": f"{POSTGRES_M}m", "memory": "512Mi"},
                 "limits": {"memory": "1Gi"},
             },
             "volumeMounts": [

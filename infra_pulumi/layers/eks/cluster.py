@@ -22,7 +22,6 @@ from infra_pulumi.section import (
     FROM_LIST,
     Problem,
     Section,
-    Texts,
     matching,
     network_of,
 )
@@ -61,13 +60,22 @@ Principal = Annotated[
 ]
 
 
+InstanceType = Annotated[
+    str,
+    matching(
+        r"[a-z][a-z0-9-]*\.(\d+x|x)?large",
+        "{} is not an instance type of the size large, xlarge, 2xlarge or more",
+    ),
+]
+
+
 class EksConfig(Section):
     """The Kubernetes cluster and its nodes."""
 
     # Who reaches the API from outside the network; the private endpoint is always there.
     public_access_cidrs: Annotated[tuple[Cidr, ...], FROM_LIST]
     administrators: Annotated[tuple[Principal, ...], FROM_LIST, AT_LEAST_ONE]
-    instance_types: Annotated[Texts, AT_LEAST_ONE]
+    instance_types: Annotated[tuple[InstanceType, ...], FROM_LIST, AT_LEAST_ONE]
     nodes_min: int
     nodes_max: int
 

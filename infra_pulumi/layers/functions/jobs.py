@@ -17,6 +17,7 @@ from infra_pulumi.layers.isolation import (
     RESTRICTED_CONTAINER,
     RESTRICTED_POD,
 )
+from infra_pulumi.layers.processors import OPERATE_M
 from infra_pulumi.parts import CONSUMER_GROUP, KAFKA_SOURCE_USER, NAMESPACE, OPERATE, TOPIC
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def hold_operate_pod(
         ],
         "volumeMounts": [mount("database", AUTHORITY_DIR)],
         "resources": {
-            "requests": {"cpu": "250m", "memory": "512Mi"},
+            "requests": {"cpu": f"{OPERATE_M}m", "memory": "512Mi"},
             "limits": {"memory": "1Gi"},
         },
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, ConfigDict
 
 from infra_pulumi.layers.knative import CONCURRENCY_LIMIT, PODS_LIMIT, TIMEOUT_S_MAX
+from infra_pulumi.layers.processors import not_placed
 from infra_pulumi.parts import FUNCTIONS
 from infra_pulumi.section import Problem, Section, between, matching
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 TIMEOUT_S_MIN = 46
 POOL_SIZE_MIN, POOL_SIZE_MAX = 2, 5
 
-Quantity = Annotated[str, matching(r"\d+(m|Mi|Gi)?", "{} is not a quantity")]
+Processors = Annotated[str, matching(r"\d+m?", "{} is not a quantity of processors")]
+Memory = Annotated[str, matching(r"\d+(Mi|Gi)", "{} is not a quantity of memory")]
 
 
 def _pods_max(pods_max: int) -> int:
@@ -47,8 +49,8 @@ class Scaling(Section):
     concurrency_max: int
     timeout_s: Annotated[int, AfterValidator(_timeout_s)]
     pool_size: Annotated[int, between(POOL_SIZE_MIN, POOL_SIZE_MAX)]
-    cpu: Quantity
-    memory: Quantity
+    cpu: Processors
+    memory: Memory
 
     def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
         del stack
@@ -79,3 +81,4 @@ class FunctionsConfig(Section):
         for function in FUNCTIONS:
             for path, wrong in self.of(function.name).problems(stack):
                 yield f"{function.name}.{path}".rstrip("."), wrong
+        yield from not_placed(stack, self)

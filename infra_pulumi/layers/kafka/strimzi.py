@@ -12,6 +12,7 @@ from infra_pulumi.layers.isolation import EVENTING, STRIMZI_CLIENT_PORT, part
 from infra_pulumi.layers.isolation import namespace as all_pods_of
 from infra_pulumi.layers.kafka.access import MECHANISM, RECORDER_SECRET, SOURCE_SECRET, KafkaAccess
 from infra_pulumi.layers.kafka.config import topic_config
+from infra_pulumi.layers.processors import BROKER_M, ENTITY_OPERATOR_M
 from infra_pulumi.parts import (
     CONSUMER_GROUP,
     KAFKA_RECORDER_USER,
@@ -113,7 +114,7 @@ class Strimzi(pulumi.ComponentResource):
                     ],
                 },
                 "resources": {
-                    "requests": {"cpu": "250m", "memory": "1Gi"},
+                    "requests": {"cpu": f"{BROKER_M}m", "memory": "1Gi"},
                     "limits": {"memory": "1Gi"},
                 },
                 "jvmOptions": {"-Xms": "512m", "-Xmx": "512m"},
@@ -144,7 +145,7 @@ class Strimzi(pulumi.ComponentResource):
         }
         limits = {
             "resources": {
-                "requests": {"cpu": "50m", "memory": "384Mi"},
+                "requests": {"cpu": f"{ENTITY_OPERATOR_M}m", "memory": "384Mi"},
                 "limits": {"memory": "384Mi"},
             }
         }
