@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from saldo.bank_import.command import import_statement_command
-from saldo.operate.app import App, Commands
 from saldo.operate.dead_letters import dead_letters
 from saldo.operate.erasures import erasures
 from saldo.operate.ledger_commands import (
@@ -18,6 +17,7 @@ from saldo.operate.migrate import migrate_command
 from saldo.operate.rebuild import rebuild_command
 from saldo.operate.status import status_command
 from saldo.operate.streams import export_command, restore_command
+from saldo.operate.terminal import App, Commands
 from saldo.operate.token import issuer_command, token_command
 from saldo.operate.verification.command import verify_command
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import hmac
 import json
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from cryptography.exceptions import InvalidSignature
+import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from jwt.algorithms import Algorithm, HMACAlgorithm, OKPAlgorithm
 
 from saldo.operate.errors import CommandError
 from saldo.operate.settings import Connection
@@ -44,7 +43,7 @@ async def write_checkpoint(
     connection: Connection, out: TextIO, key_file: Path, now: datetime
 ) -> int:
     """Write all heads, signed with an Ed25519 key in PEM or a hex secret; return their count."""
-    key = _read_key(key_file)
+    algorithm, key = _read_key(key_file)
     if isinstance(key, Ed25519PublicKey):
         raise CommandError(f"{key_file} must hold the private key")
     digest = hashlib.sha256()
@@ -59,7 +58,7 @@ async def write_checkpoint(
     async for row in connection.cursor(HEADS, prefetch=BATCH):
         write(dict(row))
         count += 1
-    out.write(json.dumps({"signature": _sign(key, digest.digest()).hex()}) + "\n")
+    out.write(json.dumps({"signature": algorithm.sign(digest.digest(), key).hex()}) + "\n")
     return count
 
 
@@ -101,38 +100,23 @@ def _read_heads(lines: Iterable[str], key_file: Path) -> list[tuple[str, int, by
         raise CommandError("it is not a signed checkpoint") from error
     if signature is None:
         raise CommandError("the signature is missing: the file is cut off")
-    if not _is_signed(_read_key(key_file), signature, digest.digest()):
+    algorithm, key = _read_key(key_file)
+    if not algorithm.verify(digest.digest(), key, signature):
         raise CommandError("the signature is not that of this key and this checkpoint")
     return heads
 
 
-def _read_key(file: Path) -> bytes | Ed25519PrivateKey | Ed25519PublicKey:
-    """Return the key in ``file``, bytes for a secret; raise CommandError."""
+def _read_key(file: Path) -> tuple[Algorithm, Any]:
+    """Return the algorithm of the key in ``file``, and the key; raise CommandError."""
     text = file.read_bytes()
-    if not text.startswith(b"-----BEGIN"):
-        with contextlib.suppress(ValueError):
-            secret = bytes.fromhex(text.decode().strip())
-            if len(secret) >= KEY_BYTES_MIN:
-                return secret
-        raise CommandError(f"{file} must hold at least {KEY_BYTES_MIN} bytes in hex, or a PEM key")
-    public = b"PUBLIC KEY" in text
-    key = load_pem_public_key(text) if public else load_pem_private_key(text, None)
-    if not isinstance(key, Ed25519PrivateKey | Ed25519PublicKey):
+    if text.startswith(b"-----BEGIN"):
+        with contextlib.suppress(ValueError, jwt.InvalidKeyError):
+            key = OKPAlgorithm().prepare_key(text)
+            if isinstance(key, Ed25519PrivateKey | Ed25519PublicKey):
+                return OKPAlgorithm(), key
         raise CommandError(f"{file} must be an Ed25519 key")
-    return key
-
-
-def _sign(key: bytes | Ed25519PrivateKey, digest: bytes) -> bytes:
-    return hmac.digest(key, digest, "sha256") if isinstance(key, bytes) else key.sign(digest)
-
-
-def _is_signed(
-    key: bytes | Ed25519PrivateKey | Ed25519PublicKey, signature: bytes, digest: bytes
-) -> bool:
-    if isinstance(key, bytes):
-        return hmac.compare_digest(_sign(key, digest), signature)
-    try:
-        (key if isinstance(key, Ed25519PublicKey) else key.public_key()).verify(signature, digest)
-    except InvalidSignature:
-        return False
-    return True
+    with contextlib.suppress(ValueError):
+        secret = bytes.fromhex(text.decode().strip())
+        if len(secret) >= KEY_BYTES_MIN:
+            return HMACAlgorithm(HMACAlgorithm.SHA256), secret
+    raise CommandError(f"{file} must hold at least {KEY_BYTES_MIN} bytes in hex, or a PEM key")

@@ -16,11 +16,11 @@ from uuid import UUID
 import httpx
 import typer
 
-from saldo.operate.app import App
 from saldo.operate.errors import CommandError
 from saldo.operate.settings import Pool, open_both_pools
 from saldo.operate.terminal import (
     USAGE,
+    App,
     AsJson,
     answers,
     fail,

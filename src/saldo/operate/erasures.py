@@ -14,11 +14,20 @@ from typing import Annotated, TextIO
 
 import typer
 
-from saldo.operate.app import App
 from saldo.operate.errors import CommandError
 from saldo.operate.settings import connected, read_operator_settings
 from saldo.operate.streams import PREFETCH_ROWS, parse_line
-from saldo.operate.terminal import AsJson, answers, json_line, notes, opened, respond, written
+from saldo.operate.terminal import (
+    App,
+    AsJson,
+    OutputFile,
+    answers,
+    json_line,
+    notes,
+    opened,
+    respond,
+    written,
+)
 from saldo.record.postgres import ERASE_PRIVATE
 
 ERASURES = """
@@ -87,9 +96,7 @@ erasures = App(no_args_is_help=True, help="Private parts that were erased, for a
 
 
 @erasures.command("save")
-async def save_command(
-    file: Annotated[Path, typer.Argument(help="Where to; - is standard output.", allow_dash=True)],
-) -> None:
+async def save_command(file: OutputFile) -> None:
     """Write which private parts were erased, without any text. Keep it apart from the backups."""
     with written(file) as out:
         saved = await save_erasures(read_operator_settings().event_store_url, out)

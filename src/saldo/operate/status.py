@@ -184,23 +184,23 @@ async def _read_kafka(kafka: KafkaSettings) -> None:
 
 
 def _show(status: Status) -> None:
-    for name, state in status.parts.items():
-        mark = "[green]ok[/green]" if state == "ok" else f"[red]{state}[/red]"
-        answers.print(f"{name:<20}{mark}", soft_wrap=True)
-    for name in status.clocks_off:
-        answers.print(
-            f"[red]{name}: its clock is {status.clocks_ahead_s[name]} s ahead of the event "
-            "store's[/red]: set one of them right",
-            soft_wrap=True,
-        )
-    answers.print(f"{status.events} events of {status.accounts} accounts")
-    answers.print(
-        f"read model behind by {status.behind_positions} positions, {status.behind_s:.1f} s"
-    )
-    answers.print(f"outbox {status.outbox_rows} rows, the oldest {status.outbox_age_s:.1f} s")
-    for sweep in status.sweeps:
-        answers.print(f"{sweep['name']} sweep {sweep['secondsAgo']} s ago, found {sweep['found']}")
-    answers.print(f"{status.dead_letters} dead letters wait, {status.blocked} accounts are blocked")
+    lines = [
+        f"{name:<20}[{'green' if state == 'ok' else 'red'}]{state}[/]"
+        for name, state in status.parts.items()
+    ]
+    lines += [
+        f"[red]{name}: its clock is {status.clocks_ahead_s[name]} s ahead of the event store's[/]: "
+        "set one of them right"
+        for name in status.clocks_off
+    ]
+    lines += [
+        f"{status.events} events of {status.accounts} accounts",
+        f"read model behind by {status.behind_positions} positions, {status.behind_s:.1f} s",
+        f"outbox {status.outbox_rows} rows, the oldest {status.outbox_age_s:.1f} s",
+    ]
+    lines += ["{name} sweep {secondsAgo} s ago, found {found}".format_map(s) for s in status.sweeps]
+    lines.append(f"{status.dead_letters} dead letters wait, {status.blocked} accounts are blocked")
+    answers.print("\n".join(lines), soft_wrap=True)
     if status.blocked_accounts:
         columns = ("account_id", "blocked_at", "blocked_reason")
         print_table(columns, [row.values() for row in status.blocked_accounts])

@@ -24,6 +24,7 @@ from saldo.operate.settings import Connection, connected, read_operator_settings
 from saldo.operate.terminal import (
     PIPE,
     AsJson,
+    OutputFile,
     answers,
     json_line,
     notes,
@@ -261,11 +262,7 @@ def _columns(rows: Iterable[dict[str, Any]], names: Iterable[str]) -> Iterable[l
     return ([row[name] for row in rows] for name in names)
 
 
-async def export_command(
-    file: Annotated[Path, typer.Argument(help="Where to; - is standard output.", allow_dash=True)],
-    *,
-    as_json: AsJson = False,
-) -> None:
+async def export_command(file: OutputFile, *, as_json: AsJson = False) -> None:
     """Write all event streams as NDJSON, each event with its exact texts and its hash.
 
     Exit 1 if a restore would refuse some of them; they are written all the same.

@@ -8,8 +8,8 @@ from confluent_kafka import KafkaException
 from typer.testing import CliRunner, Result
 
 from saldo.bank_import.errors import ImportFailedError
-from saldo.operate.app import App, Commands
 from saldo.operate.errors import CommandError
+from saldo.operate.terminal import App, Commands
 from saldo.project.rebuild import RebuildRefused
 from saldo.serve.settings import BadSetting
 

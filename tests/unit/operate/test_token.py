@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import jwt
 from typer.testing import CliRunner
 
-from saldo.operate.app import App
+from saldo.operate.terminal import App
 from saldo.operate.token import issuer_command, jwks, token_command
 
 if TYPE_CHECKING:

@@ -42,4 +42,4 @@ def strip(path: Path) -> int:
 
 if __name__ == "__main__":
     saved = sum(strip(path) for path in Path(sys.argv[1]).rglob("*.so*") if path.is_file())
-    print(f"{saved} bytes of symbols")  # noqa: T201 - for the build's log
+    print(f"{saved} bytes of symbols")
