@@ -45,7 +45,7 @@ def transaction(stored: StoredEvent) -> TransactionRecorded:
 
 
 @pytest.mark.parametrize("number", range(3))
-async def test_recorded_time_is_the_stores(
+async def test_recorded_time_is_the_clock_of_the_store(
     writer: Writer, superuser: Connection, number: int
 ) -> None:
     """On a new account, on one that exists, and under locks."""
@@ -76,7 +76,7 @@ async def test_time_is_read_once_the_locks_are_held(writer: Writer, superuser: C
 
 
 @pytest.mark.parametrize("ahead", AHEAD)
-async def test_healthy_events_get_the_right_time_after_one_ahead(
+async def test_events_get_the_right_time_after_one_from_the_future(
     writer: Writer, superuser: Connection, ahead: timedelta
 ) -> None:
     """The recorded time may not go back, so it is held; when it occurred is not."""
@@ -94,7 +94,7 @@ async def test_healthy_events_get_the_right_time_after_one_ahead(
 # --- reading ----------------------------------------------------------------------------------
 
 
-async def test_nothing_is_final_by_a_line_from_the_future(
+async def test_a_line_from_the_future_makes_nothing_final(
     writer: Writer, reader: Reader, superuser: Connection
 ) -> None:
     """Once the store's clock has passed it, it is a line like any other."""
@@ -117,7 +117,7 @@ async def test_nothing_is_final_by_a_line_from_the_future(
 # --- sweeping ---------------------------------------------------------------------------------
 
 
-async def test_a_sweep_finds_what_comes_after_the_clock_went_back(
+async def test_a_sweep_finds_later_events_after_a_clock_reset(
     writer: Writer, reader: Reader, superuser: Connection
 ) -> None:
     """The store's clock was ahead by three hours: the watermark is, too."""
@@ -150,7 +150,7 @@ async def test_a_sweep_finds_what_comes_after_the_clock_went_back(
     assert found == []
 
 
-async def test_a_sweep_finds_what_was_stamped_before_the_clock_went_back(
+async def test_a_sweep_finds_events_stamped_before_a_clock_reset(
     writer: Writer, reader: Reader, superuser: Connection
 ) -> None:
     """The watermark stands before it, so only the clock itself says that something may be there."""
@@ -181,7 +181,7 @@ async def test_a_sweep_finds_what_was_stamped_before_the_clock_went_back(
         elapsed_s += HOURS.total_seconds()  # and the store's clock has not gone on
 
 
-async def test_a_sweep_finds_what_is_committed_after_the_clock_went_back(
+async def test_a_sweep_finds_events_committed_after_a_clock_reset(
     writer: Writer, reader: Reader, superuser: Connection
 ) -> None:
     """It was stamped before, and was not there yet when the first sweep came by."""
@@ -214,9 +214,7 @@ async def test_a_sweep_finds_what_is_committed_after_the_clock_went_back(
     assert await sweep.sweep() == 0
 
 
-async def test_rows_of_the_outbox_from_the_future_are_sent(
-    writer: Writer, superuser: Connection
-) -> None:
+async def test_outbox_rows_from_the_future_are_sent(writer: Writer, superuser: Connection) -> None:
     await writer.record(income("1"), income("2", "other"))
     await age_outbox(superuser, -HOURS)
     await superuser.execute(
@@ -229,7 +227,7 @@ async def test_rows_of_the_outbox_from_the_future_are_sent(
 # --- verifying --------------------------------------------------------------------------------
 
 
-async def test_events_from_the_future_are_named_once_and_no_fault(
+async def test_events_from_the_future_are_reported_once_as_no_fault(
     writer: Writer, database: Database, superuser: Connection
 ) -> None:
     now = await store_now(superuser)

@@ -68,7 +68,7 @@ def post(served: Served, headers: dict[str, str], account_id: str = "ana") -> No
     assert answer.status_code == 201, answer.text
 
 
-def test_one_trace_goes_from_the_request_to_the_balance_that_is_read(
+def test_one_trace_spans_request_projection_and_read(
     light_stack: Stack, collector: Collector
 ) -> None:
     record, project, balance = (
@@ -104,7 +104,7 @@ def test_one_trace_goes_from_the_request_to_the_balance_that_is_read(
     assert "rent" not in str([span.attributes for span in collector.spans])
 
 
-async def test_a_batch_is_linked_to_its_members_and_they_to_it(
+async def test_a_batch_and_its_requests_are_linked_both_ways(
     light_stack: Stack, collector: Collector
 ) -> None:
     record = light_stack.serve(RECORD, **traced(collector))
@@ -140,9 +140,7 @@ async def test_a_batch_is_linked_to_its_members_and_they_to_it(
     assert len(batches) < MEMBERS
 
 
-def test_who_is_sampled_is_decided_by_the_client_or_else_by_chance(
-    light_stack: Stack, collector: Collector
-) -> None:
+def test_sampling_is_the_clients_choice_or_random(light_stack: Stack, collector: Collector) -> None:
     always = light_stack.serve(RECORD, **traced(collector, "1"))
     unsampled, _, headers = new_trace("00")
     post(always, headers)
@@ -160,7 +158,7 @@ def test_who_is_sampled_is_decided_by_the_client_or_else_by_chance(
     assert not collector.of_trace(unsampled)
 
 
-def test_a_client_that_is_not_known_leaves_no_span_and_no_line(
+def test_an_unknown_client_leaves_no_span_and_no_log_line(
     light_stack: Stack, collector: Collector, issuer: Issuer
 ) -> None:
     """Anyone can send a traceparent; what it costs, only a known client may ask for."""
@@ -188,7 +186,7 @@ def test_a_client_that_is_not_known_leaves_no_span_and_no_line(
     assert sum(" in " in line and " ms" in line for line in lines) == 2, lines
 
 
-def test_a_delivery_begins_no_trace_of_its_own(light_stack: Stack, collector: Collector) -> None:
+def test_a_delivery_starts_no_new_trace(light_stack: Stack, collector: Collector) -> None:
     """Had its request been sampled, the event would say so."""
     project = light_stack.serve(PROJECT, **traced(collector, "1"))
     trace_id, span_id, headers = new_trace()
@@ -212,7 +210,7 @@ def test_a_delivery_begins_no_trace_of_its_own(light_stack: Stack, collector: Co
     assert span.parent_id == span_id
 
 
-def test_a_trace_that_is_none_is_as_none_at_all(light_stack: Stack, collector: Collector) -> None:
+def test_a_malformed_trace_is_ignored(light_stack: Stack, collector: Collector) -> None:
     record = light_stack.serve(RECORD, **traced(collector, "1"))
     headers = ["garbage", f"00-{'0' * 32}-{'1' * 16}-01", f"00-{'1' * 32}-{'0' * 16}-01"]
     for header in headers:
@@ -228,9 +226,7 @@ def is_sent(collector: Collector, service: str, names: set[str]) -> bool:
     return names <= {name for whose, name in collector.metrics if whose == service}
 
 
-def test_the_metrics_that_are_sent_are_those_of_the_text(
-    light_stack: Stack, collector: Collector
-) -> None:
+def test_exported_metrics_equal_the_metrics_page(light_stack: Stack, collector: Collector) -> None:
     served = {f.name: light_stack.serve(f, **traced(collector)) for f in FUNCTIONS}
     post(served["record_transaction"], {})
 
@@ -261,7 +257,7 @@ def test_the_metrics_that_are_sent_are_those_of_the_text(
     collector.until(lambda: sum(s == "record_transaction" for s, _ in collector.instances) == 2)
 
 
-def test_without_an_endpoint_the_sdk_is_not_even_imported(
+def test_the_sdk_is_not_imported_without_an_endpoint(
     light_stack: Stack, collector: Collector
 ) -> None:
     """Python itself tells what is imported."""
@@ -279,7 +275,7 @@ def test_without_an_endpoint_the_sdk_is_not_even_imported(
     assert " opentelemetry.sdk.trace\n" in on.log()
 
 
-def test_a_collector_that_is_down_holds_up_neither_a_request_nor_the_stop(
+def test_an_unreachable_collector_delays_nothing(
     light_stack: Stack,
 ) -> None:
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": NOBODY_LISTENS, "OTEL_TRACES_SAMPLER_ARG": "1"}
@@ -290,9 +286,7 @@ def test_a_collector_that_is_down_holds_up_neither_a_request_nor_the_stop(
     assert record.child.ended() == -signal.SIGTERM
 
 
-def test_what_is_left_is_sent_before_the_process_ends(
-    light_stack: Stack, collector: Collector
-) -> None:
+def test_remaining_spans_are_sent_before_shutdown(light_stack: Stack, collector: Collector) -> None:
     record = light_stack.serve(
         RECORD, **{**traced(collector, "1"), "OTEL_METRIC_EXPORT_INTERVAL": "3600000"}
     )

@@ -98,7 +98,7 @@ def test_every_error_class_with_values_has_a_sample() -> None:
 @pytest.mark.parametrize(
     ("error", "words"), SAMPLES, ids=[type(error).__name__ for error, _ in SAMPLES]
 )
-def test_error_says_its_sentence_with_its_values(error: Exception, words: tuple[str, ...]) -> None:
+def test_error_message_includes_its_values(error: Exception, words: tuple[str, ...]) -> None:
     sentence = detail_of(error)
     assert [word for word in words if word not in sentence] == []
     assert " " in sentence
@@ -112,13 +112,13 @@ def test_error_says_its_sentence_with_its_values(error: Exception, words: tuple[
     sorted((each for each in error_classes() if not has_values(each)), key=str),
     ids=lambda each: each.__name__,
 )
-def test_error_without_values_says_its_docstring(each: type[Exception]) -> None:
+def test_error_without_values_shows_its_docstring(each: type[Exception]) -> None:
     sentence = detail_of(each())
     assert sentence
     assert sentence == (each.__doc__ or "").partition("\n")[0]
 
 
-def test_detail_with_half_a_surrogate_pair_is_sent() -> None:
+def test_detail_with_an_unpaired_surrogate_is_sent() -> None:
     """A structured CloudEvent's type can hold one, and the projector's refusal repeats it."""
     response = problem_response(Problem(INTERNAL, "the type \ud800 is not known"), {})
     assert response is not None

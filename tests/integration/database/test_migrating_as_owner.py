@@ -29,7 +29,7 @@ SELECT pg_has_role('saldo_owner', 'rds_iam', 'SET')
 """
 
 
-async def test_owner_without_superuser_migrates_twice_by_password(
+async def test_owner_without_superuser_migrates_twice(
     own_postgres: OwnPostgres,
 ) -> None:
     superuser = await asyncpg.connect(

@@ -49,7 +49,7 @@ async def test_migrating_twice_changes_nothing(empty: Database) -> None:
         assert await migrate(side, empty.dsn()) == []
 
 
-async def test_a_file_that_was_changed_after_it_was_applied_is_refused(empty: Database) -> None:
+async def test_a_migration_changed_after_it_was_applied_is_refused(empty: Database) -> None:
     await migrate("event_store", empty.dsn())
     async with connected(empty.dsn()) as connection:
         await connection.execute("UPDATE public.saldo_migration SET sha256 = 'another'")
@@ -57,7 +57,7 @@ async def test_a_file_that_was_changed_after_it_was_applied_is_refused(empty: Da
         await migrate("event_store", empty.dsn())
 
 
-async def test_two_at_the_same_time_apply_each_once(empty: Database) -> None:
+async def test_concurrent_migrations_apply_each_file_once(empty: Database) -> None:
     async def both_sides() -> list[str]:
         return [version for side in SIDES for version in await migrate(side, empty.dsn())]
 
@@ -67,7 +67,7 @@ async def test_two_at_the_same_time_apply_each_once(empty: Database) -> None:
     )
 
 
-async def test_two_databases_of_one_server_migrate_at_once(
+async def test_two_databases_of_one_server_migrate_concurrently(
     empty: Database, postgres_data_dir: Path
 ) -> None:
     """Their roles are the same: the server refuses a change while another's is under way."""
@@ -92,7 +92,7 @@ async def test_two_databases_of_one_server_migrate_at_once(
         assert await migrating == versions("event_store")
 
 
-async def test_a_migration_that_fails_leaves_nothing_behind(
+async def test_a_failed_migration_leaves_nothing_behind(
     empty: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from saldo.operate import migrate as module  # noqa: PLC0415 - to change it

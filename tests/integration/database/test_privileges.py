@@ -99,18 +99,18 @@ async def test_a_role_may_do_what_its_function_does(role: str, database: Databas
 
 
 @ROLES
-async def test_a_role_may_do_nothing_else(role: str, database: Database) -> None:
+async def test_a_role_may_do_nothing_more_than_its_function(role: str, database: Database) -> None:
     forbidden = [statement for whose, statement in FORBIDDEN if whose == role]
     assert await refused(database, role, FORBIDDEN) == forbidden != []
 
 
-async def test_the_query_role_reads_only_unless_it_says_otherwise(database: Database) -> None:
+async def test_the_query_role_is_read_only_by_default(database: Database) -> None:
     async with connected(database.dsn("saldo_query")) as connection:
         assert await connection.fetchval("SHOW default_transaction_read_only") == "on"
 
 
 @ROLES
-async def test_every_role_has_bounds_on_time(role: str, database: Database) -> None:
+async def test_every_role_has_timeouts(role: str, database: Database) -> None:
     """The recorder's stays below the 30 s by which the lag sweep looks back."""
     async with connected(database.dsn(role)) as connection:
         for name in ("lock_timeout", "statement_timeout", "transaction_timeout"):

@@ -341,7 +341,7 @@ async def all_faults(database: Database, role: str) -> list[str]:
     return sorted(set(found))
 
 
-def test_every_statement_says_what_it_uses() -> None:
+def test_every_statement_is_listed_with_its_index() -> None:
     """A new statement is added to INDEXES or to WALKS; one that is gone is removed."""
     assert len(STATEMENTS) > 60
     said = INDEXES.keys() | WALKS.keys()
@@ -349,7 +349,7 @@ def test_every_statement_says_what_it_uses() -> None:
     assert not INDEXES.keys() & WALKS.keys()
 
 
-def test_no_request_of_a_client_reads_a_whole_table() -> None:
+def test_no_client_request_reads_a_whole_table() -> None:
     operators = ("operate.", "project.rebuild.", "query.system_status.")
     assert all(name.startswith(operators) for name in WALKS)
 
@@ -367,7 +367,7 @@ FUNCTIONS = ("saldo_record", "saldo_project", "saldo_query")
 
 
 @pytest.mark.parametrize("role", FUNCTIONS)
-async def test_functions_use_their_indexes_as_their_roles_are_set(
+async def test_functions_use_their_indexes_with_their_roles_settings(
     filled: Database, role: str
 ) -> None:
     url = filled.dsn(role)
@@ -379,9 +379,7 @@ async def test_functions_use_their_indexes_as_their_roles_are_set(
 
 
 @pytest.mark.parametrize("role", FUNCTIONS)
-def test_plans_made_on_empty_tables_read_no_whole_table_either(
-    database: Database, role: str
-) -> None:
+def test_plans_made_on_empty_tables_read_no_whole_table(database: Database, role: str) -> None:
     """They are kept while the tables fill, until the first ANALYZE."""
     url = database.dsn(role)
     plans = {each.name: generic_plan(url, each) for each in STATEMENTS if each.role == role}
@@ -398,7 +396,7 @@ WHERE c.relnamespace::regnamespace::text IN ('event_store', 'read_model')
 """
 
 
-async def test_every_index_serves_a_statement_which_misses_it(filled: Database) -> None:
+async def test_every_index_is_needed_by_a_statement(filled: Database) -> None:
     """Each index is dropped in turn (and comes back): some statement must notice."""
     async with connected(filled.dsn()) as connection:
         rows = await connection.fetch(OWN_INDEXES)
@@ -442,7 +440,7 @@ OPTIONS = {
 }
 
 
-async def test_tables_that_change_at_every_event_have_their_settings(filled: Database) -> None:
+async def test_tables_that_change_at_every_event_are_tuned(filled: Database) -> None:
     async with connected(filled.dsn()) as connection:
         for table, wanted in OPTIONS.items():
             found = await connection.fetchval(

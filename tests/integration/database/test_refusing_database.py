@@ -103,7 +103,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("way")
 @each(WRITING | EVERYTHING)
-async def test_recorder_says_at_once_that_nothing_was_recorded(
+async def test_recorder_reports_at_once_that_nothing_was_recorded(
     database: Database,
     writer: Writer,
     superuser: Connection,
@@ -125,7 +125,7 @@ async def test_recorder_says_at_once_that_nothing_was_recorded(
 
 
 @each(EVERYTHING)
-async def test_recorders_reads_are_unavailable_at_once(
+async def test_reads_of_the_recorder_are_unavailable_at_once(
     database: Database, writer: Writer, superuser: Connection, refusal: Refusal
 ) -> None:
     [stored] = await writer.record(income("1"))
@@ -159,7 +159,7 @@ def ping() -> CloudEvent:
 
 
 @each(WRITING | EVERYTHING)
-async def test_projector_has_every_delivery_tried_again(
+async def test_projector_has_every_delivery_retried(
     database: Database, writer: Writer, superuser: Connection, refusal: Refusal
 ) -> None:
     [stored] = await writer.record(income("1"))

@@ -131,7 +131,7 @@ def a_month(count: int) -> list[BankLine]:
     return [BankLine(first + timedelta(days=place // 5), *next(kinds)) for place in range(count)]
 
 
-def test_a_bank_file_becomes_the_account_s_statement(saldo: Saldo) -> None:
+def test_a_bank_file_becomes_the_accounts_statement(saldo: Saldo) -> None:
     answer = saldo.imported(SAMPLES / "checking.ofx", "--with-opening-balance")
 
     assert (answer["recorded"], answer["alreadyThere"], answer["reworded"]) == (6, 0, [])
@@ -227,7 +227,7 @@ def test_a_dry_run_shows_all_and_records_nothing(saldo: Saldo) -> None:
     assert not saldo.exists()
 
 
-def test_a_script_must_say_yes(saldo: Saldo) -> None:
+def test_a_script_must_pass_yes(saldo: Saldo) -> None:
     for arguments in ([], ["--json"]):
         result = saldo.run(str(SAMPLES / "checking.ofx"), *arguments)
 
@@ -236,7 +236,7 @@ def test_a_script_must_say_yes(saldo: Saldo) -> None:
     assert not saldo.exists()
 
 
-def test_another_currency_than_the_account_s_is_refused(saldo: Saldo) -> None:
+def test_a_currency_other_than_the_accounts_is_refused(saldo: Saldo) -> None:
     saldo.imported(SAMPLES / "checking.ofx")
 
     result = saldo.run(str(SAMPLES / "giro.sta"), "--yes")
@@ -258,7 +258,7 @@ def test_a_second_opening_balance_is_refused(saldo: Saldo, tmp_path: Path) -> No
     assert "Nothing was recorded" in result.stderr
 
 
-def test_lines_that_the_bank_rewords_stay_as_recorded(saldo: Saldo, tmp_path: Path) -> None:
+def test_lines_reworded_by_the_bank_stay_as_recorded(saldo: Saldo, tmp_path: Path) -> None:
     lines = numbered(a_month(300))
     reworded = [
         BankLine(line.on, line.amount_minor, f"{line.description} LTDA", line.reference)
@@ -272,7 +272,7 @@ def test_lines_that_the_bank_rewords_stay_as_recorded(saldo: Saldo, tmp_path: Pa
     assert len(saldo.statement(300)) == 300
 
 
-def test_an_import_goes_on_after_the_recorder_was_killed(
+def test_an_import_resumes_after_the_recorder_was_killed(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle and started again, the same command: nothing twice, nothing lost."""

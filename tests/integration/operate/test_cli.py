@@ -121,7 +121,7 @@ async def test_verify_exits_with_1_when_something_is_wrong(
 
 
 @pytest.mark.parametrize("kind", ["secret", "ed25519"])
-async def test_signed_heads_reveal_a_rewritten_table(
+async def test_signed_checkpoints_reveal_a_rewritten_table(
     database: Database, saldo: Saldo, tmp_path: Path, kind: str
 ) -> None:
     await _fill(database)
@@ -203,9 +203,7 @@ async def test_erasures_are_saved_and_repeated(
     }
 
 
-async def test_dead_letters_are_listed_shown_and_put_through(
-    database: Database, saldo: Saldo
-) -> None:
+async def test_dead_letters_are_listed_shown_and_redriven(database: Database, saldo: Saldo) -> None:
     await _fill(database)
     async with opened(database) as ledger:
         await ledger.record(income("1", "ana"))
@@ -229,7 +227,7 @@ async def test_dead_letters_are_listed_shown_and_put_through(
         assert saldo.json("verify")["clean"]
 
 
-def test_the_ledger_commands_ask_the_functions(served: Saldo) -> None:
+def test_the_ledger_commands_call_the_functions(served: Saldo) -> None:
     recorded = served.json("record", "ana", "income", "1000.50", "Salário", "--key", "salary")
     assert (recorded["position"], recorded["balance"]) == (1, 1000.50)
     assert (
@@ -287,7 +285,7 @@ class Ahead(BaseHTTPRequestHandler):
         return super().date_time_string((timestamp or time.time()) + 3 * 3600)
 
 
-def test_status_names_a_function_whose_clock_is_off(served: Saldo) -> None:
+def test_status_names_a_function_with_a_wrong_clock(served: Saldo) -> None:
     """Whether it is ready or not."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Ahead) as server, ThreadPoolExecutor(1) as thread:
         thread.submit(server.serve_forever)
@@ -301,7 +299,7 @@ def test_status_names_a_function_whose_clock_is_off(served: Saldo) -> None:
     assert "get_balance: its clock is 1" in shown
 
 
-async def test_verify_walks_the_topic(
+async def test_verify_reads_the_topic(
     database: Database, serve: Serve, kafka: Kafka, topic: str
 ) -> None:
     """All that is committed is on it, and nothing else; what a restore lost is told apart."""
@@ -338,7 +336,7 @@ async def test_verify_walks_the_topic(
     assert [f["reason"] for f in missing["faults"]] == ["it is missing"]
 
 
-def test_the_installed_command_answers() -> None:
+def test_the_installed_command_runs() -> None:
     shown = subprocess.run(
         ["saldo", "verify", "--help"],
         capture_output=True,

@@ -83,7 +83,7 @@ async def model(ledger: Ledger) -> list[str]:
     return rows
 
 
-async def test_the_new_model_is_the_old_one_row_for_row_and_has_its_shape(
+async def test_the_new_model_has_the_rows_and_the_schema_of_the_old(
     database: Database,
 ) -> None:
     """Names of indexes and constraints, options, owners and grants: so a second rebuild works."""
@@ -98,7 +98,7 @@ async def test_the_new_model_is_the_old_one_row_for_row_and_has_its_shape(
             assert [row[0] for row in await ledger.pool.fetch(SHAPE)] == shape
 
 
-async def test_what_is_wrong_is_reported_and_replaced_only_when_accepted(
+async def test_differences_are_reported_and_replaced_when_accepted(
     database: Database,
 ) -> None:
     async with opened(database) as ledger:
@@ -128,7 +128,7 @@ async def test_what_is_wrong_is_reported_and_replaced_only_when_accepted(
     assert report.clean
 
 
-async def test_a_model_that_lags_or_is_empty_is_no_difference(database: Database) -> None:
+async def test_a_lagging_or_empty_model_is_no_difference(database: Database) -> None:
     async with opened(database) as ledger:
         await fill(ledger)
         await ledger.record(income("5", "account-1"))
@@ -139,7 +139,7 @@ async def test_a_model_that_lags_or_is_empty_is_no_difference(database: Database
     assert (report.faults, report.counts.lagging_accounts) == ([], 0)
 
 
-async def test_an_interrupted_rebuild_goes_on_or_is_discarded(
+async def test_an_interrupted_rebuild_resumes_or_is_discarded(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuild_module, "PAGE_ACCOUNTS", 2)
@@ -167,7 +167,7 @@ async def test_an_interrupted_rebuild_goes_on_or_is_discarded(
     assert left == []
 
 
-async def test_tables_of_another_version_are_not_gone_on_with(
+async def test_tables_of_another_version_are_not_resumed(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(database) as ledger:
@@ -181,7 +181,7 @@ async def test_tables_of_another_version_are_not_gone_on_with(
         assert not (await rebuild(ledger, accept_differences=True)).resumed
 
 
-async def test_an_erasure_during_the_rebuild_is_not_undone_by_the_switch(
+async def test_an_erasure_during_the_rebuild_is_not_undone(
     database: Database,
 ) -> None:
     async with opened(database) as ledger:
@@ -211,7 +211,7 @@ async def test_an_erasure_during_the_rebuild_is_not_undone_by_the_switch(
     assert description is None
 
 
-async def test_a_blocked_account_stays_blocked_since_when_it_was(database: Database) -> None:
+async def test_a_blocked_account_keeps_its_block_and_date(database: Database) -> None:
     async with opened(database) as ledger:
         await fill(ledger)
         await append_unreadable(ledger, "account-1", '{"schema":99}')
@@ -226,7 +226,7 @@ async def test_a_blocked_account_stays_blocked_since_when_it_was(database: Datab
     assert letters == 1
 
 
-async def test_a_view_on_the_old_tables_stands_on_the_new_ones(database: Database) -> None:
+async def test_a_view_on_the_old_tables_moves_to_the_new_ones(database: Database) -> None:
     async with (
         opened(database) as ledger,
         asyncpg.create_pool(database.dsn("saldo_query")) as query,
@@ -243,7 +243,7 @@ async def test_a_view_on_the_old_tables_stands_on_the_new_ones(database: Databas
         assert await query.fetchval("SELECT accounts FROM read_model.totals") == len(ids) + 1
 
 
-async def test_a_read_and_a_projection_in_flight_hold_the_switch_up_and_come_through(
+async def test_the_switch_waits_for_work_in_flight(
     database: Database,
 ) -> None:
     """Who was there first is waited for, 200 ms at a time, so that nobody queues up behind."""
@@ -283,7 +283,7 @@ async def test_a_read_and_a_projection_in_flight_hold_the_switch_up_and_come_thr
     assert rebuilt.switched
 
 
-async def test_it_gives_up_and_says_so_when_the_tables_never_come_free(
+async def test_the_switch_gives_up_when_the_tables_stay_locked(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuild_module, "SWITCHES_MAX", 2)
@@ -300,7 +300,7 @@ async def test_it_gives_up_and_says_so_when_the_tables_never_come_free(
     assert (rebuilt.resumed, rebuilt.switched) == (True, True)
 
 
-async def test_a_balance_beyond_its_stream_is_not_replaced_unasked(database: Database) -> None:
+async def test_a_balance_beyond_its_stream_is_replaced_on_request_only(database: Database) -> None:
     """As after a restore of the store: the old model knows of an event that the store has lost."""
     async with opened(database) as ledger:
         await fill(ledger)
@@ -318,7 +318,7 @@ async def test_a_balance_beyond_its_stream_is_not_replaced_unasked(database: Dat
         assert (await ledger.verify()).clean
 
 
-async def test_a_rebuild_that_goes_on_drops_what_a_restore_removed(database: Database) -> None:
+async def test_a_resumed_rebuild_drops_what_a_restore_removed(database: Database) -> None:
     """Its tables were left before the restore: each balance there is compared by its hash."""
     async with opened(database) as ledger:
         ids = await fill(ledger)
@@ -353,7 +353,7 @@ async def test_a_rebuild_that_goes_on_drops_what_a_restore_removed(database: Dat
     assert report.counts.lagging_accounts == 0
 
 
-async def test_a_restore_during_a_rebuild_is_seen_by_its_hashes(database: Database) -> None:
+async def test_a_restore_during_a_rebuild_is_detected_by_hash(database: Database) -> None:
     """The account is filled, loses its last event and comes to the same position again."""
     async with opened(database) as ledger:
         ids = await fill(ledger)
@@ -379,7 +379,7 @@ async def test_a_restore_during_a_rebuild_is_seen_by_its_hashes(database: Databa
     assert rebuilt.switched
 
 
-async def test_two_at_a_time_are_refused(database: Database) -> None:
+async def test_a_second_concurrent_rebuild_is_refused(database: Database) -> None:
     async with opened(database) as ledger, ledger.pool.acquire() as other:
         await fill(ledger)
         await other.execute(f"SELECT pg_advisory_lock({rebuild_module.REBUILD_LOCK})")
@@ -469,9 +469,7 @@ class Traffic:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-async def test_reads_writes_and_projections_go_on_across_two_rebuilds(
-    database: Database, serve: Serve
-) -> None:
+async def test_requests_succeed_across_two_rebuilds(database: Database, serve: Serve) -> None:
     """The real functions at 200 requests a second, and not one request fails.
 
     Their prepared statements and the positions that they remember survive the switch.

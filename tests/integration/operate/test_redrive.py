@@ -57,7 +57,7 @@ async def standing(ledger: Ledger) -> tuple[int, int, str | None]:
     return row["position"], row["balance_minor"], row["blocked_reason"]
 
 
-async def test_a_repaired_account_is_caught_up_in_order_and_once(database: Database) -> None:
+async def test_a_repaired_account_catches_up_in_order_once(database: Database) -> None:
     async with opened(database) as ledger, opened_stores(ledger) as stores:
         await block(ledger)
         assert (await standing(ledger))[:2] == (2, 200)
@@ -77,7 +77,7 @@ async def test_a_repaired_account_is_caught_up_in_order_and_once(database: Datab
     assert report.clean
 
 
-async def test_an_account_that_cannot_be_projected_is_blocked_again(database: Database) -> None:
+async def test_an_unprojectable_account_is_blocked_again(database: Database) -> None:
     async with opened(database) as ledger, opened_stores(ledger) as stores:
         await block(ledger)
         done = await redrive_account("ana", *stores)
@@ -87,7 +87,7 @@ async def test_an_account_that_cannot_be_projected_is_blocked_again(database: Da
     assert (done.blocked, done.projected) == (True, 0)
 
 
-async def test_a_version_that_knows_the_event_needs_no_redrive(database: Database) -> None:
+async def test_a_newer_version_needs_no_redrive(database: Database) -> None:
     """Blocked by an older version, the account is tried again at the next delivery."""
     async with opened(database) as ledger:
         await ledger.record(income("1", "ana"))

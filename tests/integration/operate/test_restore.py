@@ -42,7 +42,7 @@ def run(program: str, *arguments: str | Path) -> None:
     subprocess.run([BIN / program, *arguments], check=True, capture_output=True, timeout=120)
 
 
-async def test_a_dump_restores_to_a_ledger_that_verifies(
+async def test_a_restored_dump_verifies(
     database: Database, postgres_data_dir: Path, tmp_path: Path
 ) -> None:
     """Taken while traffic goes on: a dump is one snapshot of both schemas."""
@@ -116,7 +116,7 @@ async def archived_never() -> None:
 
 
 @pytest.mark.slow
-async def test_a_point_in_time_restore_under_a_newer_read_model(
+async def test_a_newer_read_model_follows_a_point_in_time_restore(
     database: Database, serve: Serve, place: Path
 ) -> None:
     """The store loses its last events; read model and projector follow it, whatever Kafka says."""

@@ -45,7 +45,7 @@ async def fill(ledger: Ledger) -> None:
     await ledger.erase("ana", 2)
 
 
-async def test_a_restored_store_exports_the_same_and_verifies(
+async def test_a_restored_store_verifies_and_exports_the_same(
     database: Database, postgres_data_dir: Path
 ) -> None:
     async with opened(database) as ledger:
@@ -64,7 +64,7 @@ async def test_a_restored_store_exports_the_same_and_verifies(
     assert (report.faults, report.counts.erased, report.counts.lines) == ([], 1, 9)
 
 
-async def test_the_first_schema_is_projected_verified_and_rebuilt(database: Database) -> None:
+async def test_events_of_schema_1_are_projected_and_verified(database: Database) -> None:
     """Events as version 1 wrote them, with limits, keys, a reversal and an erasure."""
     lines = SCHEMA_1.read_text().splitlines(keepends=True)
     assert '\\"schema\\":1,' in lines[0]
@@ -85,7 +85,7 @@ async def test_the_first_schema_is_projected_verified_and_rebuilt(database: Data
     assert newest.public_text.startswith('{"schema":2,')
 
 
-async def test_restoring_again_goes_on_and_writes_nothing_twice(
+async def test_a_second_restore_writes_nothing_twice(
     database: Database, monkeypatch: pytest.MonkeyPatch, postgres_data_dir: Path
 ) -> None:
     monkeypatch.setattr(streams, "BATCH_EVENTS", 2)
@@ -102,7 +102,7 @@ async def test_restoring_again_goes_on_and_writes_nothing_twice(
             assert (await ledger.verify()).clean
 
 
-async def test_restore_refuses_another_event_at_a_held_position(
+async def test_restore_refuses_another_event_at_a_taken_position(
     database: Database, postgres_data_dir: Path
 ) -> None:
     async with opened(database) as ledger:
@@ -129,7 +129,7 @@ async def test_restore_refuses_another_event_at_a_held_position(
         ("{", "[", "it is not an event"),
     ],
 )
-async def test_a_changed_file_is_refused_by_its_line(
+async def test_a_changed_file_is_refused_with_its_line(
     database: Database, old: str, new: str, said: str
 ) -> None:
     async with opened(database) as ledger:
@@ -151,7 +151,7 @@ async def test_restore_refuses_extra_lines_and_wrong_totals(database: Database) 
             await restored(ledger, [*lines[:3], lines[-1]])
 
 
-async def test_restored_events_are_published_again_only_when_asked(
+async def test_restored_events_are_published_on_request_only(
     database: Database, postgres_data_dir: Path
 ) -> None:
     async with opened(database) as ledger:
@@ -163,7 +163,7 @@ async def test_restored_events_are_published_again_only_when_asked(
             assert await ledger.pool.fetchval("SELECT count(*) FROM event_store.outbox") == 9
 
 
-async def test_what_was_erased_since_an_export_is_erased_again(
+async def test_texts_erased_since_an_export_are_erased_again(
     database: Database, postgres_data_dir: Path
 ) -> None:
     """The list is newer than the export; it has one event that the restored store lacks."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.support.servers import Database
 
 
-async def test_a_sound_ledger_is_clean_and_counted(database: Database) -> None:
+async def test_an_intact_ledger_has_no_findings(database: Database) -> None:
     async with opened(database) as ledger:
         for number in range(3):
             await ledger.record(income("1", f"account-{number}"), key="key")
@@ -26,7 +26,7 @@ async def test_a_sound_ledger_is_clean_and_counted(database: Database) -> None:
     assert (report.counts.lagging_accounts, report.counts.lagging_positions) == (1, 1)
 
 
-async def test_workers_come_to_the_same_as_one_process(
+async def test_several_workers_find_the_same_as_one_process(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each joins the snapshots of the process that leads."""
@@ -59,7 +59,7 @@ async def test_only_the_first_wrong_event_is_named(database: Database) -> None:
     assert [(fault.account_id, fault.position) for fault in report.faults] == [("ana", 2)]
 
 
-async def test_impossible_time_of_a_stream_is_only_its_own_fault(database: Database) -> None:
+async def test_impossible_time_of_a_stream_is_that_streams_finding(database: Database) -> None:
     async with opened(database) as ledger:
         await ledger.record(income("1", "ana"), income("1", "bob"))
         await ledger.pool.execute(
@@ -69,7 +69,7 @@ async def test_impossible_time_of_a_stream_is_only_its_own_fault(database: Datab
     assert {(fault.account_id, fault.table) for fault in report.faults} == {("ana", "stream")}
 
 
-async def test_a_balance_ahead_of_its_stream_is_wrong(database: Database) -> None:
+async def test_a_balance_ahead_of_its_stream_is_found(database: Database) -> None:
     """A read model that lags is only counted; one that knows more than the store is not right."""
     async with opened(database) as ledger:
         await ledger.record(income("1", "ana"), income("1", "ana"))
@@ -84,7 +84,7 @@ async def test_a_balance_ahead_of_its_stream_is_wrong(database: Database) -> Non
     assert {(fault.table, fault.position) for fault in report.faults} == {("statement", 2)}
 
 
-async def test_traffic_during_a_verification_is_not_wrong(database: Database) -> None:
+async def test_traffic_during_a_verification_is_no_finding(database: Database) -> None:
     async with opened(database) as ledger:
         await ledger.record(income("1", "ana"))
         stop = asyncio.Event()
@@ -104,7 +104,7 @@ async def test_traffic_during_a_verification_is_not_wrong(database: Database) ->
     assert [report.faults for report in reports] == [[]] * 10
 
 
-async def test_erased_private_parts_are_counted_and_lost_ones_wrong(
+async def test_erased_private_parts_are_counted_and_lost_ones_found(
     database: Database,
 ) -> None:
     async with opened(database) as ledger:
@@ -119,7 +119,7 @@ async def test_erased_private_parts_are_counted_and_lost_ones_wrong(
     assert [(fault.position, fault.column) for fault in lost.faults] == [(2, "private_text")]
 
 
-async def test_unerased_copy_is_wrong_ten_minutes_after_the_erasure(
+async def test_unerased_copy_is_found_ten_minutes_after_erasure(
     database: Database,
 ) -> None:
     async with opened(database) as ledger:
@@ -136,7 +136,7 @@ async def test_unerased_copy_is_wrong_ten_minutes_after_the_erasure(
     assert [fault.column for fault in old.faults] == ["description"]
 
 
-async def test_the_role_of_the_operator_is_enough(database: Database) -> None:
+async def test_the_operator_role_is_sufficient(database: Database) -> None:
     """It is the one that `opened` verifies by; no superuser is needed."""
     async with opened(database) as ledger:
         assert "saldo_operate" in ledger.settings.event_store_url

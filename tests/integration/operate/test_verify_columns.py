@@ -264,7 +264,7 @@ def where(table: str, column: str) -> str:
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=[each.place for each in PROMISES])
-def test_a_change_is_reported_as_the_page_says(filled: Filled, promise: Promise) -> None:
+def test_a_changed_column_is_reported_as_documented(filled: Filled, promise: Promise) -> None:
     if promise.place in ROWS:
         assert _found_without_row(filled, promise.place) == promise.findings(REMOVED)
         return
@@ -313,7 +313,7 @@ def _found_without_row(filled: Filled, table: str) -> set[str]:
         )
 
 
-def test_the_page_has_every_table_and_column(filled: Filled) -> None:
+def test_the_page_lists_every_table_and_column(filled: Filled) -> None:
     """A new column must say what a change to it triggers."""
     columns = {row["place"] for row in filled.fetch(COLUMNS)}
     tables = {place.rpartition(".")[0] for place in columns}

@@ -78,7 +78,7 @@ async def test_an_expense_is_judged_by_the_limit_at_its_time(ledger: Ledger) -> 
     assert await findings(ledger) == []
 
 
-async def test_the_breaches_of_an_account_are_bounded(ledger: Ledger) -> None:
+async def test_the_findings_of_an_account_are_bounded(ledger: Ledger) -> None:
     await ledger.record(limit("0", ANA))
     for _ in range(7):
         await append_forged(ledger, transaction(Kind.EXPENSE, 1))
@@ -138,7 +138,7 @@ async def test_another_currency_is_found(ledger: Ledger) -> None:
     assert await findings(ledger) == ["position 2: event.public_text: the currency changes"]
 
 
-async def test_every_kind_of_event_is_decided_the_same_again(ledger: Ledger) -> None:
+async def test_every_kind_of_event_is_decided_the_same_way_again(ledger: Ledger) -> None:
     [_, spent, _] = await ledger.record(limit("500", ANA), expense("10.50", ANA), income("3", ANA))
     await ledger.record(reversal(spent, Kind.EXPENSE, 1050))
     await ledger.record(limit(None, ANA), expense("900", ANA))
@@ -155,7 +155,7 @@ async def test_a_private_text_destroyed_by_hand_is_found(ledger: Ledger, ago: ti
     ]
 
 
-async def test_an_erasure_leaves_its_trace_once(ledger: Ledger) -> None:
+async def test_an_erasure_leaves_one_trace(ledger: Ledger) -> None:
     await ledger.record(income("1", ANA, description="secret"))
     await ledger.erase(ANA, 1)
     [row] = await ledger.pool.fetch("SELECT * FROM event_store.erasure")
@@ -164,7 +164,7 @@ async def test_an_erasure_leaves_its_trace_once(ledger: Ledger) -> None:
     assert await findings(ledger) == []
 
 
-async def test_a_trace_whose_text_is_still_there_is_found(ledger: Ledger) -> None:
+async def test_an_erasure_trace_with_its_text_left_is_found(ledger: Ledger) -> None:
     await ledger.record(income("1", ANA, description="secret"))
     await ledger.pool.execute("INSERT INTO event_store.erasure VALUES ('ana', 1)")
     assert await findings(ledger) == [
@@ -173,7 +173,7 @@ async def test_a_trace_whose_text_is_still_there_is_found(ledger: Ledger) -> Non
 
 
 @pytest.mark.parametrize(("minutes", "kind"), [(59, "wrong"), (-59, "clock")])
-async def test_appended_at_moved_by_an_hour_is_found(
+async def test_an_appended_at_moved_by_an_hour_is_found(
     ledger: Ledger, minutes: int, kind: str
 ) -> None:
     """A stamp that was moved back looks as if a clock had been wrong, and is named as that."""
@@ -188,7 +188,7 @@ async def test_appended_at_moved_by_an_hour_is_found(
     assert finding.text().startswith("ana position 1: event.appended_at: ")
 
 
-async def test_a_recorded_time_that_was_held_back_is_not_wrong(ledger: Ledger) -> None:
+async def test_a_held_recorded_time_is_no_finding(ledger: Ledger) -> None:
     """After a clock was ahead, the account's recorded time stays until the clock comes by."""
     await ledger.record(income("1", ANA), income("1", ANA))
     ahead = datetime.now(UTC) + timedelta(hours=3)

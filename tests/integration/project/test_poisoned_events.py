@@ -250,7 +250,7 @@ def poisons(test: Test, runs: int = RUNS) -> Test:
 
 
 @poisons
-async def test_a_round_projects_the_other_accounts_whatever_one_holds(
+async def test_a_round_projects_the_other_accounts(
     fifty: Fifty, reader: Reader, wrong: Poison
 ) -> None:
     await fifty.poison(wrong)
@@ -260,7 +260,7 @@ async def test_a_round_projects_the_other_accounts_whatever_one_holds(
 
 
 @poisons
-async def test_the_lag_sweep_heals_the_others_whatever_one_holds(
+async def test_the_lag_sweep_catches_up_the_other_accounts(
     fifty: Fifty, projector: Projector, wrong: Poison
 ) -> None:
     await fifty.poison(wrong)
@@ -272,7 +272,7 @@ async def test_the_lag_sweep_heals_the_others_whatever_one_holds(
 
 
 @partial(poisons, runs=OPERATOR_RUNS)
-async def test_a_rebuild_makes_the_other_accounts_whatever_one_holds(
+async def test_a_rebuild_includes_the_other_accounts(
     fifty: Fifty, ledger: Ledger, wrong: Poison
 ) -> None:
     await fifty.poison(wrong)
@@ -281,7 +281,7 @@ async def test_a_rebuild_makes_the_other_accounts_whatever_one_holds(
 
 
 @partial(poisons, runs=OPERATOR_RUNS)
-async def test_verify_and_export_go_on_and_name_only_what_is_wrong(
+async def test_verify_and_export_continue_and_name_what_is_wrong(
     fifty: Fifty, ledger: Ledger, wrong: Poison
 ) -> None:
     await fifty.poison(wrong)
@@ -303,7 +303,7 @@ async def test_verify_and_export_go_on_and_name_only_what_is_wrong(
     ],
     ids=["nul", "before-the-first-year"],
 )
-async def test_only_the_poisoned_account_is_suspended_and_deliveries_go_on(
+async def test_only_the_poisoned_account_is_suspended(
     fifty: Fifty, projector: Projector, wrong: Poison
 ) -> None:
     from tests.integration.project.test_projecting import delivery  # noqa: PLC0415 - its only use
@@ -328,7 +328,7 @@ async def test_only_the_poisoned_account_is_suspended_and_deliveries_go_on(
     assert len(await fifty.superuser.fetch(LETTERS)) == 1
 
 
-async def test_a_refused_event_in_a_long_backlog_keeps_all_before_it(
+async def test_a_refused_event_keeps_the_backlog_before_it(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     await writer.record(*[income("1", POISONED)] * (CATCH_UP_EVENTS_MAX + 50), income("1", "b"))

@@ -76,7 +76,7 @@ def made_up(account_id: str, position: int, at: datetime) -> Delivery:
 LOCK_NOW = "SELECT FROM read_model.balance WHERE account_id = $1 FOR UPDATE NOWAIT"
 
 
-async def test_one_delivery_brings_the_whole_account(
+async def test_one_delivery_catches_up_the_whole_account(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     """Even the first one, delivered last or alone: the rest may be lost for good."""
@@ -85,7 +85,7 @@ async def test_one_delivery_brings_the_whole_account(
     await check_read_model(superuser)
 
 
-async def test_duplicates_and_any_order_come_to_the_same(
+async def test_duplicates_and_any_order_give_the_same_balance(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     stored = await writer.record(
@@ -123,7 +123,7 @@ async def test_a_balance_is_locked_while_it_is_folded(
     await superuser.execute(LOCK_NOW, ACCOUNT)
 
 
-async def test_lost_records_come_with_the_accounts_next_event(
+async def test_lost_records_are_caught_up_by_the_next_event(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     await writer.record(income("1"), income("2"))
@@ -132,7 +132,7 @@ async def test_lost_records_come_with_the_accounts_next_event(
     await check_read_model(superuser)
 
 
-async def test_what_is_remembered_of_an_account_hides_no_later_event(
+async def test_the_memory_of_an_account_hides_no_later_event(
     writer: Writer, projector: Projector, reader: Reader
 ) -> None:
     for number in range(1, 4):
@@ -141,7 +141,7 @@ async def test_what_is_remembered_of_an_account_hides_no_later_event(
         assert await reader.balance(ACCOUNT) == (number, number * 100)
 
 
-async def test_totals_add_up_over_the_rounds_of_a_day(
+async def test_daily_totals_add_up_over_several_rounds(
     writer: Writer, reader: Reader, superuser: Connection
 ) -> None:
     for command in (income("1"), expense("2"), income("4")):
@@ -154,7 +154,7 @@ async def test_totals_add_up_over_the_rounds_of_a_day(
     assert tuple(row) == (500, 200, 3)
 
 
-async def test_what_a_record_says_of_the_money_is_not_believed(
+async def test_the_amount_in_a_record_is_not_trusted(
     writer: Writer, projector: Projector, reader: Reader
 ) -> None:
     stored = await writer.record(income("1"))
@@ -168,7 +168,7 @@ async def test_a_forged_record_changes_nothing(projector: Projector, superuser: 
     assert await superuser.fetchval("SELECT count(*) FROM read_model.balance") == 0
 
 
-async def test_an_event_beyond_the_store_is_retried_while_young_and_then_given_up(
+async def test_an_event_beyond_the_store_is_retried_then_given_up(
     writer: Writer, projector: Projector, reader: Reader
 ) -> None:
     await writer.record(income("1"))
@@ -190,9 +190,7 @@ NOT_OURS = [
 ]
 
 
-async def test_what_is_not_one_of_our_events_goes_to_the_dead_letters(
-    writer: Writer, projector: Projector
-) -> None:
+async def test_foreign_events_go_to_the_dead_letters(writer: Writer, projector: Projector) -> None:
     stored = await writer.record(income("1"))
     for attributes in NOT_OURS:
         with pytest.raises(BadDelivery):
@@ -218,7 +216,7 @@ async def test_a_dead_letter_is_parked_once_without_its_private_part(
 # --- many events ------------------------------------------------------------------------------
 
 
-async def test_a_hot_accounts_backlog_is_drained_by_one_delivery(
+async def test_one_delivery_drains_a_hot_accounts_backlog(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     """It is more than one round may read; the deliveries behind it are answered from memory."""
@@ -230,9 +228,7 @@ async def test_a_hot_accounts_backlog_is_drained_by_one_delivery(
     await check_read_model(superuser)
 
 
-async def test_a_round_reads_a_bounded_number_of_events_and_says_that_there_are_more(
-    writer: Writer, reader: Reader
-) -> None:
+async def test_a_round_is_bounded_and_reports_a_remainder(writer: Writer, reader: Reader) -> None:
     await writer.record(*[income("1")] * (CATCH_UP_EVENTS_MAX + 5))
     [first] = await reader.catch_up(ACCOUNT)
     [second] = await reader.catch_up(ACCOUNT)
@@ -240,7 +236,7 @@ async def test_a_round_reads_a_bounded_number_of_events_and_says_that_there_are_
     assert (second.position, second.more) == (CATCH_UP_EVENTS_MAX + 5, False)
 
 
-async def test_accounts_of_one_round_do_not_touch_each_other(
+async def test_accounts_of_one_round_are_independent(
     writer: Writer, reader: Reader, superuser: Connection
 ) -> None:
     await writer.record(*[income(f"{n + 1}", f"a{n % 40}") for n in range(400)])
@@ -273,7 +269,7 @@ async def test_a_broken_chain_suspends_one_account_only(
     assert row["blocked_schema"] == SCHEMA_NEWEST
 
 
-async def test_a_projector_that_knows_more_clears_the_block_and_catches_up(
+async def test_a_newer_projector_clears_the_block_and_catches_up(
     writer: Writer, reader: Reader, superuser: Connection
 ) -> None:
     """An event of a newer schema stops the old projector; the new one goes on by itself."""
@@ -297,7 +293,7 @@ async def test_a_projector_that_knows_more_clears_the_block_and_catches_up(
     assert tuple(row) == (None, None)
 
 
-async def test_a_first_event_that_cannot_be_projected_blocks_the_account_at_zero(
+async def test_an_unprojectable_first_event_blocks_at_zero(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     stored = await writer.record(income("1"))
@@ -314,7 +310,7 @@ async def test_a_first_event_that_cannot_be_projected_blocks_the_account_at_zero
 
 
 @pytest.mark.parametrize("further", [0, 1, 2, 5])
-async def test_after_a_restore_the_accounts_read_model_is_folded_anew(
+async def test_a_restored_account_is_folded_from_its_start(
     further: int, writer: Writer, reader: Reader, superuser: Connection
 ) -> None:
     """The store is back at position 3 of 5, and has gone on otherwise since, or not yet."""
@@ -328,7 +324,7 @@ async def test_after_a_restore_the_accounts_read_model_is_folded_anew(
     assert stored
 
 
-async def test_the_sweep_finds_an_account_that_has_diverged(
+async def test_the_sweep_finds_a_diverged_account(
     writer: Writer, projector: Projector, reader: Reader, superuser: Connection
 ) -> None:
     await writer.record(*[income("1")] * 5)
@@ -363,7 +359,7 @@ async def test_the_sweep_finds_another_event_at_the_same_position(  # noqa: PLR0
     await check_read_model(superuser)
 
 
-async def test_what_is_remembered_of_a_lost_event_hides_no_new_one(
+async def test_the_memory_of_a_lost_event_hides_no_new_one(
     writer: Writer, projector: Projector, reader: Reader, superuser: Connection
 ) -> None:
     """The delivery of another event at a known position is no duplicate."""
@@ -382,7 +378,7 @@ async def test_what_is_remembered_of_a_lost_event_hides_no_new_one(
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_a_reversed_line_says_by_what(
+async def test_a_reversed_line_names_its_reversal(
     together: bool,
     writer: Writer,
     reader: Reader,
@@ -402,7 +398,7 @@ async def test_a_reversed_line_says_by_what(
 WORDS = "SELECT description, metadata FROM read_model.statement ORDER BY position"
 
 
-async def test_an_erased_private_part_is_erased_from_the_statement_and_the_chain_holds(
+async def test_an_erasure_clears_the_statement_and_keeps_the_chain(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     stored = await writer.record(income("1", description="rent", metadata={"a": "b"}), income("2"))
@@ -419,7 +415,7 @@ async def test_an_erased_private_part_is_erased_from_the_statement_and_the_chain
     assert (row["private_text"], row["erased_at"] is not None) == (None, True)
 
 
-async def test_the_sweep_erases_what_a_lost_record_would_have(
+async def test_the_sweep_erases_a_copy_whose_record_was_lost(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     await writer.record(income("1", description="rent"))
@@ -476,7 +472,7 @@ async def test_a_record_that_claims_an_erasure_erases_nothing(
 # --- the sweep --------------------------------------------------------------------------------
 
 
-async def test_the_sweep_catches_up_whatever_kafka_lost(
+async def test_the_sweep_catches_up_after_lost_records(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     await writer.record(*[income("1", f"a{n % 30}") for n in range(120)])
@@ -501,7 +497,7 @@ async def test_events_of_one_microsecond_do_not_look_like_a_lag(
     assert await projector.sweep() == 0
 
 
-async def test_more_events_of_one_moment_than_a_page_holds_end_no_sweep(
+async def test_more_events_of_one_moment_than_a_page_are_swept(
     writer: Writer, projector: Projector, superuser: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a restored or imported store may have them: the walk would stay at the first page."""
@@ -514,7 +510,7 @@ async def test_more_events_of_one_moment_than_a_page_holds_end_no_sweep(
     assert await superuser.fetchval("SELECT count(*) FROM read_model.balance") == 30
 
 
-async def test_a_write_held_open_across_two_sweeps_is_projected(
+async def test_a_write_open_across_two_sweeps_is_projected(
     writer: Writer, projector: Projector, superuser: Connection
 ) -> None:
     """It is stamped before its commit, and the sweeps' watermark has passed that stamp."""
@@ -533,7 +529,7 @@ async def test_a_write_held_open_across_two_sweeps_is_projected(
     await check_read_model(superuser)
 
 
-async def test_a_sweep_that_finds_an_account_blocked_goes_on_with_the_others(
+async def test_a_sweep_continues_after_a_blocked_account(
     writer: Writer, projector: Projector, reader: Reader, superuser: Connection
 ) -> None:
     await writer.record(*[income("1", f"a{n}") for n in range(5)])
@@ -547,7 +543,7 @@ async def test_a_sweep_that_finds_an_account_blocked_goes_on_with_the_others(
 # --- locks and outages ------------------------------------------------------------------------
 
 
-async def test_a_session_that_is_ended_in_a_round_is_a_retry_and_nothing_is_applied_twice(
+async def test_a_session_ended_in_a_round_applies_nothing_twice(
     database: Database, writer: Writer, superuser: Connection
 ) -> None:
     stored = await writer.record(income("1"), income("2"))

@@ -50,7 +50,7 @@ def positions(found: dict[str, Any]) -> list[int]:
 # --- statements -------------------------------------------------------------------------------
 
 
-async def test_pages_neither_shift_nor_repeat_while_transactions_are_recorded(
+async def test_pages_stay_stable_while_transactions_are_recorded(
     writer: Writer, reader: Reader
 ) -> None:
     seen: list[int] = []
@@ -68,7 +68,7 @@ async def test_pages_neither_shift_nor_repeat_while_transactions_are_recorded(
     assert seen == [7, 6, 5, 4, 3, 2, 1]
 
 
-async def test_limit_events_are_not_lines_and_end_no_page_early(
+async def test_limit_events_are_no_lines_and_shorten_no_page(
     writer: Writer, reader: Reader
 ) -> None:
     await writer.record(income("1"), limit("5"), limit("6"), income("2"), limit("7"), income("3"))
@@ -79,7 +79,7 @@ async def test_limit_events_are_not_lines_and_end_no_page_early(
     assert [line["balance"] for line in first["transactions"]] == [6, 3]
 
 
-async def test_filters_are_kept_over_pages_and_bind_the_cursor(
+async def test_filters_hold_across_pages_and_bind_the_cursor(
     writer: Writer, reader: Reader
 ) -> None:
     commands: list[Command] = []
@@ -112,7 +112,7 @@ SEEKING = {
 
 
 @pytest.mark.parametrize("filters", SEEKING.values(), ids=SEEKING)
-async def test_a_page_looks_at_a_bounded_part_of_a_long_statement(
+async def test_a_page_reads_a_bounded_part_of_a_long_statement(
     writer: Writer, reader: Reader, monkeypatch: pytest.MonkeyPatch, filters: Filters
 ) -> None:
     """A text that hardly any line has would hold a connection while all of them are read."""
@@ -139,7 +139,7 @@ async def test_a_page_looks_at_a_bounded_part_of_a_long_statement(
     assert [each for lines in pages for each in lines if each != 1] == wanted[name]
 
 
-async def test_a_forged_cursor_begins_at_the_newest_line(writer: Writer, reader: Reader) -> None:
+async def test_a_forged_cursor_starts_at_the_newest_line(writer: Writer, reader: Reader) -> None:
     await writer.record(income("1"), income("2"))
     await reader.catch_up(ACCOUNT)
     forged = make_cursor("statement", ALL.digest(ACCOUNT), 2**62)
@@ -157,7 +157,7 @@ CURSORS = [
 ]
 
 
-async def test_a_cursor_that_is_not_ours_is_refused(reader: Reader) -> None:
+async def test_a_foreign_cursor_is_refused(reader: Reader) -> None:
     for cursor in CURSORS:
         with pytest.raises(Invalid):
             await page(reader, cursor)
@@ -170,7 +170,7 @@ async def test_a_forged_cursor_of_accounts_does_not_reach_the_database(reader: R
             await accounts_json(reader.balances, None, 5, make_cursor("accounts", "", after))
 
 
-async def test_accounts_are_listed_page_by_page_and_only_those_that_may_be_seen(
+async def test_only_permitted_accounts_are_listed_page_by_page(
     writer: Writer, reader: Reader
 ) -> None:
     names = ["B", "a", "a.b", "a0", "b", "z"]
@@ -194,7 +194,7 @@ async def test_accounts_are_listed_page_by_page_and_only_those_that_may_be_seen(
 # --- the past ---------------------------------------------------------------------------------
 
 
-async def test_balances_of_the_past_are_what_the_events_say(writer: Writer, reader: Reader) -> None:
+async def test_past_balances_match_the_events(writer: Writer, reader: Reader) -> None:
     """By position, by recorded time and by occurred time, against a plain sum over the events."""
     chance = random.Random(7)
     recorded: list[tuple[int, Any, Any, int]] = []
@@ -228,7 +228,7 @@ async def test_balances_of_the_past_are_what_the_events_say(writer: Writer, read
     assert (before["position"], before["is_final"]) == (None, True)
 
 
-async def test_a_balance_says_how_far_its_stream_is_ahead(writer: Writer, reader: Reader) -> None:
+async def test_a_balance_reports_its_lag(writer: Writer, reader: Reader) -> None:
     await writer.record(*[income("1")] * 3)
     await reader.catch_up(ACCOUNT)
     await writer.record(*[income("1")] * 4, income("1", "fresh"))
@@ -290,7 +290,7 @@ async def test_no_waiter_is_released_before_its_position(writer: Writer, reader:
     assert await waiting == tag(fourth)
 
 
-async def test_a_state_that_was_seen_is_waited_past(
+async def test_waiting_ends_at_the_next_state_after_a_seen_one(
     writer: Writer, reader: Reader, superuser: Connection
 ) -> None:
     """Also where another state comes to the same position, as after a restore."""
@@ -308,13 +308,13 @@ async def test_a_state_that_was_seen_is_waited_past(
     assert await waiting == tag(other) != seen
 
 
-async def test_waiting_ends_with_nothing_when_the_time_is_up(reader: Reader) -> None:
+async def test_waiting_ends_empty_at_the_timeout(reader: Reader) -> None:
     watch = Watch(Counting(reader))
     assert await watch.reach(ACCOUNT, 1, 0.05) is None
     assert watch.waiting == 0
 
 
-async def test_all_that_wait_are_one_query_and_nobody_is_none(
+async def test_all_waiters_share_one_query_and_no_waiter_is_none(
     writer: Writer, reader: Reader
 ) -> None:
     stored = await writer.record(*[income("1", f"a{n}") for n in range(20)])
@@ -336,7 +336,7 @@ async def test_all_that_wait_are_one_query_and_nobody_is_none(
     await until(over)
 
 
-async def test_a_waiter_that_goes_away_leaves_the_others(writer: Writer, reader: Reader) -> None:
+async def test_a_cancelled_waiter_leaves_the_others_waiting(writer: Writer, reader: Reader) -> None:
     watch = Watch(Counting(reader))
     gone = asyncio.create_task(watch.reach(ACCOUNT, 1, DEADLINE_S))
     stays = asyncio.create_task(watch.reach(ACCOUNT, 1, DEADLINE_S))
@@ -353,7 +353,7 @@ async def test_a_waiter_that_goes_away_leaves_the_others(writer: Writer, reader:
     assert watch.waiting == 0
 
 
-async def test_a_read_model_that_fails_for_a_moment_is_waited_through(
+async def test_waiting_survives_a_short_failure_of_the_read_model(
     writer: Writer, reader: Reader
 ) -> None:
     failures = 0

@@ -33,13 +33,13 @@ async def system(connection: Connection, side: str) -> dict[str, Any]:
     return dict(row)
 
 
-async def test_an_empty_system_is_one_row_of_nothing(asked: Connection) -> None:
+async def test_an_empty_system_is_one_row_of_zeros(asked: Connection) -> None:
     store, model = await system(asked, "event_store"), await system(asked, "read_model")
     assert {name: seen for name, seen in store.items() if seen} == {}
     assert {name: seen for name, seen in model.items() if seen} == {}
 
 
-async def test_the_write_side_shows_its_throughput_and_what_waits(
+async def test_the_write_side_shows_throughput_and_outbox(
     writer: Writer, asked: Connection, superuser: Connection
 ) -> None:
     await writer.record(*[income("1", f"a{n}") for n in range(4)])
@@ -52,7 +52,7 @@ async def test_the_write_side_shows_its_throughput_and_what_waits(
     assert seen["last_appended_at"] is not None
 
 
-async def test_the_read_side_shows_its_lag_as_the_sweep_found_it(
+async def test_the_read_side_shows_the_lag_of_the_last_sweep(
     writer: Writer, projector: Projector, asked: Connection, superuser: Connection
 ) -> None:
     await writer.record(*[income("1", "late")] * 3, income("1", "young"))
@@ -74,7 +74,7 @@ async def test_the_read_side_shows_its_lag_as_the_sweep_found_it(
     assert (level["lag_positions"], level["lag_s"], projector.lag_sweep.healed) == (0, 0.0, 1)
 
 
-async def test_the_read_side_shows_what_was_given_up(
+async def test_the_read_side_shows_dead_letters(
     writer: Writer, projector: Projector, reader: Reader, asked: Connection, superuser: Connection
 ) -> None:
     await writer.record(income("1", "poisoned"), income("1", "sound"))

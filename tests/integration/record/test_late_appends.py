@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.servers import Database
 
 
-async def test_an_append_that_comes_late_is_one_event_or_none(
+async def test_a_late_append_is_one_event_or_none(
     proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
     """The client is long gone when the server gets to it; its intent was recorded anew by then."""
@@ -46,7 +46,7 @@ async def test_an_append_that_comes_late_is_one_event_or_none(
     assert await check_event_store(superuser) == 5
 
 
-async def test_an_append_that_comes_late_and_is_not_overtaken_is_recorded_as_it_was_decided(
+async def test_a_late_append_is_recorded_unless_overtaken(
     proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
     """Its client was told that the outcome is unknown: not that nothing was recorded."""
@@ -64,7 +64,7 @@ async def test_an_append_that_comes_late_and_is_not_overtaken_is_recorded_as_it_
     assert await check_event_store(superuser) == 3
 
 
-async def test_that_nothing_was_found_under_locks_is_no_proof_that_nothing_will_come(
+async def test_nothing_found_under_locks_may_still_be_appended(
     proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
     async with writer_on(through(proxy, database)) as writer:
@@ -100,7 +100,7 @@ FROM event_store.event AS e WHERE e.account_id = s.account_id AND e.position = 1
 """
 
 
-async def test_a_store_that_was_set_back_meanwhile_gets_no_gap(
+async def test_a_store_restored_meanwhile_gets_no_gap(
     proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
     """A standby took over that lacks the last events: no unique constraint forbids the next."""
@@ -139,7 +139,7 @@ async def test_an_append_after_another_event_is_refused(
 
 
 @pytest.mark.parametrize("locked", [False, True])
-async def test_an_append_is_refused_long_after_it_was_decided(
+async def test_an_append_is_refused_long_after_its_decision(
     database: Database, superuser: Connection, *, locked: bool
 ) -> None:
     """Its process was stopped meanwhile: the event would say that it was recorded then."""

@@ -70,7 +70,7 @@ async def relay_to(bootstrap: str, topic: str, writer: Writer) -> AsyncIterator[
         await sender.close()
 
 
-async def test_what_was_committed_is_sent_with_its_headers_and_leaves_the_outbox(
+async def test_a_committed_row_is_sent_with_headers_and_deleted(
     kafka: Kafka, topic: str, writer: Writer, superuser: Connection
 ) -> None:
     stored = await writer.record(income("1", description="é"), income("2", "b"), limit("5"))
@@ -102,7 +102,7 @@ def _bytes(text: str | bytes | None) -> bytes:
     return text.encode()
 
 
-async def test_what_a_crash_left_is_sent_by_the_sweep(
+async def test_rows_left_by_a_crash_are_sent_by_the_sweep(
     kafka: Kafka, topic: str, writer: Writer, superuser: Connection
 ) -> None:
     """The process that recorded them ended right after its commit."""
@@ -125,9 +125,7 @@ async def test_young_rows_belong_to_the_relay_that_wrote_them(
     assert [row.stored.position for row in await writer.outbox.claim()] == [1]
 
 
-async def test_a_row_that_was_committed_late_is_swept_all_the_same(
-    writer: Writer, superuser: Connection
-) -> None:
+async def test_a_row_committed_late_is_swept(writer: Writer, superuser: Connection) -> None:
     """It is stamped before its commit, when younger rows have been swept already."""
     await writer.record(income("1", "late"))
     await superuser.execute("DELETE FROM event_store.outbox")
@@ -143,7 +141,7 @@ async def test_a_row_that_was_committed_late_is_swept_all_the_same(
     assert [row.stored.account_id for row in await writer.outbox.claim()] == ["late"]
 
 
-async def test_a_claim_passes_over_what_another_claims_and_runs_out(
+async def test_a_claim_skips_claimed_rows_and_expires(
     writer: Writer, superuser: Connection
 ) -> None:
     await writer.record(*[income("1")] * 6)
@@ -159,7 +157,7 @@ async def test_a_claim_passes_over_what_another_claims_and_runs_out(
     assert len(await writer.outbox.claim()) == 6
 
 
-async def test_two_sweeps_share_the_rows(writer: Writer, superuser: Connection) -> None:
+async def test_two_sweeps_divide_the_rows(writer: Writer, superuser: Connection) -> None:
     await writer.record(*[income("1", f"a{number}") for number in range(CLAIM_ROWS_MAX * 2)])
     await age_outbox(superuser)
     claims = await asyncio.gather(writer.outbox.claim(), writer.outbox.claim())
@@ -183,9 +181,7 @@ class Full:
         assert timeout_s > 0
 
 
-async def test_a_sender_that_takes_no_more_ends_the_sweep(
-    writer: Writer, superuser: Connection
-) -> None:
+async def test_a_full_sender_ends_the_sweep(writer: Writer, superuser: Connection) -> None:
     """Going on would claim the whole outbox, and keep every other sweep from it."""
     await writer.record(*[income("1", f"a{number}") for number in range(CLAIM_ROWS_MAX + 50)])
     await age_outbox(superuser)
@@ -210,7 +206,7 @@ class Keeping(Full):
         return super().send(record)
 
 
-async def test_an_erasure_is_sent_though_its_row_was_in_flight(
+async def test_an_erasure_is_sent_while_its_row_is_in_flight(
     writer: Writer, superuser: Connection
 ) -> None:
     """The acknowledgement of the record with the text must not delete the row without it."""
@@ -234,7 +230,7 @@ async def test_an_erasure_is_sent_though_its_row_was_in_flight(
     await until(lambda: is_outbox_empty(superuser))
 
 
-async def test_an_accounts_unsendable_rows_hold_no_other_up(
+async def test_unsendable_rows_of_an_account_delay_no_other(
     kafka: Kafka, topic: str, writer: Writer, superuser: Connection
 ) -> None:
     """More of each kind than one claim holds, and all of them older than the others' rows."""
@@ -267,7 +263,7 @@ async def test_an_accounts_unsendable_rows_hold_no_other_up(
     assert message.key() == b"a"
 
 
-async def test_a_row_that_makes_no_record_holds_no_other_up(
+async def test_an_unencodable_row_delays_no_other(
     kafka: Kafka, topic: str, writer: Writer, superuser: Connection
 ) -> None:
     """It stays, so that `saldo verify` and the outbox's age tell of it; the others are sent."""
@@ -287,7 +283,7 @@ async def test_a_row_that_makes_no_record_holds_no_other_up(
         await until(is_alone)
 
 
-async def test_what_else_is_in_flight_does_not_hold_the_sweep_up(
+async def test_other_rows_in_flight_do_not_delay_the_sweep(
     writer: Writer, superuser: Connection
 ) -> None:
     """Under load something always is: a backlog must not wait for a moment of silence."""
@@ -312,7 +308,9 @@ async def test_what_else_is_in_flight_does_not_hold_the_sweep_up(
     assert relay.in_flight == 1
 
 
-async def test_a_kafka_that_is_down_holds_nobody_up(writer: Writer, superuser: Connection) -> None:
+async def test_an_unreachable_kafka_delays_no_request(
+    writer: Writer, superuser: Connection
+) -> None:
     stored = await writer.record(*[income("1")] * 50)
     async with relay_to(NO_KAFKA, "transactions", writer) as relay:
         relay.send_committed(stored, [None] * 50)
@@ -322,7 +320,7 @@ async def test_a_kafka_that_is_down_holds_nobody_up(writer: Writer, superuser: C
     assert await superuser.fetchval("SELECT count(*) FROM event_store.outbox") == 51
 
 
-async def test_a_refused_record_is_left_to_the_sweep_with_those_behind_it(writer: Writer) -> None:
+async def test_a_refused_record_and_later_ones_wait_for_the_sweep(writer: Writer) -> None:
     stored = await writer.record(*[income("1")] * 5)
     relay, full = Relay(writer.outbox, asyncio.sleep), Full(takes=2)
     relay.use(full)

@@ -76,7 +76,7 @@ async def wait_for_waiting(superuser: Connection, count: int) -> None:
 # --- keys and reversals -----------------------------------------------------------------------
 
 
-async def test_a_repeated_request_is_answered_from_the_store(
+async def test_a_repeated_request_gets_the_stored_result(
     writer: Writer, superuser: Connection
 ) -> None:
     [first] = await writer.outcomes(intent(income("1", description="rent"), key="k"))
@@ -93,7 +93,7 @@ async def test_a_repeated_request_is_answered_from_the_store(
 
 
 @pytest.mark.parametrize("key", [EventKey("/payroll", "7"), "/payroll 7"])
-async def test_key_of_an_earlier_version_is_recognised(
+async def test_a_key_of_an_earlier_version_is_recognised(
     writer: Writer, superuser: Connection, key: Key
 ) -> None:
     """It recorded an event's key as a client's, `source id`."""
@@ -122,7 +122,7 @@ async def test_a_key_twice_in_one_batch_records_once(writer: Writer, superuser: 
     assert await check_event_store(superuser) == 1
 
 
-async def test_what_is_stored_is_what_was_decided(writer: Writer, superuser: Connection) -> None:
+async def test_the_stored_rows_are_those_decided(writer: Writer, superuser: Connection) -> None:
     """All kinds of rows in one batch, with and without keys: each has all that is its own."""
     [[original]] = [await writer.record(income("5", "b"))]
     lines: list[tuple[Command, str | None]] = [
@@ -159,7 +159,7 @@ async def test_what_is_stored_is_what_was_decided(writer: Writer, superuser: Con
     assert await check_event_store(superuser) == 13
 
 
-async def test_a_hash_of_another_length_is_not_written(writer: Writer) -> None:
+async def test_a_hash_of_wrong_length_is_not_written(writer: Writer) -> None:
     """They are handed over one after another: it would shift those of the other rows."""
     await writer.record(income("1"))
     [line] = intent(income("2"), key="k").lines
@@ -208,7 +208,7 @@ async def test_two_processes_create_one_account_together(
     assert await check_event_store(superuser) == 160
 
 
-async def test_two_processes_reverse_once(
+async def test_two_processes_reverse_a_transaction_once(
     database: Database, writer: Writer, superuser: Connection
 ) -> None:
     [original] = await writer.record(income("5"))
@@ -279,7 +279,7 @@ async def test_a_batch_of_refusals_leaves_no_stream_behind(
     assert await superuser.fetchval("SELECT count(*) FROM event_store.stream") == 0
 
 
-async def test_an_event_and_its_outbox_row_are_there_together(
+async def test_an_event_and_its_outbox_row_are_stored_together(
     writer: Writer, superuser: Connection
 ) -> None:
     stored = await writer.record(income("1"), income("2", "b"), expense("3"))
@@ -298,9 +298,7 @@ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();
 """
 
 
-async def test_what_could_not_be_committed_is_not_sent(
-    writer: Writer, superuser: Connection
-) -> None:
+async def test_an_uncommitted_event_is_not_sent(writer: Writer, superuser: Connection) -> None:
     """The relay is told only of what is there to stay."""
     await superuser.execute(REFUSE_COMMIT)
     [refused] = await asyncio.gather(writer.outcomes(intent(income("1"))), return_exceptions=True)
@@ -309,7 +307,9 @@ async def test_what_could_not_be_committed_is_not_sent(
     assert await check_event_store(superuser) == 0
 
 
-async def test_a_deadlock_is_run_again(database: Database, superuser: Connection) -> None:
+async def test_a_batch_is_retried_after_a_deadlock(
+    database: Database, superuser: Connection
+) -> None:
     """The writer holds a and waits for b; another holds b and asks for a."""
     # PostgreSQL looks for a deadlock once in a wait: the circle must be closed by then.
     url = with_options(database.dsn(), deadlock_timeout="3s")
@@ -327,9 +327,7 @@ async def test_a_deadlock_is_run_again(database: Database, superuser: Connection
     assert await check_event_store(superuser) == 4
 
 
-async def test_a_lock_that_is_soon_let_go_is_waited_for(
-    database: Database, superuser: Connection
-) -> None:
+async def test_a_short_lock_is_waited_for(database: Database, superuser: Connection) -> None:
     async with writer_on(with_options(database.dsn(), lock_timeout="30ms")) as writer:
         await writer.record(income("1"))
         holding = superuser.transaction()
@@ -352,7 +350,7 @@ async def test_a_lock_that_is_soon_let_go_is_waited_for(
     assert await check_event_store(superuser) == 2
 
 
-async def test_a_lock_that_is_not_let_go_is_a_busy_store_and_nothing_is_recorded(
+async def test_a_long_lock_is_store_busy_and_records_nothing(
     database: Database, superuser: Connection
 ) -> None:
     async with writer_on(with_options(database.dsn(), lock_timeout="10ms")) as writer:
@@ -369,7 +367,7 @@ async def test_a_lock_that_is_not_let_go_is_a_busy_store_and_nothing_is_recorded
 
 
 @pytest.mark.parametrize("how", ["cut-before", "cut-after"])
-async def test_a_commit_of_unknown_outcome_ends_in_one_event_and_an_answer(
+async def test_an_unknown_commit_ends_in_one_event_and_its_outcome(
     how: Cut, proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
     """Whether the lost COMMIT took hold or not, each intent is recorded once."""
@@ -390,7 +388,7 @@ async def test_a_commit_of_unknown_outcome_ends_in_one_event_and_an_answer(
 
 
 @pytest.mark.parametrize("how", ["cut-before", "cut-after"])
-async def test_an_outage_at_commit_is_ridden_out_up_to_the_deadline(
+async def test_an_outage_at_commit_is_retried_until_the_deadline(
     how: Cut, proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
     async with writer_on(through(proxy, database)) as writer:
@@ -411,7 +409,7 @@ async def test_an_outage_at_commit_is_ridden_out_up_to_the_deadline(
 
 
 @pytest.mark.parametrize(("how", "events"), [("cut-before", 1), ("cut-after", 2)])
-async def test_past_the_deadline_the_outcome_is_unknown_and_the_transaction_named(
+async def test_the_outcome_is_unknown_past_the_deadline(
     how: Cut, events: int, proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
     async with writer_on(through(proxy, database)) as writer:
@@ -434,7 +432,7 @@ async def test_past_the_deadline_the_outcome_is_unknown_and_the_transaction_name
     assert await check_event_store(superuser) == events
 
 
-async def test_a_store_that_cannot_be_reached_records_nothing_and_says_so(
+async def test_an_unreachable_store_records_nothing_and_says_so(
     proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
     proxy.refusing = True
@@ -444,7 +442,7 @@ async def test_a_store_that_cannot_be_reached_records_nothing_and_says_so(
     assert await check_event_store(superuser) == 0
 
 
-async def test_a_session_that_is_ended_while_it_waits_is_begun_anew(
+async def test_a_session_ended_while_waiting_is_reopened(
     writer: Writer, superuser: Connection
 ) -> None:
     await writer.record(income("1"))

@@ -39,7 +39,7 @@ def run(module: str, *arguments: str | Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S + 60)
-def test_every_row_is_taken_against_its_limit_and_reported(tmp_path: Path) -> None:
+def test_every_row_is_measured_against_its_limit_and_reported(tmp_path: Path) -> None:
     printed = run("benchmarks", "--out", tmp_path)
     report = read_report(tmp_path / "bench.json")
     assert [row.figure for row in report.rows] == list(FIGURES)
@@ -55,7 +55,7 @@ def test_every_row_is_taken_against_its_limit_and_reported(tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S + 60)
-def test_curves_go_on_from_what_was_filled(tmp_path: Path) -> None:
+def test_curves_continue_on_a_filled_database(tmp_path: Path) -> None:
     """Filled accounts take transactions, are projected and read: the fill is no fake."""
     printed = run("benchmarks.long", "--curves", "stored", "--out", tmp_path)
     [curve] = read_long(tmp_path / "long.json").curves

@@ -30,7 +30,7 @@ def test_documents_hold_the_tables_of_the_committed_reports() -> None:
             assert between_marks(text, name, table) == text
 
 
-def test_thousand_a_second_needs_what_one_can_work_out_by_hand() -> None:
+def test_plan_for_1000_a_second_matches_a_calculation_by_hand() -> None:
     small = plan(MEASURED, 1_000)
     # 1,000 x 300 us are 0.3 cores, half a core at 60 %: the fewest pods are two.
     assert (small.record_pods, small.balance_pods, small.project_pods) == (2, 2, 2)
@@ -50,7 +50,7 @@ def test_pods_grow_with_the_rate_and_keep_their_headroom() -> None:
     assert large.partitions == 150
 
 
-def test_server_ends_by_whichever_comes_first() -> None:
+def test_server_limit_is_the_first_one_reached() -> None:
     by_cpu = replace(MEASURED, wal_bytes=1)
     assert by_cpu.server_max_per_s == pytest.approx(64 * 0.6 * 1e6 / 400)
     by_wal = replace(MEASURED, wal_bytes=1_000_000)
@@ -58,16 +58,16 @@ def test_server_ends_by_whichever_comes_first() -> None:
 
 
 @pytest.mark.parametrize("per_s", RATES)
-def test_there_is_a_partition_for_every_consumer(per_s: int) -> None:
+def test_every_consumer_has_a_partition(per_s: int) -> None:
     planned = plan(MEASURED, per_s)
     assert planned.partitions >= planned.consumers
     assert planned.servers * MEASURED.server_max_per_s >= per_s
 
 
-def test_table_says_where_one_server_ends() -> None:
+def test_table_shows_the_limit_of_one_server() -> None:
     assert "ends at about 75,000 transactions a second" in plan_table(MEASURED)
 
 
-def test_mark_that_is_missing_is_said() -> None:
+def test_missing_mark_is_reported() -> None:
     with pytest.raises(ValueError, match="the marks of plan"):
         between_marks("nothing", "plan", "table")

@@ -39,7 +39,7 @@ def curve(name: str, *values: float, early: str = "") -> Curve:
     return made
 
 
-def test_point_is_the_median_of_its_rounds_whatever_came_between() -> None:
+def test_point_is_the_median_of_its_rounds() -> None:
     taken = Curve(name="connections", title="t", axis="connections")
     for value in (10.0, 90.0, 20.0):
         taken.note(1, {"post_per_s": value})
@@ -51,7 +51,7 @@ def test_point_is_the_median_of_its_rounds_whatever_came_between() -> None:
     assert taken.points[1].taken("post_per_s") == [11.0, 91.0, 21.0]
 
 
-def test_table_has_a_row_for_each_value_where_it_was_taken() -> None:
+def test_table_has_a_row_for_each_measured_value() -> None:
     taken = Curve(name="million", title="t", axis="requests")
     taken.note(1, {"post_per_s": 10.0, "record_mb": 60.0})
     taken.note(2, {"get_per_s": 20.0, "record_mb": 61.0})
@@ -61,7 +61,7 @@ def test_table_has_a_row_for_each_value_where_it_was_taken() -> None:
     assert shown(taken).row_count == 3
 
 
-def test_course_of_time_is_shown_by_its_first_and_last_quarter() -> None:
+def test_time_series_is_shown_by_first_and_last_quarter() -> None:
     taken = Curve(name="million", title="t", axis="requests", by_quarters=True)
     for number in range(1, 9):
         taken.note(number, {"post_per_s": 1.0, "record_mb": number})
@@ -76,7 +76,7 @@ def test_course_of_time_is_shown_by_its_first_and_last_quarter() -> None:
     ]
 
 
-def test_long_curve_is_shown_by_its_ends_and_some_between() -> None:
+def test_long_curve_is_shown_by_its_ends_and_some_points() -> None:
     some = thinned([Point(x=x, rounds=[]) for x in range(95)])
     assert len(some) == COLUMNS_MAX
     assert (some[0].x, some[-1].x) == (0, 94)
@@ -94,19 +94,19 @@ def test_table_for_the_documents_has_a_cell_for_each_point() -> None:
     ]
 
 
-def test_report_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+def test_report_is_read_back_unchanged(tmp_path: Path) -> None:
     report = LongReport(machine={"cores": 2}, curves=[curve("processes", 5.0, 6.0)])
     write_long(report, tmp_path)
     assert read_long(tmp_path / "long.json") == report
 
 
-def test_report_of_another_schema_is_not_read(tmp_path: Path) -> None:
+def test_report_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "long.json").write_text(json.dumps({"schema": 1, "curves": []}))
     with pytest.raises(ValueError, match="of schema 1"):
         read_long(tmp_path / "long.json")
 
 
-def test_curve_takes_the_place_of_its_older_one_and_leaves_the_others() -> None:
+def test_curve_replaces_its_older_one_and_no_other() -> None:
     report = LongReport(curves=[curve("connections", 1.0), curve("million", 2.0)])
     assert report.keep(curve("million", 3.0), ORDER)
     assert report.keep(curve("stored", 4.0), ORDER)
@@ -117,13 +117,13 @@ def test_curve_takes_the_place_of_its_older_one_and_leaves_the_others() -> None:
     ]
 
 
-def test_curve_that_ended_early_does_not_replace_a_whole_one() -> None:
+def test_partial_curve_does_not_replace_a_complete_one() -> None:
     report = LongReport(curves=[curve("stored", 1.0, 2.0)])
     assert not report.keep(curve("stored", 9.0, early="no disk"), ORDER)
     assert report.curve("stored").points[0].values == {"post_per_s": 1.0}
 
 
-def test_curve_that_ended_early_is_kept_where_there_was_none_and_says_so() -> None:
+def test_partial_curve_is_kept_and_marked_if_it_is_the_only_one() -> None:
     report = LongReport()
     assert report.keep(curve("stored", 9.0, early="no disk"), ORDER)
     assert "It ended early: no disk" in as_markdown(report.curve("stored"))
@@ -156,9 +156,7 @@ class NoStack:
         """Nothing ends."""
 
 
-def test_failure_of_one_curve_loses_neither_its_points_nor_the_others(
-    out: Path, tmp_path: Path
-) -> None:
+def test_failed_curve_keeps_its_points_and_the_other_curves(out: Path, tmp_path: Path) -> None:
     said: list[str] = []
     taken = take("stored", WHOLE_EXTENT, tmp_path / "stack", out, said.append)
     assert taken.ended_early == "the disk is full"
@@ -168,7 +166,7 @@ def test_failure_of_one_curve_loses_neither_its_points_nor_the_others(
     assert report.machine["PostgreSQL fsync"] == "on"
 
 
-def test_unreadable_older_report_stops_no_new_one(out: Path, tmp_path: Path) -> None:
+def test_unreadable_older_report_does_not_stop_a_new_one(out: Path, tmp_path: Path) -> None:
     (out / "long.json").write_text('{"schema": 1}')
     said: list[str] = []
     take("stored", WHOLE_EXTENT, tmp_path / "stack", out, said.append)

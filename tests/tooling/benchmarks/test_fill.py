@@ -53,7 +53,7 @@ def verified(database: Database, *, recorded: str | None = None) -> Report:
     return asyncio.run(run())
 
 
-def test_filled_accounts_are_proven_and_go_on(
+def test_filled_accounts_verify_and_accept_transactions(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several statements, and a second fill on top of the first."""
@@ -67,18 +67,18 @@ def test_filled_accounts_are_proven_and_go_on(
     assert report.counts.lagging_accounts == 0
 
 
-def test_indexes_and_constraints_are_there_again(database: Database) -> None:
+def test_indexes_and_constraints_are_recreated(database: Database) -> None:
     before = schema(database)
     fill(database.dsn(), 1, 5, lambda _: None)
     assert schema(database) == before
 
 
-def test_accounts_that_exist_already_are_refused_in_words(database: Database) -> None:
+def test_existing_accounts_are_refused_with_the_reason(database: Database) -> None:
     fill(database.dsn(), 1, 2, lambda _: None)
     with pytest.raises(NoFigure, match=r"the fill ended early: .*already exists"):
         fill(database.dsn(), 2, 3, lambda _: None)
 
 
-def test_disk_that_is_too_small_is_told_before_it_is_filled(database: Database) -> None:
+def test_too_small_disk_is_reported_before_filling(database: Database) -> None:
     with pytest.raises(NoFigure, match=r"need 20009 GB of disk.*EVENTS_MAX="):
         filling.check_room(database.data_dir, 10_000_000_000)

@@ -213,7 +213,7 @@ def test_wrong_balance_fails_the_run(
     assert ran.checks["balance: status is 200"]["fails"] == 0
 
 
-def test_balance_that_nobody_serves_fails_the_run(urls: dict[str, str]) -> None:
+def test_unreachable_balance_fails_the_run(urls: dict[str, str]) -> None:
     # The recorder knows no balances, and so answers 404.
     ran = run_script("balance.js", RECORD_URL=urls["RECORD_URL"], BALANCE_URL=urls["RECORD_URL"])
     assert ran.status == THRESHOLDS_CROSSED, ran.said
@@ -223,7 +223,7 @@ def test_balance_that_nobody_serves_fails_the_run(urls: dict[str, str]) -> None:
 # --- types ------------------------------------------------------------------------------------
 
 
-def test_scripts_have_the_types_of_k6() -> None:
+def test_scripts_pass_the_type_check_of_k6() -> None:
     folder = installed_types()
     with held(folder / "types.lock"):
         for path in (*LOADTESTS.glob("*.js"), LOADTESTS / "tsconfig.json"):
@@ -255,6 +255,6 @@ def installed_types() -> Path:
     return folder
 
 
-def test_lock_names_no_host() -> None:
+def test_package_lock_names_no_host() -> None:
     """A lock file that named the registry of one machine would bind all others to it."""
     assert "://" not in (LOADTESTS / "package-lock.json").read_text()

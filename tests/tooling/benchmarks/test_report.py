@@ -39,7 +39,7 @@ def report_of(*rows: Row) -> Report:
     )
 
 
-def test_row_is_judged_by_the_median_of_the_ratios_of_its_rounds() -> None:
+def test_row_is_judged_by_the_median_ratio_of_its_rounds() -> None:
     taken = row("post_cpu", 1.5, 9.0, 1.6)
     assert (taken.median, taken.low, taken.high) == pytest.approx((1.6, 1.5, 9.0))
     assert taken.met
@@ -55,18 +55,18 @@ def test_row_is_judged_by_the_median_of_the_ratios_of_its_rounds() -> None:
         ("lag_p50", 19.9, True),
     ],
 )
-def test_bound_is_the_most_or_the_least_as_the_row_says(
+def test_bound_is_a_maximum_or_minimum_as_the_row_says(
     key: str, ratio: float, *, met: bool
 ) -> None:
     assert row(key, ratio).met is met
 
 
-def test_no_two_rows_share_a_key_and_every_share_has_a_row() -> None:
+def test_row_keys_are_unique_and_every_share_has_a_row() -> None:
     assert len(BY_KEY) == len(FIGURES)
     assert BY_KEY.keys() >= NAMED.keys()
 
 
-def test_report_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+def test_report_is_read_back_unchanged(tmp_path: Path) -> None:
     report = report_of(row("post_cpu", 1.5, 2.5), row("lag_p99", 80.0))
     file = tmp_path / "bench.json"
     file.write_text(to_json(report))
@@ -79,7 +79,7 @@ def frame(key: str) -> str:
     return f"{name} ({file}:7)"
 
 
-def test_share_counts_samples_with_a_named_function_anywhere_on_the_stack() -> None:
+def test_share_counts_samples_with_the_function_on_the_stack() -> None:
     other = "main (/src/main.py:1)"
     shares = shares_of(
         [
@@ -97,12 +97,12 @@ def test_share_counts_samples_with_a_named_function_anywhere_on_the_stack() -> N
     }
 
 
-def test_function_of_the_same_name_elsewhere_is_not_counted() -> None:
+def test_same_function_name_in_another_file_is_not_counted() -> None:
     name = frame("share_auth").partition(" ")[0]
     assert shares_of([f"{name} (/elsewhere.py:1) 50"])["share_auth"] == 0.0
 
 
-def test_profile_of_a_handful_of_samples_is_no_figure() -> None:
+def test_profile_of_too_few_samples_is_no_figure() -> None:
     with pytest.raises(NoFigure, match="samples"):
         shares_of(["main (/src/main.py:1) 3"])
 
@@ -116,7 +116,7 @@ def test_percentiles_are_of_the_sorted_samples() -> None:
     assert percentile_ms([], 99) == 0.0
 
 
-def test_load_generator_is_kept_off_the_functions_core() -> None:
+def test_load_generator_avoids_the_core_of_the_function() -> None:
     two = Placement(function=frozenset({0}), load=frozenset({1}), rest=frozenset({1}))
     one = Placement(function=frozenset({0}), load=frozenset({0}), rest=frozenset({0}))
     assert two.pinned
@@ -133,5 +133,5 @@ def test_load_generator_is_kept_off_the_functions_core() -> None:
         (99.6, "us", "99.6 us"),
     ],
 )
-def test_numbers_are_short(value: float, unit: str, text: str) -> None:
+def test_numbers_are_rounded_for_display(value: float, unit: str, text: str) -> None:
     assert number(value, unit) == text

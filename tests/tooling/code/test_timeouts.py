@@ -138,7 +138,7 @@ def python_files(*folders: str) -> list[Path]:
     ]
 
 
-def test_no_wait_and_no_token_is_shorter_than_a_busy_machine_needs() -> None:
+def test_every_timeout_and_token_is_long_enough() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}"
         for path in python_files("tests", "local")
@@ -168,7 +168,7 @@ def test_no_wait_and_no_token_is_shorter_than_a_busy_machine_needs() -> None:
         "token(exp=int(time.time()) + 7200)",
     ],
 )
-def test_a_wait_or_a_token_that_is_too_short_is_seen(tmp_path: Path, line: str) -> None:
+def test_a_timeout_or_token_that_is_too_short_is_found(tmp_path: Path, line: str) -> None:
     file = tmp_path / "file.py"
     file.write_text(f"{line}\n")
     assert list(too_short(file)) == [f"1: {line}"]
@@ -186,13 +186,13 @@ def test_a_wait_or_a_token_that_is_too_short_is_seen(tmp_path: Path, line: str) 
         'claims = {"exp": now - 31}',
     ],
 )
-def test_a_wait_that_is_long_enough_or_says_why_is_none(tmp_path: Path, line: str) -> None:
+def test_a_long_or_justified_timeout_is_accepted(tmp_path: Path, line: str) -> None:
     file = tmp_path / "file.py"
     file.write_text(f"{line}\n")
     assert list(too_short(file)) == []
 
 
-def test_a_test_may_wait_twice_before_it_is_ended() -> None:
+def test_the_test_timeout_allows_two_waits() -> None:
     """And no mark gives a test less than all have."""
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     assert options["timeout"] >= 4 * WAIT_MIN_S
@@ -208,7 +208,7 @@ def test_a_test_may_wait_twice_before_it_is_ended() -> None:
     assert found == []
 
 
-def test_every_request_says_how_long_it_waits() -> None:
+def test_every_request_has_a_timeout() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}"
         for path in python_files("tests", "local")
@@ -217,13 +217,13 @@ def test_every_request_says_how_long_it_waits() -> None:
     assert found == []
 
 
-def test_request_without_a_timeout_is_seen(tmp_path: Path) -> None:
+def test_request_without_a_timeout_is_found(tmp_path: Path) -> None:
     file = tmp_path / "file.py"
     file.write_text("httpx.get(url)\nhttpx.get(url, timeout=1)\nhttpx.AsyncClient(base_url=url)\n")
     assert list(requests_without_timeout(file)) == [1, 3]
 
 
-def test_no_example_has_a_deadline_and_ci_draws_the_same_each_time() -> None:
+def test_hypothesis_has_no_deadline_and_is_fixed_in_ci() -> None:
     assert settings.default is not None
     assert settings.default.deadline is None
     assert settings.default.derandomize is ("CI" in os.environ)
@@ -232,7 +232,7 @@ def test_no_example_has_a_deadline_and_ci_draws_the_same_each_time() -> None:
 CLAIM = "import sys; from local import processes; print(processes.claim(int(sys.argv[1])))"
 
 
-def test_free_port_is_nobody_elses_while_this_process_lives() -> None:
+def test_free_port_stays_reserved_while_the_process_lives() -> None:
     ports = {processes.free_port() for _ in range(50)}
     assert len(ports) == 50
     port = ports.pop()

@@ -66,7 +66,7 @@ def test_tutorial_works_from_a_fresh_clone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
-def test_how_to_page_does_what_it_says(page: Path, up: Clone, tmp_path: Path) -> None:
+def test_commands_of_a_how_to_page_work(page: Path, up: Clone, tmp_path: Path) -> None:
     if page.stem == "redrive-dead-letters":
         plant_dead_letter(up)
     run_page(page, up, tmp_path)

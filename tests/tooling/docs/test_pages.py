@@ -85,13 +85,13 @@ def links(page: Path) -> list[str]:
     return found
 
 
-def test_there_are_pages() -> None:
+def test_pages_are_found() -> None:
     names = {str(page.relative_to(ROOT)) for page in pages()}
     assert {"README.md", "docs/README.md", "docs/how-to/retry-safely.md"} <= names
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     assert [(link, said) for link in links(page) if (said := wrong(page, link))] == []
 
 
@@ -107,12 +107,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         ("https://example.org/x", ""),
     ],
 )
-def test_link_that_leads_nowhere_is_seen(link: str, said: str) -> None:
+def test_broken_link_is_found(link: str, said: str) -> None:
     assert wrong(ROOT / "docs" / "README.md", link) == said
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_file_that_is_named_is_there(page: Path) -> None:
+def test_every_named_file_exists(page: Path) -> None:
     if page.name == "CHANGELOG.md":
         return  # it may tell of what is gone
     named = {
@@ -143,7 +143,7 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 
 
 @pytest.mark.parametrize("path", reference.PAGES, ids=lambda path: path.name)
-def test_page_made_from_code_is_current(path: Path) -> None:
+def test_generated_page_is_current(path: Path) -> None:
     made = reference.PAGES[path]()
     assert path.read_text(encoding="utf-8") == made, "run: make reference"
 
@@ -162,7 +162,7 @@ def test_every_setting_of_the_functions_is_described() -> None:
     ("name", "default"),
     [(name, each.default) for name, each in reference.FUNCTIONS_SETTINGS.items() if each.default],
 )
-def test_default_is_what_absence_means(name: str, default: str) -> None:
+def test_documented_default_applies_without_the_setting(name: str, default: str) -> None:
     for function in FUNCTIONS:
         absent = read_settings(function.name, reference.GOOD)
         assert absent == read_settings(function.name, reference.GOOD | {name: default})
@@ -189,14 +189,14 @@ def environment_names(folder: Path) -> set[str]:
     return found
 
 
-def test_every_setting_of_the_operators_command_is_described() -> None:
+def test_every_setting_of_the_command_is_described() -> None:
     named = environment_names(ROOT / "src" / "saldo" / "operate")
     assert named >= {"SALDO_TOKEN", "ROLE_PASSWORD_QUERY"}
     assert named <= reference.OPERATOR_SETTINGS.keys() | reference.FUNCTIONS_SETTINGS.keys()
     assert reference.OPERATOR_SETTINGS.keys() <= named | reference.FUNCTIONS_SETTINGS.keys()
 
 
-def test_variables_of_make_are_those_of_the_makefile() -> None:
+def test_documented_make_variables_match_the_makefile() -> None:
     said = subprocess.run(
         ["grep", "-rhoE", r"(RECORD|BALANCE|PROJECT|KAFKA)_PORT|DETACH|SALDO_CACHE"]
         + ["Makefile", "local"],

@@ -118,7 +118,7 @@ async def record(served: Served, account_id: str) -> dict[str, Any]:
     return found
 
 
-async def test_an_outbox_that_is_stuck(light_stack: Stack) -> None:
+async def test_runbook_resolves_a_stuck_outbox(light_stack: Stack) -> None:
     """Kafka is down: the recorder goes on, and its outbox fills."""
     look, mend = commands("SaldoOutboxStuck")
     without_kafka = light_stack.serve(RECORD, KAFKA_BOOTSTRAP_SERVERS=NO_KAFKA)
@@ -141,7 +141,7 @@ async def test_an_outbox_that_is_stuck(light_stack: Stack) -> None:
         assert await superuser.fetchval("SELECT count(*) FROM event_store.outbox") == 0
 
 
-async def test_an_event_that_cannot_be_projected(light_stack: Stack) -> None:
+async def test_runbook_resolves_an_unprojectable_event(light_stack: Stack) -> None:
     """A row of the event store was changed: its chain does not hold any more."""
     list_letters, verify = commands("SaldoAccountBlocked")[0].splitlines()
     redrive = commands("SaldoAccountBlocked")[1].replace("ACCOUNT", "poisoned")
@@ -191,7 +191,7 @@ SET watermark = least(watermark, (SELECT min(appended_at) FROM event_store.event
 """
 
 
-async def test_an_account_that_lags(light_stack: Stack) -> None:
+async def test_runbook_resolves_a_lagging_account(light_stack: Stack) -> None:
     """Somebody has locked its balance and went for lunch."""
     look, mend = commands("SaldoProjectionLags")
     recorder, projector = light_stack.serve(RECORD), light_stack.serve(PROJECT)

@@ -41,7 +41,7 @@ def consumed(broker: Broker) -> bytes | None:
         consumer.close()
 
 
-def test_partitions_that_a_topic_lacks_are_added(kafka: Kafka) -> None:
+def test_missing_partitions_are_added_to_a_topic(kafka: Kafka) -> None:
     """And it is said: `make up` on the data of an earlier version."""
     name, words = f"small-{secrets.token_hex(6)}", list[str]()
     for partitions in (1, 3, 2):
@@ -52,7 +52,7 @@ def test_partitions_that_a_topic_lacks_are_added(kafka: Kafka) -> None:
 
 
 @pytest.mark.parametrize("days", [-400, 400])
-def test_a_record_is_taken_whatever_the_producers_clock_says(kafka: Kafka, days: int) -> None:
+def test_a_record_is_accepted_with_any_producer_clock(kafka: Kafka, days: int) -> None:
     """Kafka refuses what is an hour ahead, where it goes by the producer's clock."""
     name = f"clock-{secrets.token_hex(6)}"
     create_topic(kafka.bootstrap_servers, name, 1, DAY_MS, progress=list[str]().append)
@@ -64,7 +64,7 @@ def test_a_record_is_taken_whatever_the_producers_clock_says(kafka: Kafka, days:
     assert errors == [None]
 
 
-def test_a_neighbours_kafka_does_not_make_a_broker_ready(kafka: Kafka, tmp_path: Path) -> None:
+def test_a_foreign_kafka_does_not_make_a_broker_ready(kafka: Kafka, tmp_path: Path) -> None:
     """One that lost its port to it ends a moment later, and would have been taken for ready."""
     process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
     log = tmp_path / "kafka.log"
@@ -80,7 +80,7 @@ def test_a_neighbours_kafka_does_not_make_a_broker_ready(kafka: Kafka, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_killed_broker_goes_on_with_its_records_on_other_ports(tmp_path: Path) -> None:
+def test_a_killed_broker_restarts_with_its_records(tmp_path: Path) -> None:
     """An unclean end loses nothing that Kafka acknowledged; `stop` ends it in order."""
     broker = start_kafka(tmp_path, processes.free_port())
     try:

@@ -45,7 +45,7 @@ def test_every_image_has_a_stage() -> None:
 
 
 @pytest.mark.parametrize("stage", ["image-function", "image-operate", "image-local"])
-def test_images_end_as_a_numbered_user_who_is_not_root(stage: str) -> None:
+def test_images_run_as_a_numeric_user_other_than_root(stage: str) -> None:
     users = re.findall(r"^USER (\S+)$", stages()[stage], re.MULTILINE)
     assert users[-1] == "65532:65532"
 
@@ -67,7 +67,7 @@ def test_packages_are_installed_by_hash_and_from_wheels_only() -> None:
     assert "--only-binary :all:" in installs[1]
 
 
-def test_a_build_sees_only_what_it_needs() -> None:
+def test_a_build_context_holds_only_what_it_needs() -> None:
     """No .git, no .saldo with its passwords, no virtual environment reaches the engine."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
@@ -77,7 +77,7 @@ def test_a_build_sees_only_what_it_needs() -> None:
     }  # fmt: skip
 
 
-def test_the_sources_start_from_the_files_and_packages_of_their_image(tmp_path: Path) -> None:
+def test_local_sources_run_from_the_files_of_their_image(tmp_path: Path) -> None:
     """It has the recorder's packages, and of local/ what the Dockerfile names."""
     copied = re.search(r"COPY ((?:local/\S+\s+(?:\\\s+)?)+)/source/local/", DOCKERFILE)
     ran = re.search(r'"(import local\.kafka_source[^"]*)"', stages()["image-local"])
@@ -94,32 +94,32 @@ def test_the_sources_start_from_the_files_and_packages_of_their_image(tmp_path: 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_wheels_of_every_lock_that_an_image_installs_are_fetched() -> None:
+def test_wheels_are_fetched_for_every_installed_lock() -> None:
     locks = set(re.findall(r"lock=(\w+)", DOCKERFILE))
     assert locks == {"record", "balance", "operate"} == set(bases.LOCKS) - {"tools"}
     assert all((ROOT / "locks" / f"{lock}.txt").exists() for lock in locks)
 
 
-def test_images_of_others_are_pinned_by_digest() -> None:
+def test_third_party_images_are_pinned_by_digest() -> None:
     others = [each["image"] for each in SERVICES.values() if "build" not in each]
     others = [image for image in others if not image.startswith("saldo/")]
     assert len(others) == 2
     assert all(BY_DIGEST.fullmatch(image) for image in others)
 
 
-def test_no_image_is_called_latest() -> None:
+def test_no_image_is_tagged_latest() -> None:
     assert not any(
         each["image"].endswith(":latest") or ":" not in each["image"] for each in SERVICES.values()
     )
 
 
-def test_every_service_that_stays_has_a_healthcheck() -> None:
+def test_every_long_running_service_has_a_healthcheck() -> None:
     without = {name for name, service in SERVICES.items() if "healthcheck" not in service}
     assert without == set(JOBS)
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_services_have_no_capabilities_and_gain_none(name: str) -> None:
+def test_services_have_no_capabilities_or_new_privileges(name: str) -> None:
     assert SERVICES[name]["cap_drop"] == ["ALL"]
     assert SERVICES[name]["security_opt"] == ["no-new-privileges:true"]
 
@@ -144,7 +144,7 @@ def test_ports_are_published_on_loopback_only() -> None:
     }
 
 
-def test_no_password_stands_in_the_files() -> None:
+def test_no_password_is_in_the_files() -> None:
     for name in ("compose.yaml", "compose.local-base.yaml"):
         text = (ROOT / "local" / name).read_text()
         assert not re.search(r"://[^/\s]*@", text)
@@ -157,14 +157,14 @@ def test_all_data_is_in_named_volumes() -> None:
     assert {mount.partition(":")[0] for mount in mounts} == set(COMPOSE["volumes"])
 
 
-def test_every_role_of_a_function_gets_its_password() -> None:
+def test_every_function_role_gets_its_password() -> None:
     told = SERVICES["migrations"]["environment"]
     assert {name.removesuffix("_FILE") for name in told} == set(SETTINGS) - {
         "ROLE_PASSWORD_OPERATE"
     }
 
 
-def test_passwords_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
+def test_passwords_are_made_once_and_readable_by_owner_only(tmp_path: Path) -> None:
     """A second run must not change them: the database's volume was made with the first ones."""
     folder = tmp_path / "compose"
     assert compose_env.make(folder) is True
@@ -174,14 +174,14 @@ def test_passwords_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> No
     assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IRWXU
 
 
-def test_the_files_that_compose_reads_are_those_that_are_made() -> None:
+def test_compose_reads_the_generated_files() -> None:
     wanted = {Path(secret["file"]).name for secret in COMPOSE["secrets"].values()}
     for service in SERVICES.values():
         wanted |= {Path(file).name for file in service.get("env_file", ())}
     assert wanted == compose_env.contents().keys()
 
 
-def test_no_two_runs_make_the_same_passwords() -> None:
+def test_two_runs_make_different_passwords() -> None:
     first, second = compose_env.contents(), compose_env.contents()
     assert all(first[name] != second[name] for name in first)
     secrets = [first[name] for name in first if not name.endswith(".env")]
@@ -189,7 +189,7 @@ def test_no_two_runs_make_the_same_passwords() -> None:
     assert all(len(secret) >= 32 for secret in secrets)
 
 
-def test_a_set_of_passwords_cut_short_is_made_anew(tmp_path: Path) -> None:
+def test_an_incomplete_set_of_passwords_is_remade(tmp_path: Path) -> None:
     (tmp_path / "compose.new").mkdir()
     (tmp_path / "compose.new" / "stale").touch()
     assert compose_env.make(tmp_path / "compose") is True

@@ -28,9 +28,7 @@ def client(folder: Path, *, version: str, plugin: bool) -> Path:
     return file
 
 
-def test_a_client_that_cannot_build_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_without_build_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client(tmp_path / "new", version="28.2.2", plugin=False)
     old = client(tmp_path / "old", version="20.10.24+dfsg1", plugin=False)
     monkeypatch.setenv("PATH", f"{tmp_path}/none:{tmp_path}/new:{tmp_path}/old:/usr/bin:/bin")
@@ -38,14 +36,16 @@ def test_a_client_that_cannot_build_is_passed_over(
     assert engine.building_client() == old
 
 
-def test_a_new_client_builds_by_its_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_client_builds_with_its_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new = client(tmp_path / "new", version="28.2.2", plugin=True)
     monkeypatch.setenv("PATH", f"{tmp_path}/new:/usr/bin:/bin")
 
     assert engine.building_client() == new
 
 
-def test_without_one_it_is_said_what_to_install(
+def test_a_missing_client_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client(tmp_path / "new", version="28.2.2", plugin=False)

@@ -99,7 +99,7 @@ def answer(status: int, body: bytes = b"", headers: Sequence[tuple[str, str]] = 
 # --- records ----------------------------------------------------------------------------------
 
 
-def test_a_plain_record_becomes_an_event_that_names_its_place() -> None:
+def test_a_plain_record_becomes_an_event_with_its_offset() -> None:
     """Partition and offset are its id; key and time come along."""
     event = made_from(record())
 
@@ -124,7 +124,7 @@ def test_an_empty_key_is_no_key() -> None:
     assert "key" not in made_from(record(key=None)).attributes
 
 
-def test_the_content_type_of_a_plain_record_is_found_in_any_case_and_lowered() -> None:
+def test_content_type_of_a_plain_record_ignores_case() -> None:
     """Nor is it a `kafkaheader` besides."""
     event = made_from(record(headers=[("Content-TYPE", b"Application/JSON")]))
 
@@ -132,7 +132,7 @@ def test_the_content_type_of_a_plain_record_is_found_in_any_case_and_lowered() -
     assert not any(name.startswith("kafkaheader") for name in event.attributes)
 
 
-def test_a_binary_event_keeps_its_attributes_and_loses_all_else() -> None:
+def test_a_binary_event_keeps_only_its_attributes() -> None:
     """The key too: a producer writes ce_partitionkey, or there is none."""
     headers = [*BINARY, ("ce_Ext", b"e"), ("other", b"x"), ("ce_", b"y"), ("content-type", b"A/b")]
 
@@ -186,7 +186,7 @@ def test_an_invalid_cloudevent_is_a_plain_record(broken: list[RecordHeader]) -> 
         ("2026-11-24T06:00:00.5-03:00", "2026-11-24T06:00:00.5-03:00"),
     ],
 )
-def test_a_time_is_written_anew(written: str, sent: str) -> None:
+def test_a_time_is_rewritten_in_one_form(written: str, sent: str) -> None:
     """The dispatcher parses it: what arrives is the same moment, not always the same text."""
     event = made_from(record(headers=[*BINARY, ("ce_time", written.encode())]))
 
@@ -249,7 +249,7 @@ def test_an_invalid_envelope_is_a_plain_record(envelope: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     "value", [b"[]", b"{", b"\xff", b'"x"', pytest.param(b"[" * 100_000, id="deep")]
 )
-def test_a_value_that_is_no_envelope_is_a_plain_record(value: bytes) -> None:
+def test_a_value_without_an_envelope_is_a_plain_record(value: bytes) -> None:
     """Whatever it is, it takes nothing down."""
     assert is_plain(
         made_from(record(value, headers=[("content-type", b"application/cloudevents+json")]))
@@ -288,7 +288,7 @@ def test_every_record_is_sent_or_refused_as_unsendable(
     assert len(lines) == 4 + len(event.attributes) + has_length + has_type
 
 
-def test_a_record_cannot_say_where_it_lies() -> None:
+def test_a_record_cannot_forge_its_offset() -> None:
     """Partition and offset are those of the record, whatever attributes its producer gave it."""
     claims: list[RecordHeader] = [(f"ce_{name}", b"99") for name in WHEREABOUTS]
     assert WHEREABOUTS.items() <= made_from(record(headers=[*BINARY, *claims])).attributes.items()
@@ -305,9 +305,7 @@ def test_a_record_cannot_say_where_it_lies() -> None:
     ),
     content_type=st.none() | st.sampled_from(["a/b", "a/b\nx: y"]),
 )
-def test_a_request_is_refused_for_the_first_value_that_no_header_can_carry(
-    values: list[str], content_type: str | None
-) -> None:
+def test_unencodable_header_value_is_refused(values: list[str], content_type: str | None) -> None:
     """Of the values, and then of the content type; with none of them it is made."""
     attributes = {f"a{number}": value for number, value in enumerate(values)} | {"id": "i"}
     event = Event(attributes=attributes, content_type=content_type, body=None)
@@ -339,7 +337,7 @@ def test_a_request_is_the_event_in_binary_mode() -> None:
 @pytest.mark.parametrize(
     ("value", "sent"), [("é", b"\xe9"), ("ключ", b"????"), ("😀", b"??"), ("\ud800", b"?")]
 )
-def test_a_header_has_one_byte_a_character(value: str, sent: bytes) -> None:
+def test_a_header_is_encoded_as_latin_1(value: str, sent: bytes) -> None:
     """Latin-1 or a question mark: that is why attributes should be ASCII."""
     event = Event(attributes={"id": value}, content_type=None, body=None)
 
@@ -349,7 +347,7 @@ def test_a_header_has_one_byte_a_character(value: str, sent: bytes) -> None:
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
-def test_a_records_trace_goes_on_under_a_new_span() -> None:
+def test_a_records_trace_continues_in_a_new_span() -> None:
     """With its flags and its state."""
     headers = [("traceparent", f"00-{TRACE}-b7ad6b7169203331-01".encode()), ("tracestate", b"a=1")]
 
@@ -362,7 +360,7 @@ def test_a_records_trace_goes_on_under_a_new_span() -> None:
 @pytest.mark.parametrize(
     "written", [b"", b"00-0-0-0", f"00-{'0' * 32}-b7ad6b7169203331-01".encode()]
 )
-def test_a_bad_trace_is_no_trace(written: bytes) -> None:
+def test_a_malformed_trace_is_ignored(written: bytes) -> None:
     """Nor is one begun."""
     assert child_traceparent([("traceparent", written)], "00f067aa0ba902b7") == []
 
@@ -416,13 +414,13 @@ def test_all_other_failures_are_not_retried(status: int) -> None:
     assert decide(options(), 0, failure) == GivenUp(answer=failure)
 
 
-def test_no_answer_is_retried() -> None:
+def test_a_missing_response_is_retried() -> None:
     """Refused, reset or timed out: the last failure is told, which is none."""
     assert decide(options(), 0, None) == RetryAfter(delay_ms=200)
     assert decide(options(), 2, None) == GivenUp(answer=None)
 
 
-def test_without_a_delay_there_is_no_retry_and_no_status_to_tell() -> None:
+def test_without_a_delay_nothing_is_retried_or_reported() -> None:
     """Unless there was none to make, or the failure was final."""
     assert decide(options(backoff_delay_ms=0), 0, answer(500)) == GivenUp(answer=None)
     assert decide(options(backoff_delay_ms=0, retry=0), 0, answer(500)) == GivenUp(
@@ -439,7 +437,7 @@ def test_the_backoff_doubles_or_adds() -> None:
     assert [backoff_ms(linear, retry) for retry in (1, 2, 3)] == [100, 200, 300]
 
 
-def test_the_default_delivery_blocks_an_ordered_partition_for_ten_minutes() -> None:
+def test_default_delivery_blocks_a_partition_for_10_minutes() -> None:
     """What makes `spec.delivery` worth writing."""
     delays = [backoff_ms(DELIVERY_DEFAULT, retry) for retry in range(1, DELIVERY_DEFAULT.retry + 1)]
 
@@ -451,7 +449,7 @@ def test_the_default_delivery_blocks_an_ordered_partition_for_ten_minutes() -> N
 EVENT = Event(attributes={"id": "i", "type": "t"}, content_type="a/b", body=b"x")
 
 
-def test_a_dead_letter_tells_what_the_sink_answered() -> None:
+def test_a_dead_letter_holds_the_response_of_the_sink() -> None:
     """Beside the event as it was."""
     failure = answer(
         422, b"no", [("KNE-Reason", "x"), ("kne-", "y"), ("kne-a_b", "z"), ("reason", "w")]
@@ -470,7 +468,7 @@ def test_a_dead_letter_tells_what_the_sink_answered() -> None:
     }
 
 
-def test_a_dead_letter_for_want_of_an_answer_tells_the_sink_only() -> None:
+def test_a_dead_letter_without_a_response_names_the_sink_only() -> None:
     """No code, no data."""
     assert dead_letter(EVENT, SINK, None).attributes == {
         "id": "i",
@@ -487,7 +485,7 @@ def test_a_dead_letters_data_is_bounded_and_absent_when_empty() -> None:
     assert "knativeerrordata" not in dead_letter(EVENT, SINK, answer(500)).attributes
 
 
-def test_an_answers_header_cannot_replace_what_the_event_is() -> None:
+def test_response_headers_cannot_replace_event_attributes() -> None:
     """`Kne-type` would."""
     assert (
         dead_letter(EVENT, SINK, answer(500, headers=[("Kne-Type", "x")])).attributes["type"] == "t"
@@ -502,7 +500,7 @@ def test_an_answers_header_cannot_replace_what_the_event_is() -> None:
     start=st.integers(0, 2**40),
     data=st.data(),
 )
-def test_only_what_lies_before_the_first_open_record_is_committable(
+def test_only_offsets_before_the_first_open_one_are_committable(
     gaps: list[int], start: int, data: st.DataObject
 ) -> None:
     """In any order of answers, over any gaps; at the end everything is."""
@@ -534,7 +532,7 @@ def test_only_what_lies_before_the_first_open_record_is_committable(
     assert ledger.open_count() == 0
 
 
-def test_a_ledger_refuses_an_offset_that_it_had() -> None:
+def test_an_offset_given_twice_is_refused() -> None:
     """A consumer that goes back without a new assignment is a programmer's error."""
     ledger = OffsetLedger()
     ledger.received(5)
@@ -562,7 +560,7 @@ REQUIRED = [
 ]
 
 
-def test_delivery_given_in_part_loses_the_defaults() -> None:
+def test_a_partial_delivery_option_drops_the_defaults() -> None:
     """As `spec.delivery` does: a dead letter sink alone means no retry at all."""
     assert parse_arguments(REQUIRED).delivery == DELIVERY_DEFAULT
     partly = parse_arguments([*REQUIRED, "--dead-letter-sink", "http://h/d"])
@@ -570,7 +568,7 @@ def test_delivery_given_in_part_loses_the_defaults() -> None:
     assert partly.delivery.retry == 0
 
 
-def test_a_whole_delivery_is_taken_as_it_is() -> None:
+def test_a_complete_delivery_option_is_used_unchanged() -> None:
     """A timeout of zero is the dispatcher's limit."""
     given_all = ["--retry", "3", "--backoff-policy", "linear", "--backoff-delay", "PT1S"]
 
@@ -593,7 +591,7 @@ def test_a_whole_delivery_is_taken_as_it_is() -> None:
         ["--initial-offset", "7"],
     ],
 )
-def test_a_wrong_option_ends_the_start(wrong: list[str]) -> None:
+def test_a_wrong_option_stops_the_start(wrong: list[str]) -> None:
     """Before anything is consumed."""
     with pytest.raises(SystemExit):
         parse_arguments([*REQUIRED, *wrong])
@@ -609,7 +607,7 @@ def test_a_duration_is_iso_8601(text: str, milliseconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "P", "PT", "30", "PT30", "P1D2H", "-PT1S", "PT1S ", "PT1e9S"])
-def test_anything_else_is_no_duration(text: str) -> None:
+def test_other_text_is_no_duration(text: str) -> None:
     """ValueError, which the command line tells."""
     with pytest.raises(ValueError, match="duration"):
         parse_duration_ms(text)
@@ -621,7 +619,7 @@ def token_for(audience: object) -> str:
 
 
 @pytest.mark.parametrize("audience", ["saldo", ["other", "saldo"]])
-def test_a_token_for_the_audience_is_shown(tmp_path: Path, audience: object) -> None:
+def test_a_token_for_the_audience_is_sent(tmp_path: Path, audience: object) -> None:
     """Without the file's closing newline."""
     path = tmp_path / "token"
     path.write_text(token_for(audience) + "\n", encoding="ascii")
@@ -630,7 +628,7 @@ def test_a_token_for_the_audience_is_shown(tmp_path: Path, audience: object) -> 
 
 
 @pytest.mark.parametrize("text", ["", "a.b.c", token_for("other"), token_for(None), "e30.e30.x"])
-def test_a_token_that_is_not_for_the_audience_ends_the_start(tmp_path: Path, text: str) -> None:
+def test_a_token_for_another_audience_stops_the_start(tmp_path: Path, text: str) -> None:
     """As a cluster would not have issued it."""
     path = tmp_path / "token"
     path.write_text(text, encoding="ascii")
@@ -638,7 +636,7 @@ def test_a_token_that_is_not_for_the_audience_ends_the_start(tmp_path: Path, tex
         TokenFile(path, "saldo")
 
 
-def test_a_renewed_token_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_renewed_token_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a broken renewal leaves the one before."""
     monkeypatch.setattr("local.kafka_source.TOKEN_CHECK_S", 0.0)
     path = tmp_path / "token"

@@ -123,7 +123,7 @@ def test_an_image_is_small(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", images.IMAGES)
-def test_an_image_says_what_it_is(image: str) -> None:
+def test_an_image_has_its_labels(image: str) -> None:
     labels = inspect(image)["Config"]["Labels"]
     found = {name.removeprefix("org.opencontainers.image."): text for name, text in labels.items()}
     assert found["title"] == f"saldo {image}"
@@ -136,7 +136,7 @@ def test_an_image_says_what_it_is(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", images.IMAGES)
-def test_an_image_runs_as_nobody_and_brings_no_tools(image: str) -> None:
+def test_an_image_runs_unprivileged_and_holds_no_tools(image: str) -> None:
     """No installer, compiler or package manager that an intruder could use."""
     assert inspect(image)["Config"]["User"] == USER
     program = (
@@ -153,7 +153,7 @@ def test_an_image_runs_as_nobody_and_brings_no_tools(image: str) -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_has_its_own_source_and_its_own_packages_only(function: str) -> None:
+def test_a_function_image_holds_only_its_source_and_packages(function: str) -> None:
     program = (
         "import importlib.util, json, os;"
         "print(json.dumps([os.listdir('/app/functions'),"
@@ -168,7 +168,7 @@ def test_a_function_has_its_own_source_and_its_own_packages_only(function: str) 
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_starts_on_a_read_only_root_and_answers(function: str) -> None:
+def test_a_function_starts_and_responds_on_a_read_only_root(function: str) -> None:
     """It needs no database to be ready: its outage must not stop every pod."""
     started = time.monotonic()
     with running(function) as container:
@@ -205,7 +205,7 @@ def test_a_function_takes_its_port_from_the_environment() -> None:
         images.engine("rm", "--force", name)
 
 
-def test_sigterm_lets_a_request_in_flight_be_answered() -> None:
+def test_a_request_in_flight_finishes_after_sigterm() -> None:
     with running("record_transaction") as container:
         body = b'{"accountId": "wesley", "value": true}'
         with socket.create_connection(("127.0.0.1", container.port), REQUEST_TIMEOUT_S) as caller:
@@ -225,7 +225,7 @@ def test_sigterm_lets_a_request_in_flight_be_answered() -> None:
         assert "Application shutdown complete" in container.logs()
 
 
-def test_a_missing_setting_stops_the_start_with_its_name() -> None:
+def test_a_missing_setting_is_named_at_start() -> None:
     done = subprocess.run(
         ["docker", "run", "--rm", images.image_name("get_balance")],
         capture_output=True, text=True, check=False,
@@ -246,7 +246,7 @@ def test_the_other_images_start(image: str, arguments: list[str], told: str) -> 
     assert told in images.engine(*run, *arguments)
 
 
-def test_the_command_line_lacks_nothing_that_it_imports() -> None:
+def test_the_command_line_image_has_all_its_imports() -> None:
     """Its image leaves out what serves and what it never reads; a traceback is in colour still."""
     program = """
 import importlib, pkgutil
@@ -308,7 +308,7 @@ def compose() -> list[str]:
     return command
 
 
-def test_compose_takes_its_files_without_a_word(compose: list[str]) -> None:
+def test_compose_accepts_its_files_without_warning(compose: list[str]) -> None:
     done = subprocess.run(
         ["docker", *compose, "config", "--quiet"],
         cwd=ROOT, capture_output=True, text=True, check=False,

@@ -46,7 +46,7 @@ def test_every_jar_is_locked_by_its_hash() -> None:
     assert "://" not in LOCK_FILE.read_text(encoding="utf-8")
 
 
-def test_a_lock_of_another_kafka_is_an_error(tmp_path: Path) -> None:
+def test_a_lock_of_another_kafka_version_is_an_error(tmp_path: Path) -> None:
     """The code's version and the lock's are changed together."""
     lock = tmp_path / "lock.toml"
     lock.write_text('wanted = ["org.apache.kafka:kafka_2.13:1.0.0"]', encoding="utf-8")
@@ -54,7 +54,7 @@ def test_a_lock_of_another_kafka_is_an_error(tmp_path: Path) -> None:
         locked_jars(lock)
 
 
-def test_a_jar_that_is_there_is_used(tmp_path: Path) -> None:
+def test_an_existing_jar_is_used(tmp_path: Path) -> None:
     """Without a download."""
     (tmp_path / "a-1.jar").write_bytes(CONTENT)
 
@@ -82,7 +82,7 @@ def test_a_downloaded_jar_with_other_bytes_is_not_kept(
     assert names(tmp_path) == [".lock", "a-1.jar"]
 
 
-def test_what_a_killed_download_left_is_removed(
+def test_remains_of_a_killed_download_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a jar never has a jar's name."""

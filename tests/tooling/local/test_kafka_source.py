@@ -464,7 +464,7 @@ def test_a_recorded_case_is_reproduced(replay: dict[str, Replayed], name: str) -
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if retried(case)])
-def test_retries_of_a_recorded_case_wait_as_long_as_they_did(
+def test_retries_of_a_recorded_case_wait_as_recorded(
     replay: dict[str, Replayed], name: str
 ) -> None:
     """Each comes no sooner than its backoff after the request before it has come.
@@ -482,7 +482,7 @@ def test_retries_of_a_recorded_case_wait_as_long_as_they_did(
         assert recorded_s[after] - recorded_s[before] >= least_s - CLOCK_SLACK_S
 
 
-def test_what_the_recording_left_out_is_there(replay: dict[str, Replayed]) -> None:
+def test_unrecorded_cases_are_covered(replay: dict[str, Replayed]) -> None:
     """Every request names its host; an event made of a plain record has the record's time."""
     for replayed in replay.values():
         for request in replayed.raw:
@@ -498,7 +498,7 @@ def test_what_the_recording_left_out_is_there(replay: dict[str, Replayed]) -> No
 # --- in flight --------------------------------------------------------------------------------
 
 
-async def test_unordered_has_many_requests_in_flight_and_completes_them_out_of_order(
+async def test_unordered_delivery_completes_out_of_order(
     topic: Topic,
 ) -> None:
     """50 at the least, under one key's partition, and bounded; the last may be answered first."""
@@ -528,7 +528,7 @@ async def test_unordered_has_many_requests_in_flight_and_completes_them_out_of_o
     assert await asyncio.to_thread(topic.committed) == len(values)
 
 
-async def test_ordered_has_one_request_in_flight_a_partition(kafka: Kafka) -> None:
+async def test_ordered_delivery_has_one_request_per_partition(kafka: Kafka) -> None:
     """And the partitions do not wait for each other."""
     topic = new_topic(kafka, 2)
     values = [b"%d" % number for number in range(8)]
@@ -578,7 +578,7 @@ def partition_index(sink: Sink, partition: str) -> int:
 
 
 @pytest.mark.parametrize("ordering", ["ordered", "unordered"])
-async def test_an_offset_is_never_committed_before_the_answer(
+async def test_an_offset_is_never_committed_before_the_response(
     kafka: Kafka, monkeypatch: pytest.MonkeyPatch, ordering: str
 ) -> None:
     """Rounds of commits pass, as another partition shows, and the held record stays uncommitted."""
@@ -596,7 +596,7 @@ async def test_an_offset_is_never_committed_before_the_answer(
         await topic.until_committed(1, partition=0)
 
 
-async def test_commits_stop_before_a_slow_record_and_go_on_after_it(
+async def test_commits_wait_for_a_slow_record(
     topic: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was answered behind it is not committed, since a commit covers all that lies before."""
@@ -616,7 +616,7 @@ async def test_commits_stop_before_a_slow_record_and_go_on_after_it(
 # --- failures ---------------------------------------------------------------------------------
 
 
-async def test_a_dead_letter_sink_that_is_down_loses_the_event(topic: Topic) -> None:
+async def test_an_unreachable_dead_letter_sink_loses_the_event(topic: Topic) -> None:
     """It is retried like the sink; then the record is dropped, committed, and the next one sent."""
     topic.produce(b"poison", b"good")
 
@@ -641,7 +641,7 @@ async def test_a_dead_letter_sink_that_is_down_loses_the_event(topic: Topic) -> 
     assert await asyncio.to_thread(topic.committed) == 2
 
 
-async def test_a_header_that_cannot_be_sent_costs_its_own_record_only(topic: Topic) -> None:
+async def test_an_unsendable_header_fails_only_its_own_record(topic: Topic) -> None:
     """A line break in a record's header would be a second header, or a second request."""
     producer = Producer({"bootstrap.servers": topic.bootstrap})
     producer.produce(topic.name, b"bad", headers=[("h", b"x\r\nce-type: forged")])
@@ -653,7 +653,7 @@ async def test_a_header_that_cannot_be_sent_costs_its_own_record_only(topic: Top
     assert await asyncio.to_thread(topic.committed) == 2
 
 
-async def test_both_sinks_are_shown_the_token(topic: Topic, tmp_path: Path) -> None:
+async def test_the_token_is_sent_to_both_sinks(topic: Topic, tmp_path: Path) -> None:
     """As with `spec.sink.audience` and the OIDC feature; a renewed file is taken up."""
     topic.produce(b"poison")
     claims = base64.urlsafe_b64encode(b'{"aud":["saldo"]}').decode().rstrip("=")
@@ -676,7 +676,7 @@ async def test_both_sinks_are_shown_the_token(topic: Topic, tmp_path: Path) -> N
 # --- processes --------------------------------------------------------------------------------
 
 
-async def test_a_killed_source_delivers_again_what_it_had_not_committed(topic: Topic) -> None:
+async def test_a_killed_source_redelivers_uncommitted_records(topic: Topic) -> None:
     """Everything since the last commit: answered or in flight, nothing is missing."""
     values = [b"%d" % number for number in range(20)]
     topic.produce(*values)
@@ -696,7 +696,7 @@ async def test_a_killed_source_delivers_again_what_it_had_not_committed(topic: T
     assert await asyncio.to_thread(topic.committed) == 20
 
 
-async def test_a_stopped_source_waits_for_answers_and_commits_them(topic: Topic) -> None:
+async def test_a_stopped_source_commits_responses_in_flight(topic: Topic) -> None:
     """SIGTERM: the request in flight is finished, its offset committed, exit status 0."""
     topic.produce(b"held")
     async with Sink(held) as sink, source_process(topic.arguments(sink.url)) as stopped:
@@ -709,7 +709,7 @@ async def test_a_stopped_source_waits_for_answers_and_commits_them(topic: Topic)
         assert await asyncio.to_thread(topic.committed) == 1
 
 
-async def test_a_stopped_source_leaves_a_record_in_backoff_to_the_next(topic: Topic) -> None:
+async def test_a_stopped_source_leaves_records_in_backoff(topic: Topic) -> None:
     """It does not wait for minutes of retries; the record is not committed."""
     topic.produce(b"x")
 
@@ -726,7 +726,7 @@ async def test_a_stopped_source_leaves_a_record_in_backoff_to_the_next(topic: To
     assert await asyncio.to_thread(topic.committed) is None
 
 
-async def test_partitions_move_between_sources_and_nothing_is_lost(kafka: Kafka) -> None:
+async def test_nothing_is_lost_when_partitions_move(kafka: Kafka) -> None:
     """What was answered is committed on revocation; what was in flight is delivered again."""
     topic = new_topic(kafka, 4)
     for partition in range(4):

@@ -50,7 +50,7 @@ def test_committed_data_outlive_a_kill(
     assert run_sql(server.dsn(), COUNT) == "2"
 
 
-def test_it_starts_while_backends_of_a_killed_server_live(
+def test_it_starts_while_old_backends_still_run(
     tmp_path: Path, start: Callable[[Path], Postgres]
 ) -> None:
     """They hold the shared memory until they see that they are orphans."""
@@ -71,7 +71,7 @@ def test_it_starts_while_backends_of_a_killed_server_live(
     sleeper.wait()
 
 
-def test_a_server_that_was_left_running_is_ended_by_the_next_start(
+def test_a_server_left_running_is_stopped_by_the_next_start(
     tmp_path: Path, start: Callable[[Path], Postgres]
 ) -> None:
     first = start(tmp_path)
@@ -81,7 +81,7 @@ def test_a_server_that_was_left_running_is_ended_by_the_next_start(
     assert run_sql(second.dsn(), COUNT) == "2"
 
 
-def test_a_pid_file_that_names_another_program_is_forgotten(
+def test_a_pid_file_naming_another_program_is_ignored(
     tmp_path: Path, start: Callable[[Path], Postgres]
 ) -> None:
     """In a container pids begin anew: the dead server's pid is soon somebody's."""
@@ -94,7 +94,7 @@ def test_a_pid_file_that_names_another_program_is_forgotten(
     assert run_sql(second.dsn(), "SELECT 1") == "1"
 
 
-def test_an_initdb_that_was_cut_short_is_done_again(
+def test_an_interrupted_initdb_is_repeated(
     tmp_path: Path, start: Callable[[Path], Postgres]
 ) -> None:
     half_made = tmp_path / "postgres.new"
@@ -105,7 +105,7 @@ def test_an_initdb_that_was_cut_short_is_done_again(
     assert not half_made.exists()
 
 
-def test_a_path_too_long_for_a_socket_is_no_obstacle(
+def test_it_starts_below_a_path_too_long_for_a_socket(
     tmp_path: Path, start: Callable[[Path], Postgres], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is a folder for temporary files whose path is as long."""
@@ -118,7 +118,7 @@ def test_a_path_too_long_for_a_socket_is_no_obstacle(
     assert not postgres.socket_dir(server.data_dir).exists()
 
 
-def test_a_socket_folder_that_others_may_enter_is_refused(
+def test_a_socket_folder_open_to_others_is_refused(
     tmp_path: Path, start: Callable[[Path], Postgres]
 ) -> None:
     folder = postgres.socket_dir(tmp_path / "postgres")
@@ -128,7 +128,7 @@ def test_a_socket_folder_that_others_may_enter_is_refused(
         start(tmp_path)
 
 
-def test_a_server_that_cannot_start_is_told_in_its_own_words(
+def test_a_failed_start_shows_the_servers_own_words(
     tmp_path: Path, start: Callable[[Path], Postgres]
 ) -> None:
     start(tmp_path).stop()
@@ -137,7 +137,7 @@ def test_a_server_that_cannot_start_is_told_in_its_own_words(
         start(tmp_path)
 
 
-def test_no_folder_above_the_data_is_opened_to_others(
+def test_permissions_of_parent_folders_stay_unchanged(
     tmp_path: Path, start: Callable[[Path], Postgres]
 ) -> None:
     """Not even where root starts the server, which then runs as another user."""

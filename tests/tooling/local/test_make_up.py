@@ -190,7 +190,7 @@ def clone(installed: Clone) -> Iterator[Clone]:
     installed.make("down")
 
 
-def test_a_first_run_that_was_killed_is_finished_by_the_next(tmp_path: Path) -> None:
+def test_a_killed_first_run_is_completed_by_the_next(tmp_path: Path) -> None:
     clone = new_clone(tmp_path / "saldo")
     with clone.making("up") as made:
         until(lambda: "installing the packages" in clone.log())
@@ -206,7 +206,7 @@ def test_a_first_run_that_was_killed_is_finished_by_the_next(tmp_path: Path) -> 
     assert clone.living() == []
 
 
-def test_a_virtual_environment_without_pip_is_made_again(tmp_path: Path) -> None:
+def test_a_virtual_environment_without_pip_is_recreated(tmp_path: Path) -> None:
     """As `python -m venv` leaves it when it is cut short."""
     clone = new_clone(tmp_path / "saldo")
     (clone.folder / ".venv" / "bin").mkdir(parents=True)
@@ -220,7 +220,7 @@ def test_a_virtual_environment_without_pip_is_made_again(tmp_path: Path) -> None
     assert "creating the virtual environment" in done.stdout
 
 
-def test_a_second_run_goes_on_with_the_data(clone: Clone) -> None:
+def test_a_second_run_keeps_the_data(clone: Clone) -> None:
     clone.make("up", "DETACH=1")
     before = clone.record(10)
     clone.make("down")
@@ -241,7 +241,7 @@ def test_ctrl_c_ends_every_process(clone: Clone) -> None:
     assert "stopped; the data are kept" in clone.log()
 
 
-def test_ctrl_c_while_it_starts_ends_every_process(clone: Clone) -> None:
+def test_ctrl_c_during_the_start_ends_every_process(clone: Clone) -> None:
     with clone.making("up") as made:
         until(lambda: "starting Apache Kafka" in clone.log())
         os.killpg(made.pid, signal.SIGINT)
@@ -251,7 +251,7 @@ def test_ctrl_c_while_it_starts_ends_every_process(clone: Clone) -> None:
     assert "Traceback" not in clone.log()
 
 
-def test_a_second_up_in_the_folder_is_told_in_one_line(clone: Clone) -> None:
+def test_a_second_up_in_a_folder_is_refused_in_one_line(clone: Clone) -> None:
     clone.make("up", "DETACH=1")
     second = clone.make("up")
     assert second.status != 0
@@ -260,7 +260,7 @@ def test_a_second_up_in_the_folder_is_told_in_one_line(clone: Clone) -> None:
     assert clone.make("status").status == 0
 
 
-def test_two_stacks_that_start_together_have_a_kafka_each(clone: Clone, tmp_path: Path) -> None:
+def test_two_concurrent_stacks_have_a_kafka_each(clone: Clone, tmp_path: Path) -> None:
     """Neither chooses Kafka's port; each delivers to its own projector alone."""
     other = new_clone(tmp_path / "saldo")
     both = (clone, other)
@@ -280,7 +280,7 @@ def test_two_stacks_that_start_together_have_a_kafka_each(clone: Clone, tmp_path
     assert other.living() == []
 
 
-def test_a_port_in_use_is_told_in_one_line(clone: Clone) -> None:
+def test_a_port_in_use_is_reported_in_one_line(clone: Clone) -> None:
     with socket.socket() as listener:
         # The stack of the test before has connections there that are still closing.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -294,7 +294,7 @@ def test_a_port_in_use_is_told_in_one_line(clone: Clone) -> None:
     assert clone.living() == []
 
 
-def test_what_a_killed_stack_left_is_ended_by_the_next(clone: Clone) -> None:
+def test_remains_of_a_killed_stack_are_ended_by_the_next(clone: Clone) -> None:
     with clone.making("up") as made:
         until(lambda: "Saldo is up." in clone.log())
         os.killpg(made.pid, signal.SIGKILL)
@@ -303,7 +303,7 @@ def test_what_a_killed_stack_left_is_ended_by_the_next(clone: Clone) -> None:
     assert clone.record(1)["currency"] == "BRL"
 
 
-def test_down_ends_what_a_killed_stack_left(clone: Clone) -> None:
+def test_down_ends_the_remains_of_a_killed_stack(clone: Clone) -> None:
     with clone.making("up") as made:
         until(lambda: "Saldo is up." in clone.log())
         os.killpg(made.pid, signal.SIGKILL)
@@ -314,7 +314,7 @@ def test_down_ends_what_a_killed_stack_left(clone: Clone) -> None:
 @pytest.mark.parametrize(
     "name", ["record_transaction", "project_balance", "KafkaSource", "PostgreSQL", "Kafka"]
 )
-def test_a_process_that_was_killed_is_started_again(clone: Clone, name: str) -> None:
+def test_a_killed_process_is_restarted(clone: Clone, name: str) -> None:
     with clone.making("up"):
         until(lambda: "Saldo is up." in clone.log())
         killed = clone.pid_of(name)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 DEADLINE_S = 120.0
 
 
-async def test_every_sink_is_pinged_at_each_interval_until_a_signal() -> None:
+async def test_every_sink_is_pinged_at_each_interval() -> None:
     """A sink that is down costs the others nothing."""
     heads: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
 

@@ -96,7 +96,7 @@ LONG = b"HTTP/1.1 400 X\r\nContent-Length: 3000\r\n\r\n" + b"x" * 3000
         pytest.param([LONG], (400, b"x" * ERROR_DATA_BYTES_MAX), id="long"),
     ],
 )
-async def test_an_answer_is_read_however_it_is_framed(
+async def test_a_response_is_read_in_every_framing(
     parts: list[bytes], expected: tuple[int, bytes]
 ) -> None:
     """And the next one on the same connection."""
@@ -114,7 +114,7 @@ async def test_an_answer_is_read_however_it_is_framed(
         ([b"HTTP/1.0 200 OK\r\n\r\n"], (200, b"")),
     ],
 )
-async def test_an_answer_without_a_length_ends_with_its_connection(
+async def test_a_response_without_length_ends_with_the_connection(
     parts: list[bytes], expected: tuple[int, bytes]
 ) -> None:
     """The next request has another one."""
@@ -125,7 +125,7 @@ async def test_an_answer_without_a_length_ends_with_its_connection(
     assert server.connections == 2
 
 
-async def test_headers_come_along() -> None:
+async def test_response_headers_are_returned() -> None:
     """With the names as they were written."""
     said = b"HTTP/1.1 400 X\r\nKne-Reason: \xe9\r\nContent-Length: 0\r\n\r\n"
     async with client_of(saying(said)) as (client, _):
@@ -145,14 +145,14 @@ async def test_headers_come_along() -> None:
     ],
     ids=["nothing", "cut off", "not HTTP", "half a head"],
 )
-async def test_a_connection_that_ends_early_is_no_answer(said: bytes) -> None:
+async def test_a_connection_closed_early_is_no_response(said: bytes) -> None:
     """Half an answer is none."""
     async with client_of(saying(said, close=True)) as (client, _):
         with pytest.raises(NoAnswer):
             await client.post(HEAD, None, TIMEOUT_S)
 
 
-async def test_an_endless_head_is_no_answer() -> None:
+async def test_an_endless_head_is_no_response() -> None:
     """It would fill the memory."""
     said = b"HTTP/1.1 200 OK\r\nX: " + b"x" * (2 * sink_client.HEAD_BYTES_MAX)
     async with client_of(saying(said)) as (client, _):
@@ -160,14 +160,14 @@ async def test_an_endless_head_is_no_answer() -> None:
             await client.post(HEAD, None, TIMEOUT_S)
 
 
-async def test_nobody_listening_is_no_answer() -> None:
+async def test_a_closed_port_is_no_response() -> None:
     """The connection is refused."""
     client = SinkClient(parse_target("http://127.0.0.1:1/"))
     with pytest.raises(NoAnswer):
         await client.post(HEAD, None, TIMEOUT_S)
 
 
-async def test_a_late_answer_is_no_answer_and_its_connection_is_not_used_again() -> None:
+async def test_a_late_response_closes_its_connection() -> None:
     """Else the next request would get it."""
     answers = iter([b"first", b"late", b"own"])
 
@@ -188,7 +188,7 @@ async def test_a_late_answer_is_no_answer_and_its_connection_is_not_used_again()
     assert server.connections == 2
 
 
-async def test_a_connection_that_was_idle_for_long_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_idle_connection_is_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server may be closing it at this moment."""
     async with client_of(saying(OK)) as (client, server):
         await client.post(HEAD, None, TIMEOUT_S)
@@ -197,7 +197,7 @@ async def test_a_connection_that_was_idle_for_long_is_left(monkeypatch: pytest.M
     assert server.connections == 2
 
 
-async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
+async def test_a_connection_closed_by_the_server_is_not_reused() -> None:
     """`Connection: close` and a close without a word alike."""
     closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     async with client_of(saying(closing)) as (client, server):
@@ -206,7 +206,7 @@ async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
     assert server.connections == 2
 
 
-async def test_requests_at_the_same_time_have_a_connection_each() -> None:
+async def test_concurrent_requests_have_a_connection_each() -> None:
     """None waits for another's answer."""
     together = asyncio.Barrier(3)
 

@@ -87,17 +87,17 @@ def running(service: Service) -> Running:
 # --- what is refused --------------------------------------------------------------------------
 
 
-def test_a_disk_that_is_nearly_full_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_nearly_full_disk_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(NotPossible, match=r"^The disk that holds .* is nearly full: .* GB.$"):
         check_disk(tmp_path, free_min_bytes=10**18)
 
 
-def test_a_disk_with_room_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_disk_with_room_is_accepted(tmp_path: Path) -> None:
     check_disk(tmp_path, free_min_bytes=1)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - refused either way
-def test_a_port_in_use_is_named_with_the_setting_that_chooses_another(address: str) -> None:
+def test_a_port_in_use_is_reported_with_its_setting(address: str) -> None:
     with socket.socket() as listener:
         listener.bind((address, 0))
         listener.listen()
@@ -107,23 +107,23 @@ def test_a_port_in_use_is_named_with_the_setting_that_chooses_another(address: s
     assert "\n" not in str(refused.value)
 
 
-def test_ports_are_the_documented_ones_unless_chosen() -> None:
+def test_ports_default_to_the_documented_ones() -> None:
     chosen = stack.chosen_ports({"BALANCE_PORT": "9081", "PROJECT_PORT": ""})
     assert chosen == {RECORD: 8080, BALANCE: 9081, PROJECT: 8082}
 
 
 @pytest.mark.parametrize("text", ["x", "0", "-1", "65536", "80.5"])
-def test_what_cannot_be_a_port_is_refused_by_its_setting(text: str) -> None:
+def test_an_invalid_port_is_refused_with_its_setting(text: str) -> None:
     with pytest.raises(NotPossible, match=f"RECORD_PORT is '{text}'"):
         stack.chosen_ports({"RECORD_PORT": text})
 
 
-def test_two_functions_cannot_have_one_port() -> None:
+def test_two_functions_on_one_port_are_refused() -> None:
     with pytest.raises(NotPossible, match="BALANCE_PORT is 8080"):
         stack.chosen_ports({"BALANCE_PORT": "8080"})
 
 
-def test_kafkas_port_is_the_one_that_was_chosen() -> None:
+def test_kafka_uses_the_chosen_port() -> None:
     port = unused_port()
     assert stack.chosen_kafka_port({"KAFKA_PORT": str(port)}, []) == port
     with pytest.raises(NotPossible, match=f"KAFKA_PORT is {port}, as is another function's"):
@@ -137,7 +137,7 @@ def test_kafkas_port_is_the_one_that_was_chosen() -> None:
             stack.chosen_kafka_port({"KAFKA_PORT": str(port)}, [])
 
 
-def test_kafka_gets_a_free_port_when_a_function_has_the_usual_one() -> None:
+def test_kafka_gets_a_free_port_when_its_default_is_taken() -> None:
     chosen = stack.chosen_kafka_port({"KAFKA_PORT": ""}, [stack.KAFKA_PORT])
     assert chosen in processes.FREE_PORTS
 
@@ -152,7 +152,7 @@ sys.stdin.read()
 """
 
 
-def test_two_stacks_that_start_together_choose_two_kafka_ports() -> None:
+def test_two_concurrent_stacks_choose_two_kafka_ports() -> None:
     """Neither has bound its port yet when the other looks."""
     usual = unused_port()
     with contextlib.ExitStack() as ends:
@@ -170,7 +170,7 @@ def test_two_stacks_that_start_together_choose_two_kafka_ports() -> None:
     assert usual in chosen
 
 
-def test_a_neighbours_answer_does_not_make_a_function_ready(tmp_path: Path) -> None:
+def test_a_foreign_response_does_not_make_a_function_ready(tmp_path: Path) -> None:
     """Its own process must listen on the port, and this one never does."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Neighbour) as neighbour:
         threading.Thread(target=neighbour.serve_forever, daemon=True).start()
@@ -182,7 +182,7 @@ def test_a_neighbours_answer_does_not_make_a_function_ready(tmp_path: Path) -> N
         neighbour.shutdown()
 
 
-def test_a_lock_that_is_held_is_told(tmp_path: Path) -> None:
+def test_a_held_lock_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with held(path), pytest.raises(NotPossible, match="taken"), held(path, otherwise="taken"):
         pytest.fail("both hold it")
@@ -191,7 +191,7 @@ def test_a_lock_that_is_held_is_told(tmp_path: Path) -> None:
 # --- what is kept -----------------------------------------------------------------------------
 
 
-def test_the_hash_secret_stays_the_same_and_is_its_owners_alone(tmp_path: Path) -> None:
+def test_the_hash_secret_is_kept_and_readable_by_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "hash_secret"
     (tmp_path / "hash_secret.new").write_text("cut sh")
     secret = stack.kept_hash_secret(path)
@@ -200,15 +200,13 @@ def test_the_hash_secret_stays_the_same_and_is_its_owners_alone(tmp_path: Path) 
     assert stack.kept_hash_secret(path) == secret
 
 
-def test_a_later_process_with_the_same_pid_is_not_taken_for_the_earlier_one() -> None:
+def test_a_reused_pid_is_not_the_earlier_process() -> None:
     mine = Identity.of(os.getpid())
     assert mine.process() is not None
     assert Identity(pid=mine.pid, started=mine.started - 60).process() is None
 
 
-def test_processes_are_written_down_in_the_order_of_stopping(
-    tmp_path: Path, supervisor: Supervisor
-) -> None:
+def test_processes_are_recorded_in_stopping_order(tmp_path: Path, supervisor: Supervisor) -> None:
     last = service(tmp_path, SLEEPER, stopped_in=2)
     first = service(tmp_path, SLEEPER, stopped_in=1)
     first.name = "first"
@@ -221,9 +219,7 @@ def test_processes_are_written_down_in_the_order_of_stopping(
 # --- what is started again --------------------------------------------------------------------
 
 
-def test_what_ends_is_told_with_its_last_words_and_started_again(
-    tmp_path: Path, supervisor: Supervisor
-) -> None:
+def test_an_ended_process_is_reported_and_restarted(tmp_path: Path, supervisor: Supervisor) -> None:
     words: list[str] = []
     supervisor.say = words.append
     child = service(tmp_path, SLEEPER)
@@ -236,7 +232,7 @@ def test_what_ends_is_told_with_its_last_words_and_started_again(
     assert read_state(supervisor.state_file) == {"child": running(child).identity}
 
 
-def test_the_pause_before_another_start_doubles(tmp_path: Path, supervisor: Supervisor) -> None:
+def test_the_pause_before_a_restart_doubles(tmp_path: Path, supervisor: Supervisor) -> None:
     words: list[str] = []
     supervisor.say = words.append
     supervisor.start(service(tmp_path, "raise SystemExit(3)"))
@@ -244,7 +240,7 @@ def test_the_pause_before_another_start_doubles(tmp_path: Path, supervisor: Supe
     assert words[0].endswith("child is started again in 0.5 s.")
 
 
-def test_what_the_others_need_is_given_up_after_a_few_tries(
+def test_a_required_process_stops_all_after_a_few_restarts(
     tmp_path: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("local.supervisor.RESTART_PAUSE_S", 0.01)
@@ -255,7 +251,7 @@ def test_what_the_others_need_is_given_up_after_a_few_tries(
     assert child.failures == ESSENTIAL_RESTARTS_MAX + 1
 
 
-def test_all_end_group_by_group(tmp_path: Path, supervisor: Supervisor) -> None:
+def test_processes_end_group_by_group(tmp_path: Path, supervisor: Supervisor) -> None:
     ended: list[str] = []
     for name, stopped_in in (("last", 2), ("first", 0), ("second", 1)):
         one = service(tmp_path, SLEEPER, stopped_in=stopped_in)

@@ -22,7 +22,7 @@ EACH = pytest.mark.parametrize("expression", expressions(), ids=lambda e: f"{e.w
 
 
 @EACH
-def test_an_expression_asks_for_metrics_and_labels_that_are_defined(expression: Expression) -> None:
+def test_an_expression_uses_defined_metrics_and_labels(expression: Expression) -> None:
     selected, grouped = asked(expression.text)
     assert selected
     labels: set[str] = {"function"}
@@ -37,7 +37,7 @@ def test_an_expression_asks_for_metrics_and_labels_that_are_defined(expression: 
 
 
 @EACH
-def test_a_label_is_compared_with_a_value_that_it_can_have(expression: Expression) -> None:
+def test_a_label_is_compared_with_a_possible_value(expression: Expression) -> None:
     selected, _ = asked(expression.text)
     for each in selected:
         metric = DEFINITIONS[base(each.name)]
@@ -49,7 +49,7 @@ def test_a_label_is_compared_with_a_value_that_it_can_have(expression: Expressio
                 assert set(value.split("|")) <= set(re.findall(r"`([a-z-]+)`", metric.meaning))
 
 
-def test_a_counter_is_only_asked_for_its_growth() -> None:
+def test_a_counter_is_only_used_as_a_rate() -> None:
     """Its height says when the process began."""
     for expression in expressions():
         for name in re.findall(r"saldo_\w+_total", expression.text):
@@ -72,7 +72,7 @@ def test_no_two_panels_overlap() -> None:
         taken |= cells
 
 
-def test_every_alert_says_how_urgent_it_is_and_where_its_runbook_is() -> None:
+def test_every_alert_has_a_severity_and_a_runbook() -> None:
     for alert in alerts():
         assert alert["labels"]["severity"] in SEVERITIES
         assert {"summary", "description", "runbook"} <= alert["annotations"].keys()
@@ -80,7 +80,7 @@ def test_every_alert_says_how_urgent_it_is_and_where_its_runbook_is() -> None:
         assert alert["annotations"]["runbook"] == f"docs/runbook.md#{anchor}"
 
 
-def test_the_runbook_has_each_alert_with_its_three_answers_and_no_other() -> None:
+def test_the_runbook_covers_exactly_the_alerts() -> None:
     sections = dict(SECTION.findall(RUNBOOK))
     assert set(sections) == {alert["alert"] for alert in alerts()}
     for name, text in sections.items():
@@ -88,7 +88,7 @@ def test_the_runbook_has_each_alert_with_its_three_answers_and_no_other() -> Non
             assert answer in text, (name, answer)
 
 
-def test_every_panel_that_names_an_alert_names_one_that_there_is() -> None:
+def test_panels_name_only_existing_alerts() -> None:
     names = {alert["alert"] for alert in alerts()}
     for panel in panels():
         assert set(re.findall(r"Saldo[A-Z]\w+", panel["description"])) <= names

@@ -128,12 +128,12 @@ def run(promtool: str, *arguments: str, text: str | None = None) -> tuple[int, s
     return done.returncode, done.stdout + done.stderr
 
 
-def test_prometheus_takes_the_alerts(promtool: str) -> None:
+def test_prometheus_accepts_the_alerts(promtool: str) -> None:
     status, said = run(promtool, "check", "rules", str(RULES))
     assert (status, f"{len(alerts())} rules found" in said) == (0, True), said
 
 
-def test_prometheus_takes_every_expression_of_the_dashboards(promtool: str, tmp_path: Path) -> None:
+def test_prometheus_accepts_every_dashboard_expression(promtool: str, tmp_path: Path) -> None:
     rules = [
         {"record": f"saldo:expression_{number}", "expr": each.text}
         for number, each in enumerate(expressions())
@@ -144,7 +144,7 @@ def test_prometheus_takes_every_expression_of_the_dashboards(promtool: str, tmp_
     assert status == 0, said
 
 
-def test_each_alert_fires_when_it_should_and_no_other_does(promtool: str, tmp_path: Path) -> None:
+def test_each_alert_fires_alone_on_its_condition(promtool: str, tmp_path: Path) -> None:
     """Also none where all is well: counters that stand still at some height are no events."""
     assert set(FIRING) == {alert["alert"] for alert in alerts()}
     wrong = []
@@ -180,9 +180,7 @@ def fired(promtool: str, tmp_path: Path, series: dict[str, str]) -> set[str]:
     return firing
 
 
-def test_prometheus_finds_no_fault_in_what_the_functions_tell(
-    promtool: str, light_stack: Stack
-) -> None:
+def test_prometheus_accepts_the_metrics_of_the_functions(promtool: str, light_stack: Stack) -> None:
     for function in FUNCTIONS:
         served = light_stack.serve(function)
         httpx.get(f"{served.url}/nowhere", timeout=REQUEST_TIMEOUT_S)

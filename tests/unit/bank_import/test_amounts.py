@@ -58,7 +58,9 @@ def test_written_amounts_are_read_back(
         ("-0,00", "comma", 0),
     ],
 )
-def test_amounts_of_banks_are_read(text: str, decimal: Decimal, amount_minor: int) -> None:
+def test_amounts_as_banks_write_them_are_read(
+    text: str, decimal: Decimal, amount_minor: int
+) -> None:
     assert parse_amount(text, "USD", decimal) == amount_minor
 
 
@@ -92,7 +94,7 @@ def test_unclear_amounts_are_refused(text: str, decimal: Decimal) -> None:
 
 @UNHURRIED
 @given(st.text(max_size=20), st.sampled_from(DECIMALS))
-def test_no_text_does_more_than_be_refused(text: str, decimal: Decimal) -> None:
+def test_any_other_text_is_refused(text: str, decimal: Decimal) -> None:
     with contextlib.suppress(StatementError):
         assert isinstance(parse_amount(text, "BRL", decimal), int)
 

@@ -54,7 +54,7 @@ def test_a_dry_run_needs_no_function() -> None:
     }
 
 
-def test_a_broken_file_is_an_error_in_json_too() -> None:
+def test_a_broken_file_is_an_error_in_json_output() -> None:
     result = run(SAMPLES / "broken_line.sta", "--dry-run", "--json")
 
     error = json.loads(result.stdout)["error"]
@@ -81,14 +81,14 @@ def test_unknown_currency_is_refused_with_the_reason() -> None:
     assert "say --currency (http://127.0.0.1:1 does not answer" in result.stderr
 
 
-def test_with_opening_balance_is_refused_without_one_in_the_file() -> None:
+def test_opening_balance_option_needs_one_in_the_file() -> None:
     result = run(SAMPLES / "card.ofx", "--dry-run", "--with-opening-balance")
 
     assert result.exit_code == 1
     assert "states no opening balance" in result.stderr
 
 
-def test_markup_in_a_description_is_shown_as_it_is(tmp_path: Path) -> None:
+def test_markup_in_a_description_is_shown_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("date;description;amount\n2026-01-05;[red]boo[/red] [/];1.00\n")
 
@@ -138,7 +138,7 @@ def interrupting_url() -> Iterator[str]:
         thread.join()
 
 
-def test_an_interrupted_import_says_how_to_go_on(tmp_path: Path, interrupting_url: str) -> None:
+def test_an_interrupted_import_says_how_to_resume(tmp_path: Path, interrupting_url: str) -> None:
     day = read((SAMPLES / "checking.ofx").read_bytes()).lines[0].occurred_on
     file = tmp_path / "a.ofx"
     file.write_bytes(as_ofx(numbered([BankLine(day, n + 1, "COFFEE") for n in range(500)])))

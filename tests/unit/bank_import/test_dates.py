@@ -34,7 +34,7 @@ def numbered(texts: list[str]) -> list[tuple[int, str]]:
     days=st.lists(st.dates(min_value=date(2000, 1, 1), max_value=date(2099, 12, 31)), min_size=1),
     style=st.sampled_from(sorted(FORMATS)),
 )
-def test_written_dates_are_read_back_or_refused_as_ambiguous(days: list[date], style: str) -> None:
+def test_written_dates_are_read_back_or_are_ambiguous(days: list[date], style: str) -> None:
     """Never another day: that is what a guess would give."""
     texts = [day.strftime(style) for day in days]
 
@@ -81,21 +81,21 @@ def test_a_date_in_another_order_is_named_with_its_line() -> None:
         ("2026-Jan-05", date(2026, 1, 5)),
     ],
 )
-def test_months_in_letters_need_no_order(text: str, day: date) -> None:
+def test_month_names_need_no_order(text: str, day: date) -> None:
     assert read_dates(numbered([text]), None) == {text: day}
 
 
 @pytest.mark.parametrize(
     "text", ["", "today", "31/02/2026", "2026-13-01", "0001-01-01", "05 Foo 2026", "1/2", "12345"]
 )
-def test_a_text_that_is_no_date_is_refused_with_its_line(text: str) -> None:
+def test_a_text_without_a_date_is_refused_with_its_line(text: str) -> None:
     with pytest.raises(StatementError, match="line 2"):
         read_dates(numbered([text]), None)
 
 
 @UNHURRIED
 @given(st.text(max_size=12), st.sampled_from(ORDERS))
-def test_no_text_does_more_than_be_refused(text: str, order: Order) -> None:
+def test_any_other_text_is_refused(text: str, order: Order) -> None:
     looks_like_date(text)
     try:
         read_dates([(1, text)], order)

@@ -32,7 +32,7 @@ FORMATS = pytest.mark.parametrize("format_name", sorted(WRITERS))
 @FORMATS
 @UNHURRIED
 @given(data=st.data(), lines=ALIKE_LINES)
-def test_windows_of_whole_days_are_the_union(
+def test_overlapping_whole_days_are_recorded_once(
     format_name: str, data: st.DataObject, lines: list[BankLine]
 ) -> None:
     """Equal lines of one day and all, without any reference of the bank's."""
@@ -47,7 +47,7 @@ def test_windows_of_whole_days_are_the_union(
 @FORMATS
 @UNHURRIED
 @given(data=st.data(), lines=ALIKE_LINES.map(numbered))
-def test_windows_with_references_are_the_union_wherever_they_cut(
+def test_overlapping_references_are_recorded_once(
     format_name: str, data: st.DataObject, lines: list[BankLine]
 ) -> None:
     windows = data.draw(windows_of_lines(lines).flatmap(st.permutations))
@@ -92,7 +92,7 @@ def test_the_order_of_a_file_does_not_matter(
 
 @UNHURRIED
 @given(lines=ALIKE_LINES)
-def test_two_formats_without_references_agree(lines: list[BankLine]) -> None:
+def test_two_formats_without_references_give_equal_keys(lines: list[BankLine]) -> None:
     """The format is no part of a key: a bank that changes it does not double the books."""
     books = Books()
 

@@ -47,7 +47,7 @@ def balances(statement: BankStatement) -> list[tuple[str, int] | None]:
     ]
 
 
-def test_ofx_of_a_brazilian_bank() -> None:
+def test_ofx_of_a_brazilian_bank_is_read() -> None:
     """Version 1 without end tags, in Windows-1252, decimal commas, one FITID used twice."""
     statement = sample("checking.ofx")
 
@@ -69,7 +69,7 @@ def test_ofx_of_a_brazilian_bank() -> None:
     )
 
 
-def test_ofx_of_a_credit_card() -> None:
+def test_ofx_of_a_credit_card_is_read() -> None:
     """Version 2; a correction is not recorded, and the balance is of a later day: both are told."""
     statement = sample("card.ofx")
 
@@ -82,7 +82,7 @@ def test_ofx_of_a_credit_card() -> None:
     assert "lines end on 2026-01-31" in statement.remarks[0]
 
 
-def test_ofx_of_two_accounts() -> None:
+def test_ofx_of_two_accounts_needs_a_choice() -> None:
     chosen = sample("two_accounts.ofx", ReadingOptions(bank_account="0999/222"))
 
     assert shown(chosen) == [(21, "2026-01-03", 2_000, "second account", "1")]
@@ -91,7 +91,7 @@ def test_ofx_of_two_accounts() -> None:
         sample("two_accounts.ofx")
 
 
-def test_mt940_of_a_german_bank() -> None:
+def test_mt940_of_a_german_bank_is_read() -> None:
     """An envelope, two pages, field 86 in its structure and without, a reversed credit."""
     statement = sample("giro.sta")
 
@@ -106,7 +106,7 @@ def test_mt940_of_a_german_bank() -> None:
     assert balances(statement) == [("2025-12-31", 150_000), ("2026-01-31", 344_800)]
 
 
-def test_mt940_over_the_end_of_a_year() -> None:
+def test_mt940_across_the_end_of_a_year_is_read() -> None:
     """The entry date has no year; a reference longer than SWIFT allows is kept whole."""
     statement = sample("year_end.sta")
 
@@ -123,7 +123,7 @@ def test_mt940_over_the_end_of_a_year() -> None:
     assert balances(statement) == [("2025-12-30", -1_234), ("2026-01-02", 3_000)]
 
 
-def test_camt_statement() -> None:
+def test_camt_statement_is_read() -> None:
     """Who paid or got it, a batch as one booking, no entry that is only pending."""
     statement = sample("statement.camt.xml")
 
@@ -137,7 +137,7 @@ def test_camt_statement() -> None:
     assert shown(sample("statement_v8.camt.xml")) == shown(statement)[:1]
 
 
-def test_csv_of_a_brazilian_bank() -> None:
+def test_csv_of_a_brazilian_bank_is_read() -> None:
     """Lines above the header, balances between the transactions, a total, Windows-1252."""
     statement = sample("extrato.csv")
 
@@ -152,7 +152,7 @@ def test_csv_of_a_brazilian_bank() -> None:
     assert [each.number for each in statement.left_out] == [6, 11, 14]
 
 
-def test_csv_with_two_columns_of_money_and_the_latest_line_first() -> None:
+def test_csv_with_debit_and_credit_columns_newest_first_is_read() -> None:
     statement = sample("debit_credit.csv")
 
     assert shown(statement) == [
@@ -162,18 +162,18 @@ def test_csv_with_two_columns_of_money_and_the_latest_line_first() -> None:
     assert balances(statement) == [("2026-01-05", 0), ("2026-01-31", 340_000)]
 
 
-def test_csv_with_ids() -> None:
+def test_csv_with_ids_is_read() -> None:
     assert shown(sample("with_ids.csv")) == [
         (2, "2026-01-05", -3_590, "Compra no débito - Mercado Bom Preço", "65a1b2c3-0001"),
         (3, "2026-01-13", 10_000, "Transferência recebida pelo Pix - João", "65a1b2c3-0002"),
     ]
 
 
-def test_csv_with_a_column_of_sides() -> None:
+def test_csv_with_a_debit_or_credit_column_is_read() -> None:
     assert [line.amount_minor for line in sample("sides.csv").lines] == [100_000, -2_055]
 
 
-def test_csv_asks_for_an_order_of_dates_that_it_does_not_show() -> None:
+def test_csv_with_ambiguous_dates_asks_for_their_order() -> None:
     with pytest.raises(StatementError, match=r"line 2: .*--date-format mdy"):
         sample("american.csv")
     statement = sample("american.csv", ReadingOptions(date_format="mdy"))
@@ -184,7 +184,7 @@ def test_csv_asks_for_an_order_of_dates_that_it_does_not_show() -> None:
     ]
 
 
-def test_csv_asks_for_a_decimal_separator_that_it_does_not_show() -> None:
+def test_csv_with_ambiguous_amounts_asks_for_the_separator() -> None:
     with pytest.raises(StatementError, match=r"line 2: .*--decimal comma"):
         sample("ambiguous_decimal.csv")
     point = sample("ambiguous_decimal.csv", ReadingOptions(decimal="point"))
@@ -192,7 +192,7 @@ def test_csv_asks_for_a_decimal_separator_that_it_does_not_show() -> None:
     assert [line.amount_minor for line in point.lines] == [100_000, -205_500]
 
 
-def test_csv_without_a_header_takes_columns_by_number() -> None:
+def test_csv_without_a_header_accepts_column_numbers() -> None:
     options = ReadingOptions(date_column="1", description_column=["2"], amount_column="3")
 
     assert shown(sample("no_header.csv", options)) == [
@@ -201,7 +201,7 @@ def test_csv_without_a_header_takes_columns_by_number() -> None:
     ]
 
 
-def test_csv_takes_columns_by_name() -> None:
+def test_csv_accepts_column_names() -> None:
     options = ReadingOptions(
         date_column="transaction date",
         description_column=["Description", "Category"],
@@ -217,7 +217,7 @@ def test_csv_takes_columns_by_name() -> None:
     )
 
 
-def test_csv_names_a_column_that_is_not_there() -> None:
+def test_csv_without_a_named_column_is_refused() -> None:
     with pytest.raises(StatementError, match=r"no column 'Betrag' for the amount.*Valor"):
         sample("with_ids.csv", ReadingOptions(amount_column="Betrag"))
 
@@ -287,7 +287,7 @@ DOCTYPES = (
 @pytest.mark.parametrize(
     ("name", "begins"), [("statement.camt.xml", "<Document"), ("card.ofx", "<OFX>")]
 )
-def test_a_document_type_is_refused_whatever_hides_it(
+def test_a_document_type_is_refused_in_every_encoding(
     name: str, begins: str, doctype: str, encoding: str
 ) -> None:
     """The text of its entities would vanish from the descriptions."""
@@ -314,12 +314,12 @@ def test_a_document_type_is_refused_whatever_hides_it(
         (b"<OFX><INVSTMTRS></INVSTMTRS></OFX>", "investment"),
     ],
 )
-def test_files_that_are_no_statement_are_refused(content: bytes, reason: str) -> None:
+def test_a_file_without_a_statement_is_refused(content: bytes, reason: str) -> None:
     with pytest.raises(StatementError, match=reason):
         read(content)
 
 
-def test_another_currency_than_the_one_asked_for_is_refused() -> None:
+def test_a_currency_other_than_the_requested_one_is_refused() -> None:
     with pytest.raises(StatementError, match="in BRL, not in EUR"):
         sample("checking.ofx", ReadingOptions(currency="EUR"))
 
@@ -334,7 +334,7 @@ def test_another_currency_than_the_one_asked_for_is_refused() -> None:
         (codecs.BOM_UTF16_BE, "utf-16-be"),
     ],
 )
-def test_a_file_says_the_same_in_every_encoding(name: str, mark: bytes, encoding: str) -> None:
+def test_a_file_is_read_alike_in_every_encoding(name: str, mark: bytes, encoding: str) -> None:
     content = (SAMPLES / name).read_bytes()
     text = content.decode("cp1252")
 
@@ -342,7 +342,7 @@ def test_a_file_says_the_same_in_every_encoding(name: str, mark: bytes, encoding
 
 
 @pytest.mark.parametrize("name", ["checking.ofx", "giro.sta", "extrato.csv", "statement.camt.xml"])
-def test_a_file_says_the_same_with_every_line_end(name: str) -> None:
+def test_a_file_is_read_alike_with_every_line_ending(name: str) -> None:
     content = (SAMPLES / name).read_bytes().replace(b"\r\n", b"\n")
 
     for end in (b"\r\n", b"\r"):
@@ -351,7 +351,7 @@ def test_a_file_says_the_same_with_every_line_end(name: str) -> None:
         assert read(content.replace(b"\n", end)) == read(content)
 
 
-def test_an_encoding_can_be_named_and_is_then_kept_to() -> None:
+def test_a_named_encoding_is_used() -> None:
     content = "data;valor;memo\n2026-01-05;1,00;Ł\n".encode("cp1250")
 
     line = read(content, ReadingOptions(encoding="cp1250")).lines[0]

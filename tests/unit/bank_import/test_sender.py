@@ -126,7 +126,7 @@ async def test_a_lost_response_is_requested_again() -> None:
 
 
 @pytest.mark.parametrize("status", [503, 502, 429])
-async def test_a_busy_recorder_is_tried_again(status: int) -> None:
+async def test_a_busy_recorder_is_retried(status: int) -> None:
     recorder = Recorder()
     recorder.before = lambda number: (
         httpx.Response(status, headers={"Retry-After": "1"}) if number < 4 else None
@@ -137,7 +137,7 @@ async def test_a_busy_recorder_is_tried_again(status: int) -> None:
     assert (outcome.recorded, recorder.requests) == (10, 4)
 
 
-async def test_import_fails_after_bounded_tries_without_a_recorder() -> None:
+async def test_import_fails_after_bounded_retries_without_a_recorder() -> None:
     recorder = Recorder()
 
     def refuse(_: int) -> httpx.Response | None:
@@ -151,7 +151,7 @@ async def test_import_fails_after_bounded_tries_without_a_recorder() -> None:
     assert recorder.requests == sender.ATTEMPTS_MAX
 
 
-async def test_an_import_that_was_cut_short_goes_on_where_it_ended() -> None:
+async def test_an_interrupted_import_resumes_where_it_ended() -> None:
     recorder = Recorder()
     lines = sent(bank_lines(12_000))
     recorder.before = lambda number: httpx.Response(500) if number > 2 else None
@@ -181,7 +181,7 @@ async def test_reworded_lines_stay_and_the_others_are_recorded(changed: int) -> 
     assert len(recorder.by_key) == 3_000
 
 
-async def test_a_refused_line_is_named_by_its_line_of_the_file() -> None:
+async def test_a_refused_line_is_named_by_its_line_in_the_file() -> None:
     recorder = Recorder()
     fault = {"line": 3, "type": "urn:saldo:problem:insufficient-funds", "message": "too little"}
     recorder.before = lambda _: problem(422, sender.LINES_REFUSED, [fault])
@@ -214,7 +214,7 @@ async def test_a_refusal_counts_after_earlier_lines_are_recorded() -> None:
     assert recorder.requests == 4
 
 
-async def test_an_opening_balance_is_recorded_once_an_account() -> None:
+async def test_an_opening_balance_is_recorded_once_per_account() -> None:
     recorder = Recorder()
     january = read(as_mt940(bank_lines(3), opening_minor=100_000))
     february = read(as_mt940(bank_lines(5)[3:], opening_minor=100_006))
@@ -254,7 +254,7 @@ def test_requests_do_not_depend_on_the_file() -> None:
     }
 
 
-def test_chunks_keep_their_bounds() -> None:
+def test_chunks_stay_within_their_bounds() -> None:
     lines = [Outgoing(number=n, body=b"x" * 1_999) for n in range(12_000)]
 
     chunks = list(chunks_of(lines))

@@ -70,14 +70,14 @@ def undo(original: TransactionRecorded, reverses: bool = False) -> ReverseTransa
         ([], limit("0.001"), TooManyDigits),
     ],
 )
-def test_what_may_not_be_is_refused(
+def test_a_command_against_the_rules_is_refused(
     commands: list[Command], command: Command, refusal: type[Refused]
 ) -> None:
     with pytest.raises(refusal):
         when(given_events(*commands), command)
 
 
-def test_a_refused_expense_says_what_is_there() -> None:
+def test_a_refused_expense_names_the_available_balance() -> None:
     with pytest.raises(InsufficientFunds) as refused:
         when(given_events(limit("5"), income("10")), expense("15.01"))
     told = refused.value
@@ -91,7 +91,7 @@ def test_a_reversal_cannot_be_reversed() -> None:
         when(given_events(income()), undo(original, reverses=True))
 
 
-def test_a_reversal_that_takes_money_out_is_held_to_the_limit() -> None:
+def test_a_reversal_of_an_income_must_respect_the_limit() -> None:
     original = when(new_account(ACCOUNT), income("10"))
     assert isinstance(original, TransactionRecorded)
     with pytest.raises(InsufficientFunds):
@@ -125,14 +125,14 @@ def test_an_income_becomes_the_next_event() -> None:
     )
 
 
-def test_the_client_says_when_it_occurred() -> None:
+def test_occurred_time_is_the_one_the_client_states() -> None:
     before = NOW - timedelta(days=400)
     event = when(new_account(ACCOUNT), income(occurred_at=before))
     assert isinstance(event, TransactionRecorded)
     assert (event.occurred_at, event.recorded_at) == (before, NOW)
 
 
-def test_what_is_not_dated_occurs_now_while_recorded_time_is_held() -> None:
+def test_undated_event_occurs_now_while_recorded_time_is_held() -> None:
     """The account's last event is from the future; the client says nothing of when it was."""
     account = evolve(
         new_account(ACCOUNT), when(new_account(ACCOUNT), income(), NOW + timedelta(days=400)), b""
@@ -169,12 +169,12 @@ def test_a_limit_becomes_an_event_and_moves_no_money(
     assert (after.position, after.hash) == (3, b"h")
 
 
-def test_money_may_always_come_in_below_the_limit() -> None:
+def test_an_income_is_accepted_below_the_limit() -> None:
     account = given_events(expense("10"), limit("0"))
     assert given_events(income("1"), account=account).balance_minor == -900
 
 
-def test_a_balance_may_stand_at_either_end_of_the_integer() -> None:
+def test_a_balance_may_reach_either_end_of_the_integer() -> None:
     assert given_events(income(LARGEST)).balance_minor == MINOR_UNITS_MAX
     assert given_events(expense(LARGEST)).balance_minor == -MINOR_UNITS_MAX
 
@@ -193,7 +193,7 @@ CLOCKS = st.integers(-86_400, 86_400).map(lambda seconds: NOW + timedelta(second
 
 
 @given(st.lists(st.tuples(COMMANDS, CLOCKS), max_size=30))
-def test_whatever_is_asked_the_stream_is_whole(asked: list[tuple[Command, datetime]]) -> None:
+def test_any_commands_leave_a_consistent_stream(asked: list[tuple[Command, datetime]]) -> None:
     """The balance is the events' sum, positions have no gap, time and limits hold."""
     account = new_account(ACCOUNT)
     events: list[Event] = []

@@ -104,18 +104,18 @@ def without(name: str) -> str:
     + [changed(type="limit-set", limitMinor="7")]
     + [without(name) for name in json.loads(SALARY_TEXT)],
 )
-def test_a_text_that_is_no_known_event_is_unreadable_with_a_reason(text: str) -> None:
+def test_an_unknown_event_text_is_unreadable_with_a_reason(text: str) -> None:
     with pytest.raises(Unreadable) as unreadable:
         read_event(text)
     assert unreadable.value.reason
 
 
-def test_the_text_is_this_to_the_byte() -> None:
+def test_the_public_text_is_exact_to_the_byte() -> None:
     """It is hashed and kept for ever: neither a member nor their order may ever change."""
     assert text_of(SALARY) == SALARY_TEXT
 
 
-def test_a_limits_text_is_this_to_the_byte() -> None:
+def test_the_text_of_a_limit_is_exact_to_the_byte() -> None:
     event = OverdraftLimitSet(
         account_id="wesley",
         position=2,
@@ -133,7 +133,7 @@ def test_a_limits_text_is_this_to_the_byte() -> None:
     )
 
 
-def test_a_text_of_the_first_schema_is_still_read() -> None:
+def test_a_text_of_schema_1_is_still_read() -> None:
     text = SALARY_TEXT.replace('"schema":2', '"schema":1').replace(',"requestHash":null', "")
     assert read_event(text) == SALARY
 
@@ -145,7 +145,7 @@ def test_every_event_is_valid_json_and_read_back_equal(event: Event) -> None:
     assert read_event(text) == event
 
 
-def test_the_chain_starts_from_the_account_and_goes_by_the_text() -> None:
+def test_the_chain_starts_from_the_account_and_hashes_the_texts() -> None:
     genesis = hashlib.sha256(b"wesley").digest()
     assert genesis_hash("wesley") == genesis
     expected = hashlib.sha256(genesis + SALARY_TEXT.encode()).digest()

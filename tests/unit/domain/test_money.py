@@ -44,7 +44,7 @@ def amount(value: str, currency: str = "BRL") -> int:
     ["", " 1", "1 ", "+1", "-", ".5", "5.", "1,5", "0x10", "1_000", "NaN", "Infinity", "-Infinity"]
     + ["1e", "e5", "1e1.5", "1e1234567", "--1", "1.2.3", "\u0661", "\uff11", "one", "1\n", "1\0"],
 )
-def test_what_is_not_a_decimal_is_refused(text: str) -> None:
+def test_a_text_that_is_no_decimal_is_refused(text: str) -> None:
     with pytest.raises(BadValue):
         parse_value(text)
 
@@ -58,7 +58,9 @@ def test_zero_is_refused_unless_allowed(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["-1", "-0.01", "-1e3"])
 @pytest.mark.parametrize("zero_allowed", [False, True])
-def test_a_negative_value_is_refused_and_told_of_expense(text: str, *, zero_allowed: bool) -> None:
+def test_a_negative_value_is_refused_with_a_hint_at_expense(
+    text: str, *, zero_allowed: bool
+) -> None:
     with pytest.raises(BadValue, match="EXPENSE"):
         parse_value(text, zero_allowed=zero_allowed)
 
@@ -88,16 +90,14 @@ def test_the_largest_amount_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("text", "currency"), [("0.1", "JPY"), ("0.001", "BRL"), ("0.0001", "KWD"), ("1e-3", "BRL")]
 )
-def test_more_digits_than_the_currency_has_are_refused_not_rounded(
-    text: str, currency: str
-) -> None:
+def test_too_many_digits_are_refused_instead_of_rounded(text: str, currency: str) -> None:
     with pytest.raises(TooManyDigits) as refused:
         amount(text, currency)
     assert (refused.value.currency, refused.value.digits) == (currency, CURRENCY_DIGITS[currency])
 
 
 @pytest.mark.parametrize("text", ["1.00", "1.0", "10e-1", "0.1e1", "1e0", "1E+0", "100e-2"])
-def test_one_is_one_however_it_is_written(text: str) -> None:
+def test_one_is_read_in_every_notation(text: str) -> None:
     assert parse_value(text) == parse_value("1")
     assert parse_value(text).text() == parse_value("1").text()
 
@@ -123,20 +123,20 @@ def test_numbers_that_a_float_cannot_hold_are_exact_both_ways(text: str) -> None
         (10001, "CLF", "1.0001"),
     ],
 )
-def test_an_amount_is_written_with_none_or_all_of_its_digits(
+def test_an_amount_is_written_with_all_or_no_decimals(
     amount_minor: int, currency: str, text: str
 ) -> None:
     assert format_minor(amount_minor, currency) == text
 
 
 @given(AMOUNTS, CURRENCIES)
-def test_what_is_written_is_read_back_equal(amount_minor: int, currency: str) -> None:
+def test_a_written_amount_is_read_back_equal(amount_minor: int, currency: str) -> None:
     assert amount(format_minor(amount_minor, currency), currency) == amount_minor
     assert format_minor(-amount_minor, currency) == "-" + format_minor(amount_minor, currency)
 
 
 @given(st.from_regex(r"[0-9]{1,12}(\.[0-9]{1,8})?([eE][+-]?[0-9]{1,2})?", fullmatch=True))
-def test_a_value_is_the_decimal_that_its_text_says(text: str) -> None:
+def test_a_value_equals_the_decimal_of_its_text(text: str) -> None:
     exact = Decimal(text)
     try:
         value = parse_value(text, zero_allowed=True)
@@ -148,12 +148,12 @@ def test_a_value_is_the_decimal_that_its_text_says(text: str) -> None:
 
 
 @given(AMOUNTS, st.integers(0, 6))
-def test_zeros_behind_the_point_change_nothing(amount_minor: int, zeros: int) -> None:
+def test_trailing_zeros_change_nothing(amount_minor: int, zeros: int) -> None:
     text = f"{amount_minor // 100}.{amount_minor % 100:02d}"
     assert parse_value(text + "0" * zeros) == parse_value(text)
 
 
-def test_no_float_is_anywhere_in_the_code_of_money() -> None:
+def test_the_money_module_uses_no_float() -> None:
     tree = ast.parse(inspect.getsource(money))
     floats = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and type(n.value) is float]
     names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
@@ -161,7 +161,7 @@ def test_no_float_is_anywhere_in_the_code_of_money() -> None:
     assert (floats, divisions, names & {"float", "round", "math"}) == ([], [], set())
 
 
-def test_currencies_are_those_of_iso_4217() -> None:
+def test_currencies_match_iso_4217() -> None:
     """The active ones as ISO lists them, and those that were legal tender since 1999."""
     active = {each.code: each.exponent for each in iso4217.Currency if each.exponent is not None}
     ended = {

@@ -21,5 +21,5 @@ from saldo.domain.tag import Tag, read_tag
         ("x", None),
     ],
 )
-def test_tag_of_any_balance_is_read(text: str, tag: Tag | None) -> None:
+def test_tag_of_any_balance_is_read_back(text: str, tag: Tag | None) -> None:
     assert read_tag(text) == tag

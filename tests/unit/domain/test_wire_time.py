@@ -13,5 +13,5 @@ ZONES = st.integers(-720, 840).map(lambda minutes: timezone(timedelta(minutes=mi
 
 
 @given(st.datetimes(datetime(1900, 1, 2), datetime(2200, 1, 1), timezones=ZONES | st.just(UTC)))  # noqa: DTZ001 - the strategy adds the zone
-def test_every_time_is_written_in_full(moment: datetime) -> None:
+def test_every_time_is_written_with_all_its_digits(moment: datetime) -> None:
     assert format_time(moment) == f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"

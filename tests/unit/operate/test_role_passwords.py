@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PASSWORD = "correct-horse-battery"  # noqa: S105 - the test's own
 
 
-def test_a_password_may_be_in_the_environment_or_in_a_file(tmp_path: Path) -> None:
+def test_a_password_is_read_from_environment_or_file(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(PASSWORD + "\n")
     found = read_role_passwords(
@@ -25,7 +25,7 @@ def test_a_password_may_be_in_the_environment_or_in_a_file(tmp_path: Path) -> No
     assert found == {"saldo_record": "x" * 16, "saldo_query": PASSWORD}
 
 
-def test_none_is_needed() -> None:
+def test_no_password_is_required() -> None:
     """Locally the socket's permissions decide, in AWS it is IAM."""
     assert read_role_passwords({}) == {}
 
@@ -56,7 +56,7 @@ def test_a_bad_password_is_refused_with_its_setting(environ: dict[str, str], mes
     assert str(raised.value) == message
 
 
-def test_the_verifier_is_that_of_rfc_7677() -> None:
+def test_the_verifier_matches_rfc_7677() -> None:
     """Its example: user "user", password "pencil", and a salt; the keys follow from them."""
     salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
     verifier = scram_verifier("pencil", salt)
@@ -66,5 +66,5 @@ def test_the_verifier_is_that_of_rfc_7677() -> None:
     )
 
 
-def test_no_two_verifiers_of_a_password_are_equal() -> None:
+def test_two_verifiers_of_a_password_differ() -> None:
     assert scram_verifier(PASSWORD) != scram_verifier(PASSWORD)

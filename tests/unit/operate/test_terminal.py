@@ -61,5 +61,5 @@ def test_closed_pipe_ends_the_command_quietly() -> None:
     assert (result.exit_code, result.output) == (1, "")
 
 
-def test_unexpected_failure_is_not_hidden() -> None:
+def test_unexpected_failure_is_raised() -> None:
     assert isinstance(ended_by(ZeroDivisionError()).exception, ZeroDivisionError)

@@ -33,7 +33,7 @@ def claims_of(folder: Path, token: str) -> dict[str, object]:
     return claims
 
 
-def test_token_is_proved_by_the_key_set(tmp_path: Path) -> None:
+def test_token_is_verified_by_the_key_set(tmp_path: Path) -> None:
     folder = tmp_path / "issuer"
     flags = ["--folder", str(folder), "--subject", "wesley", "--minutes", "5"]
     claims = claims_of(folder, printed(*flags, "--scope", "a", "--scope", "b"))
@@ -45,7 +45,7 @@ def test_token_is_proved_by_the_key_set(tmp_path: Path) -> None:
     assert claims_of(folder, printed(*flags, "--account", "*"))["saldo_accounts"] == "*"
 
 
-def test_key_is_kept_and_its_owners_alone(tmp_path: Path) -> None:
+def test_key_is_kept_and_readable_by_owner_only(tmp_path: Path) -> None:
     folder = tmp_path / "issuer"
     assert jwks(folder) == jwks(folder)
     assert stat.S_IMODE((folder / "key.pem").stat().st_mode) == 0o600

@@ -66,7 +66,7 @@ def says_erased(data: object) -> bool:
 
 
 @given(changes=CHANGES, body=BODIES, left_out=st.sampled_from([*HEADERS, "none"]))
-async def test_binary_delivery_is_read_as_the_package_reads_it(
+async def test_binary_delivery_is_read_like_the_package_does(
     changes: dict[str, str], body: bytes, left_out: str
 ) -> None:
     headers = HEADERS | changes

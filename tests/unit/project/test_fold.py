@@ -67,7 +67,7 @@ UNPROJECTABLE = {
 
 
 @pytest.mark.parametrize("event", UNPROJECTABLE.values(), ids=UNPROJECTABLE)
-def test_what_cannot_be_projected_blocks_the_account_where_it_stands(event: StreamEvent) -> None:
+def test_an_unprojectable_event_blocks_the_account_there(event: StreamEvent) -> None:
     """Whatever it is, it is this account's alone: an error would stop all accounts of the round."""
     after, folded = fold([event, *STREAM[1:]])
     assert after.blocked
@@ -92,14 +92,14 @@ def test_a_balance_past_the_integer_blocks_the_account() -> None:
     assert (after.blocked, after.position, len(folded.dead)) == (True, 1, 1)
 
 
-def test_what_came_before_the_bad_event_is_kept() -> None:
+def test_events_before_an_unprojectable_one_are_kept() -> None:
     bad = replace(STREAM[2], hash=bytes(32))
     after, folded = fold([*STREAM[:2], bad, STREAM[3]])
     assert (after.position, after.balance_minor, after.hash) == (2, 650, STREAM[1].hash)
     assert [line.position for line in folded.lines] == [1, 2]
 
 
-def test_a_version_that_knows_more_tries_again() -> None:
+def test_a_newer_version_retries_a_blocked_account() -> None:
     blocked = replace(new_balance(ACCOUNT), blocked_reason="new", blocked_schema=SCHEMA_NEWEST - 1)
     assert not blocked.blocked
     after, _ = fold(STREAM, blocked)
@@ -107,13 +107,13 @@ def test_a_version_that_knows_more_tries_again() -> None:
 
 
 @pytest.mark.parametrize("events", [[], STREAM[2:], [replace(STREAM[1], hash=bytes(32))]])
-def test_a_balance_that_is_not_on_the_stores_chain_has_diverged(events: list[StreamEvent]) -> None:
+def test_a_balance_off_the_stores_chain_has_diverged(events: list[StreamEvent]) -> None:
     balance, _ = fold(STREAM[:2])
     with pytest.raises(Diverged):
         fold(events, balance)
 
 
-def test_the_whole_stream_becomes_lines_with_the_balance_after_each() -> None:
+def test_every_transaction_becomes_a_line_with_its_balance() -> None:
     after, folded = fold(STREAM)
     lines = [(x.position, x.kind, x.amount_minor, x.balance_minor) for x in folded.lines]
     assert lines == [
@@ -133,14 +133,14 @@ def test_nothing_new_changes_nothing() -> None:
     assert folded == Folded()
 
 
-def test_at_the_balances_own_position_only_the_hash_is_read() -> None:
+def test_at_the_balances_position_only_the_hash_is_compared() -> None:
     balance, _ = fold(STREAM[:2])
     anchor = replace(STREAM[1], public_text=None, private_text=None)
     after, folded = fold([anchor, *STREAM[2:]], balance)
     assert (after.position, [line.position for line in folded.lines]) == (4, [3, 4])
 
 
-def test_an_erased_private_part_leaves_the_line_without_its_words() -> None:
+def test_an_erased_line_has_no_private_text() -> None:
     said = stream_events(stored_stream(income(description="rent", metadata={"a": "b"})))
     erased = [replace(said[0], private_text=None)]
     words = [(x.description, x.metadata) for x in fold(said)[1].lines + fold(erased)[1].lines]
@@ -149,7 +149,7 @@ def test_an_erased_private_part_leaves_the_line_without_its_words() -> None:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_reversed_line_is_marked_whether_it_is_of_this_round_or_an_earlier_one(
+def test_a_reversed_line_of_any_round_is_marked(
     together: bool,
 ) -> None:
     original = stored_stream(income("5"))[0]
@@ -169,7 +169,7 @@ def test_a_reversed_line_is_marked_whether_it_is_of_this_round_or_an_earlier_one
         assert folded.reversals == [(ACCOUNT, events[0].event_id, events[1].event_id)]
 
 
-def test_totals_are_of_the_day_on_which_it_occurred_in_utc() -> None:
+def test_daily_totals_use_the_utc_day_of_occurrence() -> None:
     evening = NOW.replace(hour=23, minute=59)
     events = stream_events(
         stored_stream(
@@ -191,9 +191,7 @@ AMOUNTS = st.integers(-(10**12), 10**12).filter(bool)
 
 
 @given(st.lists(AMOUNTS, min_size=1, max_size=12), st.sets(st.integers(1, 11), max_size=4))
-def test_however_it_is_cut_into_rounds_the_result_is_the_same(
-    amounts: list[int], cuts: set[int]
-) -> None:
+def test_any_division_into_rounds_gives_the_same_result(amounts: list[int], cuts: set[int]) -> None:
     """In pieces, each with the event before it, or all at once: one read model."""
     stored = stored_stream(*(income(f"{a}e-2") if a > 0 else expense(f"{-a}e-2") for a in amounts))
     events = stream_events(stored)

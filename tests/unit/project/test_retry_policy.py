@@ -26,7 +26,7 @@ POLICY: list[tuple[Exception, bool]] = [
 
 
 @pytest.mark.parametrize(("error", "retried"), POLICY)
-def test_kafka_source_does_with_each_error_what_it_asks_for(
+def test_kafka_source_retries_exactly_the_intended_errors(
     error: Exception,
     retried: bool,
 ) -> None:
@@ -35,7 +35,7 @@ def test_kafka_source_does_with_each_error_what_it_asks_for(
     assert status >= 400
 
 
-def test_an_error_that_nobody_expected_is_tried_again() -> None:
+def test_an_unexpected_error_is_retried() -> None:
     """It is 500; the error itself goes to the log, without its text."""
     assert app.router.refusal(ZeroDivisionError()).status_code == 500
     assert is_retried(500)

@@ -29,7 +29,7 @@ def asked() -> set[str]:
     return {key for source in sources for key in re.findall(r'"([a-z0-9-]+)"', source)}
 
 
-def test_both_languages_say_the_same_things() -> None:
+def test_both_languages_have_the_same_texts() -> None:
     english, portuguese = texts()["EN"], texts()["PT"]
     assert len(english) > 100
     assert english.keys() == portuguese.keys()
@@ -38,7 +38,7 @@ def test_both_languages_say_the_same_things() -> None:
         assert places == sorted(re.findall(r"\{(\w+)\}", portuguese[key])), key
 
 
-def test_every_text_that_is_asked_for_is_there_and_no_other() -> None:
+def test_exactly_the_used_texts_exist() -> None:
     known = texts()["EN"].keys()
     sources = [f.read_text() for f in FOLDER.glob("*.js") if f.name != "text.js"]
     plain = {key for source in sources for key in re.findall(r'\bt\("([a-z0-9-]+)"', source)}

@@ -40,7 +40,7 @@ def test_wait_is_read_in_every_form(headers: list[str]) -> None:
     [[], [""], ["wait"], ["wait="], ["wait=x"], ["wait=-1"], ["wait=1.5"], ["wait=\u0662"]]
     + [["wait=1 2"], ["waits=2"], ["foo=wait"], ['foo="wait=2'], ['foo=", wait=2"']],
 )
-def test_what_is_no_wait_is_ignored(headers: list[str]) -> None:
+def test_other_preferences_are_ignored(headers: list[str]) -> None:
     assert wait_asked_for(headers) is None
 
 
@@ -52,7 +52,7 @@ def test_long_wait_is_clamped(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['"' * 50_000, '"\\' * 30_000, "," * 60_000, '=;"' * 20_000])
-def test_hostile_header_takes_no_time(text: str) -> None:
+def test_hostile_header_is_read_in_linear_time(text: str) -> None:
     began = process_time()
     wait_asked_for([text])
     assert process_time() - began < 0.5

@@ -123,7 +123,7 @@ def as_bulk(request: Intent) -> Intent:
         ([intent(income("1"), income("1.0"), key="k")], [[(1, False), (1, True)]]),
     ],
 )
-def test_intents_are_decided_in_the_order_of_their_arrival(
+def test_intents_are_decided_in_arrival_order(
     intents: list[Intent], outcomes: list[object]
 ) -> None:
     assert [told(outcome) for outcome in decided(*intents).outcomes] == outcomes
@@ -139,7 +139,7 @@ def test_a_refused_request_names_each_of_its_refused_lines() -> None:
     ]
 
 
-def test_a_request_that_is_not_recorded_leaves_nothing_behind() -> None:
+def test_a_refused_request_leaves_nothing_behind() -> None:
     result = decided(intent(limit("0")), intent(income("1"), expense("2")))
     assert [event.position for event in result.events] == [1]
     assert result.accounts[ACCOUNT].balance_minor == 0
@@ -155,14 +155,14 @@ def test_a_transaction_is_reversed_once_even_within_a_batch() -> None:
     assert outcomes[2].reversed_by == events_of(outcomes[1])[0].event_id
 
 
-def test_a_repeated_reversal_with_its_key_is_answered_before_reversed_once() -> None:
+def test_a_retried_reversal_with_its_key_gets_its_first_result() -> None:
     first = intent(income("5"), ids=1)
     undo = reversal(events_of(decided(first).outcomes[0])[0], Kind.INCOME, 500)
     outcomes = decided(first, intent(undo, key="k"), intent(undo, key="k")).outcomes
     assert [told(outcome) for outcome in outcomes] == [[(1, False)], [(2, False)], [(2, True)]]
 
 
-def test_every_event_chains_from_the_one_before_and_says_the_balance_after() -> None:
+def test_every_event_has_its_chain_hash_and_balance() -> None:
     requests = [intent(income("5")), intent(expense("7"), income("1")), intent(limit("100"))]
     previous, balances = genesis_hash(ACCOUNT), []
     for event in decided(*requests).events:
@@ -186,7 +186,7 @@ def _all(outcome: Outcome) -> list[Recorded]:
     return outcome
 
 
-def test_every_event_bears_its_own_times() -> None:
+def test_every_event_has_its_own_times() -> None:
     """A time is written once for all events of a batch that share it, and only for those."""
     day, hour = timedelta(days=1), timedelta(hours=1)
     elsewhere = (NOW - day).astimezone(timezone(5 * hour))

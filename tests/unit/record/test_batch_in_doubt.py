@@ -369,7 +369,7 @@ ATTEMPTS = st.builds(
     attempts=st.lists(ATTEMPTS, min_size=1, max_size=4),
     locks=st.booleans(),
 )
-def test_outcomes_hold_whether_what_is_in_doubt_was_committed(
+def test_outcomes_hold_whether_or_not_the_commit_succeeded(
     intents: list[Intent], attempts: list[Attempt], *, locks: bool
 ) -> None:
     came = run(intents, attempts, locks=locks)
@@ -423,7 +423,7 @@ def test_a_refusal_on_an_account_in_doubt_is_store_busy(refused: Intent) -> None
     assert isinstance(outcomes[1], StoreBusy)
 
 
-def test_what_does_not_depend_on_the_doubt_keeps_its_outcome() -> None:
+def test_an_independent_request_keeps_its_outcome() -> None:
     """A refusal before its account's first event in doubt or elsewhere, and an older replay."""
     early, _, elsewhere, replay = doubted(
         intent(income("1", ANA), expected=99),
@@ -460,7 +460,7 @@ def test_the_last_attempt_in_doubt_decides_the_outcomes() -> None:
     assert [unknown(each) for each in came.outcomes] == [i.lines[0].event_id for i in intents]
 
 
-def test_what_is_in_doubt_is_written_again_as_it_was_decided() -> None:
+def test_an_event_in_doubt_is_written_again_unchanged() -> None:
     """Decided anew, the bulk request would be accepted while the other append may still come."""
     request = bulk([intent(expense("1", ANA)), intent(expense("9", BIA))])
     intents = [request, intent(expense("2", ANA))]
@@ -478,7 +478,7 @@ def test_a_new_account_in_doubt_is_in_doubt_under_locks() -> None:
     assert isinstance(outcomes[1], StoreBusy)
 
 
-def test_no_attempt_begins_past_the_deadline() -> None:
+def test_no_attempt_starts_past_the_deadline() -> None:
     """While the outcome is in doubt as well as while nothing was written."""
     for attempts in ([Attempt(ending="undone")] * ATTEMPTS_MAX, []):
         came = run([intent(income("1", ANA))], attempts)

@@ -29,9 +29,7 @@ TRACED = pytest.mark.parametrize("trace", [None, TRACE])
 
 @EVENTS
 @TRACED
-def test_the_kafka_record_is_the_packages_apart_from_the_partition_key(
-    stored: StoredEvent, trace: str | None
-) -> None:
+def test_the_kafka_record_matches_the_package(stored: StoredEvent, trace: str | None) -> None:
     """The Kafka binding keeps the attribute that the key was made of; the package leaves it out."""
     event = CloudEvent(attributes_of(stored, trace), data_of(stored))
     message = to_binary(event, data_marshaller=lambda data: data)
@@ -47,9 +45,7 @@ def test_the_kafka_record_is_the_packages_apart_from_the_partition_key(
 
 @EVENTS
 @TRACED
-def test_the_structured_event_is_read_by_the_package(
-    stored: StoredEvent, trace: str | None
-) -> None:
+def test_the_package_reads_the_structured_event(stored: StoredEvent, trace: str | None) -> None:
     event = from_json(structured(stored, trace))
     assert event.get_attributes() == attributes_of(stored, trace)
     assert event.data == json.loads(data_of(stored))
@@ -63,7 +59,7 @@ def test_the_data_holds_the_exact_public_text(stored: StoredEvent) -> None:
     assert recorded_at_of(stored.public_text) == data["event"]["recordedAt"]
 
 
-def test_the_attributes_are_those_of_the_contract() -> None:
+def test_the_attributes_match_the_contract() -> None:
     stored = STORED[0]
     attributes = attributes_of(stored, None)
     assert attributes.pop("dataschema").startswith("urn:saldo:schema:transaction-recorded:")

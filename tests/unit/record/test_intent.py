@@ -104,7 +104,7 @@ TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=8
     currency=st.sampled_from([None, "BRL"]),
     key=st.none() | st.text('k"\\ ', min_size=1),
 )
-def test_texts_written_by_hand_are_those_of_the_encoder(
+def test_handwritten_texts_match_the_encoder(
     description: str | None, metadata: dict[str, str], currency: str | None, key: str | None
 ) -> None:
     """A stored fingerprint is compared with one made by any later version."""
@@ -137,7 +137,7 @@ def test_the_keyed_hash_is_blake2b_under_the_secret(secret: bytes, parts: list[s
     assert keyed_hash(secret, *parts) == expected
 
 
-def test_the_keyed_hash_needs_the_secret_and_tells_parts_apart() -> None:
+def test_the_keyed_hash_depends_on_secret_and_parts() -> None:
     assert keyed_hash(SECRET, "ab", "c") == keyed_hash(SECRET, "ab", "c")
     others = {keyed_hash(SECRET, *parts) for parts in [("a", "bc"), ("abc",), ("c", "ab")]}
     others.add(keyed_hash(bytes(32), "ab", "c"))
@@ -166,7 +166,7 @@ def test_unequal_keys_have_unequal_hashes(one: Key, other: Key) -> None:
     assert here.key_hash != there.old_key_hash
 
 
-def test_old_hash_of_a_key_is_that_of_its_text() -> None:
+def test_the_old_hash_of_a_key_is_that_of_its_text() -> None:
     for key in (EventKey("/payroll", "7"), "/payroll 7"):
         assert prepared(income(), key).old_key_hash == keyed_hash(SECRET, ACCOUNT, "/payroll 7")
     plain = prepared(income(), "k")
@@ -178,7 +178,7 @@ def test_without_a_key_there_is_no_fingerprint() -> None:
     assert (line.key_hash, line.fingerprint, line.request_hash) == (None, None, None)
 
 
-def test_the_private_text_holds_what_may_be_erased_and_its_hash_proves_it() -> None:
+def test_the_private_text_holds_the_erasable_fields() -> None:
     line = prepared(income(description="Café", metadata={"a": "b"}), "key")
     private = json.loads(line.private_text)
     salt = bytes.fromhex(private.pop("salt"))
@@ -216,7 +216,7 @@ COMMANDS = st.sampled_from(
     commands=st.lists(st.tuples(COMMANDS, st.sampled_from([None, "k", "l"])), min_size=1),
     random=st.randoms(use_true_random=False),
 )
-def test_a_bulk_requests_lines_are_those_of_single_ones(
+def test_lines_of_a_bulk_equal_single_requests(
     commands: list[tuple[Command, str | None]], random: Random
 ) -> None:
     """All but their ids, which tell the time, too."""
@@ -239,7 +239,7 @@ def test_a_bulk_requests_lines_are_those_of_single_ones(
         assert line.event_id.int & low == int.from_bytes(own, "big") & low
 
 
-def test_a_key_of_the_whole_bulk_request_numbers_its_lines() -> None:
+def test_a_key_of_a_bulk_request_numbers_its_lines() -> None:
     commands: list[tuple[Command, str | None]] = [(income(), None), (income("2", "b"), None)]
     lines = prepare_lines(
         commands, secret=SECRET, issuer="issuer", subject="subject", idempotency_key="k"

@@ -43,7 +43,7 @@ class Taken:
         raise NotImplementedError
 
 
-async def test_what_kafka_refused_stays_and_is_counted() -> None:
+async def test_a_record_refused_by_kafka_stays_and_is_counted() -> None:
     rows = Rows()
     relay = Relay(rows, asyncio.sleep)
     relay.use(Taken())

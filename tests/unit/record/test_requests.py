@@ -79,7 +79,7 @@ def test_a_wrong_member_of_the_metadata_is_named(metadata: dict[str, object], fi
 
 
 @pytest.mark.parametrize("name", ["amount", "Value", "\ud800", "idempotencyKey", "a" * 200])
-def test_an_unknown_field_is_named_beside_the_known_ones(name: str) -> None:
+def test_an_unknown_field_is_named_with_the_known_ones(name: str) -> None:
     found = faults(body(**{name: "1"}))
     assert list(found) == [name.encode("utf-8", "replace").decode()[:80]]
     assert "accountId" in found.popitem()[1]
@@ -91,7 +91,7 @@ def test_only_the_first_unknown_field_is_named() -> None:
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b"5", b'"x"', b"true"])
-def test_what_is_no_object_is_refused(content: bytes) -> None:
+def test_a_body_that_is_no_object_is_refused(content: bytes) -> None:
     assert list(faults(content)) == ["body"]
 
 
@@ -123,7 +123,7 @@ def test_a_number_beyond_2_to_the_53_is_exact() -> None:
     assert command.value.to_minor("BRL") == 900719925474099301
 
 
-def test_all_that_may_be_said_is_taken() -> None:
+def test_every_optional_field_is_read() -> None:
     command = parse_transaction(
         read_json(
             body(
@@ -141,13 +141,13 @@ def test_all_that_may_be_said_is_taken() -> None:
     assert command.occurred_at == datetime(2026, 11, 24, 6, tzinfo=UTC)
 
 
-def test_null_is_as_good_as_absent_for_what_is_optional() -> None:
+def test_null_equals_absent_for_an_optional_field() -> None:
     nulls = body(currency=None, description=None, metadata=None, occurredAt=None)
     assert parse_transaction(read_json(nulls)) == income("1000")
 
 
 @pytest.mark.parametrize("account_id", ["a", "0", "A.b_c~d:e@f-g", "9" * 128])
-def test_an_account_id_is_of_its_alphabet_and_case_sensitive(account_id: str) -> None:
+def test_an_account_id_is_case_sensitive(account_id: str) -> None:
     assert parse_transaction(read_json(body(accountId=account_id))).account_id == account_id
 
 
@@ -172,26 +172,26 @@ def test_every_wrong_field_of_every_line_is_named() -> None:
 
 
 @pytest.mark.parametrize("key", ["", 5, True, [], "é", "x" * 256, '"a'])
-def test_a_lines_own_key_is_checked(key: object) -> None:
+def test_the_key_of_a_line_is_checked(key: object) -> None:
     assert bulk_faults([read_json(body(idempotencyKey=key))]) == {(1, "idempotencyKey")}
 
 
-def test_a_line_may_carry_its_own_key() -> None:
+def test_a_line_may_have_its_own_key() -> None:
     keyed = read_json(body(idempotencyKey="k"))
     assert parse_bulk([keyed, read_json(body())]) == [(income(), "k"), (income(), None)]
 
 
-def test_lines_are_read_one_a_line_and_blank_ones_left_out() -> None:
+def test_ndjson_lines_are_read_without_the_blank_ones() -> None:
     assert read_ndjson(b'{"a":"1"}\r\n\n  \n{"a":"2"}') == [{"a": "1"}, {"a": "2"}]
 
 
-def test_malformed_lines_are_named_by_their_places_in_the_answer() -> None:
+def test_malformed_lines_are_named_by_their_index() -> None:
     with pytest.raises(Invalid) as invalid:
         read_ndjson(b'{}\n\n{"a":\n[]\nNaN\n')
     assert [error.line for error in invalid.value.errors] == [2, 4]
 
 
-def test_more_lines_than_a_request_may_have_are_not_read_at_all() -> None:
+def test_too_many_lines_are_refused_unread() -> None:
     """Each malformed one would become an error object: eight megabytes of them, millions."""
     with pytest.raises(Invalid) as invalid:
         read_ndjson(b"x\n" * (BULK_LINES_MAX + 1))
@@ -211,13 +211,13 @@ def test_more_lines_than_a_request_may_have_are_not_read_at_all() -> None:
         (b'{"overdraftLimit":true}', {"overdraftLimit"}),
     ],
 )
-def test_a_limit_that_is_none_is_refused(content: bytes, fields: set[str]) -> None:
+def test_a_malformed_limit_is_refused(content: bytes, fields: set[str]) -> None:
     with pytest.raises(Invalid) as invalid:
         parse_limit(read_json(content), ACCOUNT)
     assert {error.field for error in invalid.value.errors} == fields
 
 
-def test_a_limit_may_be_zero_or_lifted() -> None:
+def test_a_limit_may_be_zero_or_removed() -> None:
     assert parse_limit(read_json(b'{"overdraftLimit":null}'), ACCOUNT).limit is None
     zero = parse_limit(read_json(b'{"overdraftLimit":0}'), ACCOUNT).limit
     assert zero is not None
@@ -240,5 +240,5 @@ def test_malformed_reversal_is_refused(members: object) -> None:
         ({"occurredAt": "2026-11-24T06:00:00Z"}, (None, datetime(2026, 11, 24, 6, tzinfo=UTC))),
     ],
 )
-def test_reversal_may_say_why_and_when(members: object, said: object) -> None:
+def test_reversal_may_have_a_reason_and_a_time(members: object, said: object) -> None:
     assert parse_reversal(members) == said

@@ -135,7 +135,7 @@ async def caller_of(authenticator: Authenticator, text: str) -> Caller:
     return await authenticator.authenticate(f"Bearer {text}")
 
 
-async def test_token_of_either_algorithm_names_its_caller(authenticator: Authenticator) -> None:
+async def test_token_of_each_algorithm_identifies_its_caller(authenticator: Authenticator) -> None:
     for text in (token(), token(EC_KEY, "ec", "ES256")):
         caller = await caller_of(authenticator, text)
         assert (caller.issuer, caller.subject) == (ISSUER, "wesley")
@@ -145,7 +145,9 @@ async def test_token_of_either_algorithm_names_its_caller(authenticator: Authent
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Basic abc", "Bearer x.y.z", "Bearer a b", "é"]
 )
-async def test_no_token_is_no_caller(authenticator: Authenticator, header: str | None) -> None:
+async def test_request_without_a_token_has_no_caller(
+    authenticator: Authenticator, header: str | None
+) -> None:
     with pytest.raises(Unauthenticated):
         await authenticator.authenticate(header)
 
@@ -177,7 +179,9 @@ async def test_token_with_wrong_claims_is_refused(
         await caller_of(authenticator, token(**claims))
 
 
-async def test_clock_skew_is_bounded(authenticator: Authenticator, clock: Clock) -> None:
+async def test_clock_skew_is_tolerated_within_bounds(
+    authenticator: Authenticator, clock: Clock
+) -> None:
     now = int(clock.time())
     await caller_of(authenticator, token(exp=now - 2))
     await caller_of(authenticator, token(aud=["other", AUDIENCE]))
@@ -221,7 +225,7 @@ async def test_unsigned_and_confused_tokens_are_refused(authenticator: Authentic
             await caller_of(authenticator, text)
 
 
-async def test_secret_key_in_the_set_is_passed_over(
+async def test_symmetric_key_in_the_key_set_is_ignored(
     authenticator: Authenticator, server: KeyServer
 ) -> None:
     secret = b"s" * 32
@@ -245,7 +249,9 @@ async def test_hostile_header_is_refused(authenticator: Authenticator, header: s
         await caller_of(authenticator, f"{encoded}.e30.AAAA")
 
 
-async def test_huge_token_is_not_even_read(authenticator: Authenticator, server: KeyServer) -> None:
+async def test_huge_token_is_refused_unread(
+    authenticator: Authenticator, server: KeyServer
+) -> None:
     with pytest.raises(Unauthenticated):
         await caller_of(authenticator, token(padding="x" * 8192))
     assert server.requests == 0
@@ -262,7 +268,7 @@ async def test_huge_token_is_not_even_read(authenticator: Authenticator, server:
         ({"scope": {"a": 1}}, set()),
     ],
 )
-async def test_scopes_are_a_text_or_a_list(
+async def test_scopes_claim_is_a_text_or_a_list(
     authenticator: Authenticator, claims: dict[str, Any], scopes: set[str]
 ) -> None:
     assert (await caller_of(authenticator, token(**claims))).scopes == scopes
@@ -277,14 +283,14 @@ async def test_scopes_are_a_text_or_a_list(
         (["*"], {"*"}),
     ],
 )
-async def test_accounts_are_a_list_or_all(
+async def test_accounts_claim_is_a_list_or_all(
     authenticator: Authenticator, named: object, accounts: set[str] | None
 ) -> None:
     caller = await caller_of(authenticator, token(saldo_accounts=named))
     assert caller.accounts == accounts
 
 
-async def test_key_of_a_rotation_is_fetched_when_a_token_names_it(
+async def test_rotated_key_is_fetched_when_a_token_names_it(
     authenticator: Authenticator, server: KeyServer, clock: Clock
 ) -> None:
     await caller_of(authenticator, token())
@@ -297,7 +303,7 @@ async def test_key_of_a_rotation_is_fetched_when_a_token_names_it(
 
 
 @pytest.mark.parametrize("left", [[jwk(EC_KEY, "ec")], [jwk(OTHER_KEY, "rsa")], []])
-async def test_remembered_token_dies_with_its_key(
+async def test_cached_token_is_dropped_with_its_key(
     authenticator: Authenticator, server: KeyServer, clock: Clock, left: list[dict[str, Any]]
 ) -> None:
     """The key left the set, another took its id, or no key is left at all."""
@@ -314,7 +320,7 @@ async def test_remembered_token_dies_with_its_key(
     assert clock.ahead_s < 600
 
 
-async def test_remembered_token_outlives_a_refetch_of_its_key(
+async def test_cached_token_survives_a_refetch_of_its_key(
     authenticator: Authenticator, server: KeyServer, clock: Clock
 ) -> None:
     text = token()
@@ -325,7 +331,7 @@ async def test_remembered_token_outlives_a_refetch_of_its_key(
     assert server.requests == 2
 
 
-async def test_token_is_remembered_once_however_its_header_is_written(
+async def test_token_is_cached_once_for_all_header_spellings(
     authenticator: Authenticator,
 ) -> None:
     text = token()
@@ -334,7 +340,7 @@ async def test_token_is_remembered_once_however_its_header_is_written(
         assert authenticator.remembered(header) is first
 
 
-async def test_forged_key_ids_cost_the_issuer_one_request_in_ten_seconds(
+async def test_forged_key_ids_cause_one_fetch_in_ten_seconds(
     authenticator: Authenticator, server: KeyServer, clock: Clock
 ) -> None:
     await caller_of(authenticator, token())
@@ -345,9 +351,7 @@ async def test_forged_key_ids_cost_the_issuer_one_request_in_ten_seconds(
     assert server.requests == 2
 
 
-async def test_verified_token_is_remembered(
-    authenticator: Authenticator, server: KeyServer
-) -> None:
+async def test_verified_token_is_cached(authenticator: Authenticator, server: KeyServer) -> None:
     text = token()
     first = await caller_of(authenticator, text)
     server.keys, server.status = [], 500
@@ -355,7 +359,7 @@ async def test_verified_token_is_remembered(
     assert server.requests == 1
 
 
-async def test_remembered_tokens_are_bounded_by_their_bytes(
+async def test_cached_tokens_are_bounded_by_their_bytes(
     authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """10,000 tokens of many accounts once took 900 MB."""
@@ -401,9 +405,7 @@ UNUSABLE: list[object] = [
 ]
 
 
-async def test_keys_that_cannot_be_used_are_skipped(
-    authenticator: Authenticator, server: KeyServer
-) -> None:
+async def test_unusable_keys_are_skipped(authenticator: Authenticator, server: KeyServer) -> None:
     server.keys = [*UNUSABLE, *server.keys, *UNUSABLE]
     for text in (token(), token(EC_KEY, "ec", "ES256"), token(EC_KEY, None, "ES256")):
         assert (await caller_of(authenticator, text)).subject == "wesley"
@@ -429,7 +431,7 @@ async def test_new_key_without_an_id_is_fetched(
     assert (await caller_of(authenticator, token(OTHER_KEY, None))).subject == "wesley"
 
 
-async def test_tokens_are_taken_during_an_outage_without_waiting(
+async def test_tokens_are_accepted_without_waiting_in_an_outage(
     authenticator: Authenticator, server: KeyServer, clock: Clock
 ) -> None:
     """Once the issuer is known to be out of reach, a known token does not wait for it."""
@@ -449,7 +451,7 @@ async def test_tokens_are_taken_during_an_outage_without_waiting(
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b'{"keys":5}', b'{"keys":[]}', b'{"keys":[5]}', b"[" * 100_000]
 )
-async def test_issuer_that_answers_nonsense_is_unavailable(
+async def test_issuer_with_an_invalid_response_is_unavailable(
     authenticator: Authenticator, server: KeyServer, body: bytes
 ) -> None:
     server.body = body
@@ -459,7 +461,7 @@ async def test_issuer_that_answers_nonsense_is_unavailable(
     assert server.requests == 1
 
 
-async def test_outage_of_the_issuer_is_not_the_tokens_fault(
+async def test_issuer_outage_is_not_reported_as_a_bad_token(
     authenticator: Authenticator, server: KeyServer, clock: Clock
 ) -> None:
     server.status = 503

@@ -74,14 +74,14 @@ async def test_a_lone_item_starts_at_once() -> None:
     assert await outcome(task) == "A"
 
 
-async def test_items_of_one_moment_are_one_batch() -> None:
+async def test_concurrent_items_are_one_batch() -> None:
     work = Work(at_once=True)
     commit = group(work)
     assert await asyncio.gather(*(submit(commit, item) for item in "abc")) == ["A", "B", "C"]
     assert work.batches == [["a", "b", "c"]]
 
 
-async def test_what_comes_meanwhile_gathers_for_the_next_batch() -> None:
+async def test_later_items_wait_for_the_next_batch() -> None:
     work = Work()
     commit = group(work, batches=1)
     tasks = [submit(commit, "a")]
@@ -97,7 +97,7 @@ async def test_what_comes_meanwhile_gathers_for_the_next_batch() -> None:
     assert [await outcome(task) for task in tasks] == ["A", "B", "C", "D"]
 
 
-async def test_one_items_refusal_is_its_own() -> None:
+async def test_a_refused_item_fails_no_other() -> None:
     commit = group(Work(at_once=True))
     bad, good = submit(commit, "bad"), submit(commit, "good")
     assert await outcome(good) == "GOOD"
@@ -105,7 +105,7 @@ async def test_one_items_refusal_is_its_own() -> None:
         await outcome(bad)
 
 
-async def test_a_batch_that_breaks_tells_all_its_waiters_and_frees_its_keys() -> None:
+async def test_a_failed_batch_fails_all_its_items_and_frees_keys() -> None:
     calls: list[Sequence[str]] = []
 
     async def run(items: Sequence[str]) -> Sequence[str | Exception]:
@@ -124,7 +124,7 @@ async def test_a_batch_that_breaks_tells_all_its_waiters_and_frees_its_keys() ->
     assert await outcome(submit(commit, "c", ["k"])) == "c"
 
 
-async def test_a_waiter_that_goes_away_cancels_nobody() -> None:
+async def test_a_cancelled_waiter_cancels_no_other() -> None:
     work = Work()
     commit = group(work)
     gone, stays = submit(commit, "a"), submit(commit, "b")
@@ -137,7 +137,7 @@ async def test_a_waiter_that_goes_away_cancels_nobody() -> None:
     assert work.batches == [["a", "b"]]
 
 
-async def test_an_item_whose_waiter_went_before_it_began_is_not_begun() -> None:
+async def test_an_item_cancelled_before_its_start_is_not_run() -> None:
     work = Work()
     commit = group(work, batches=1)
     first = submit(commit, "a")
@@ -152,7 +152,7 @@ async def test_an_item_whose_waiter_went_before_it_began_is_not_begun() -> None:
     assert [await outcome(first), await outcome(stays)] == ["A", "C"]
 
 
-async def test_a_key_is_in_one_batch_at_a_time() -> None:
+async def test_a_key_is_in_one_running_batch_at_a_time() -> None:
     work = Work()
     commit = group(work)
     tasks = [submit(commit, "a", ["k"])]
@@ -170,7 +170,7 @@ async def test_a_key_is_in_one_batch_at_a_time() -> None:
     assert [await outcome(task) for task in tasks] == ["A", "B", "C"]
 
 
-async def test_an_item_of_many_keys_waits_for_all_and_is_not_overtaken() -> None:
+async def test_an_item_of_many_keys_waits_for_all_in_order() -> None:
     """What shares a key with an item that waits, waits behind it."""
     work = Work()
     commit = group(work, batches=3)
@@ -187,7 +187,7 @@ async def test_an_item_of_many_keys_waits_for_all_and_is_not_overtaken() -> None
     assert [await outcome(task) for task in tasks] == ["A", "B", "C", "D"]
 
 
-async def test_items_of_a_key_are_done_in_the_order_of_their_arrival() -> None:
+async def test_items_of_a_key_run_in_arrival_order() -> None:
     done: list[tuple[str, int]] = []
     in_flight: Counter[str] = Counter()
 
@@ -218,7 +218,7 @@ async def test_items_of_a_key_are_done_in_the_order_of_their_arrival() -> None:
         assert numbers == sorted(numbers)
 
 
-async def test_the_queue_is_bounded_by_weight_and_full_is_said_at_once() -> None:
+async def test_the_queue_is_bounded_by_weight_and_refuses_at_once() -> None:
     work = Work()
     commit = group(work, batches=1, queue=10)
     first = submit(commit, "a")
@@ -237,7 +237,7 @@ async def test_the_queue_is_bounded_by_weight_and_full_is_said_at_once() -> None
     assert commit.depth == 0
 
 
-async def test_a_batch_is_bounded_by_weight_but_one_item_always_goes() -> None:
+async def test_a_batch_is_bounded_by_weight_but_never_empty() -> None:
     work = Work(at_once=True)
     commit = group(work, batches=1, batch=3)
     tasks = [submit(commit, item, weight=w) for item, w in [("a", 2), ("b", 2), ("c", 9), ("d", 1)]]
@@ -245,7 +245,7 @@ async def test_a_batch_is_bounded_by_weight_but_one_item_always_goes() -> None:
     assert work.batches == [["a"], ["b"], ["c"], ["d"]]
 
 
-async def test_a_further_batch_starts_only_when_enough_waits() -> None:
+async def test_another_batch_starts_only_when_enough_items_wait() -> None:
     work = Work()
     commit = group(work, batches=2, further=3)
     tasks = [submit(commit, "a")]
@@ -266,7 +266,7 @@ async def test_a_further_batch_starts_only_when_enough_waits() -> None:
     assert [await outcome(task) for task in tasks] == list("ABCDEFGH")
 
 
-async def test_a_drain_ends_when_nothing_is_left() -> None:
+async def test_a_drain_ends_when_the_queue_is_empty() -> None:
     work = Work(at_once=True)
     commit = group(work, batches=1, batch=1)
     tasks = [submit(commit, item) for item in "abc"]

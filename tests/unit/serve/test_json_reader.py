@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     ],
     ids=lambda part: str(part[:24]),
 )
-def test_what_is_not_plain_json_is_refused_with_its_place(body: bytes, message: str) -> None:
+def test_invalid_json_is_refused_with_its_position(body: bytes, message: str) -> None:
     with pytest.raises(Malformed, match=message.replace(".", r"\.")):
         read_json(body)
 
@@ -51,7 +51,7 @@ def test_what_is_not_plain_json_is_refused_with_its_place(body: bytes, message: 
 @pytest.mark.parametrize(
     "text", ["9007199254740993", "0.1", "1.00", "1e400", "-0", "1E+2", "9" * 5000]
 )
-def test_a_number_arrives_as_its_text(text: str) -> None:
+def test_a_number_is_kept_as_its_text(text: str) -> None:
     number = read_json(f'{{"value":{text}}}'.encode())["value"]
     assert (number, type(number)) == (text, Number)
 
@@ -69,12 +69,12 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_all_else_is_read_as_json_says(value: object) -> None:
+def test_other_json_is_read_as_usual(value: object) -> None:
     assert read_json(json.dumps(value).encode()) == value
 
 
 @given(st.binary(max_size=60))
-def test_no_body_does_more_than_be_refused(body: bytes) -> None:
+def test_any_other_body_is_refused(body: bytes) -> None:
     with contextlib.suppress(Malformed):
         read_json(body)
 
@@ -131,7 +131,7 @@ def cpu_s(read: Callable[[bytes], object], body: bytes) -> float:
 
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("reader", READERS)
-def test_twice_the_body_costs_twice_the_cpu_at_most(name: str, reader: str) -> None:
+def test_reading_takes_linear_time(name: str, reader: str) -> None:
     """The least of some tries: a quadratic step costs four times as much in each of them.
 
     A neighbour that takes the cache may make one try look worse, but never all.
@@ -162,25 +162,25 @@ def test_twice_the_body_costs_twice_the_cpu_at_most(name: str, reader: str) -> N
     ],
     ids=["numbers", "objects", "arrays", "members"],
 )
-def test_more_values_than_any_request_has_are_refused_unread(body: bytes) -> None:
+def test_too_many_values_are_refused_unread(body: bytes) -> None:
     with pytest.raises(Malformed, match="more than 300000 values"):
         read_json(body)
     with pytest.raises(Malformed, match="more than 300000 values"):
         read_ndjson(body)
 
 
-def test_an_object_of_many_members_is_refused_before_they_are_compared() -> None:
+def test_an_object_of_too_many_members_is_refused_early() -> None:
     assert len(read_json(members(MEMBERS_MAX))) == MEMBERS_MAX
     with pytest.raises(Malformed, match="more than 100 members"):
         read_json(members(MEMBERS_MAX + 1))
 
 
-def test_commas_in_texts_are_no_values() -> None:
+def test_commas_in_texts_are_not_counted() -> None:
     text = ',[{\\"' * VALUES_MAX
     assert len(read_json(b'{"a":"' + text.encode() + b'"}')["a"]) == 4 * VALUES_MAX
 
 
-def test_the_largest_bulk_request_has_fewer_values_than_are_refused() -> None:
+def test_the_largest_bulk_request_is_within_the_value_limit() -> None:
     line = {
         "accountId": "a",
         "type": "INCOME",

@@ -39,7 +39,7 @@ def line(say: Callable[[logging.Logger], None]) -> tuple[dict[str, Any], str]:
     return json.loads(text), text
 
 
-def test_a_line_has_the_trace_that_it_belongs_to() -> None:
+def test_a_line_has_its_trace() -> None:
     token = TRACE.set(Trace(TRACEPARENT, None))
     try:
         members, _ = line(lambda logger: logger.warning("said"))
@@ -50,13 +50,13 @@ def test_a_line_has_the_trace_that_it_belongs_to() -> None:
     assert (members["function"], members["message"]) == ("get_balance", "said")
 
 
-def test_a_line_of_no_request_has_no_trace() -> None:
+def test_a_line_outside_a_request_has_no_trace() -> None:
     members, _ = line(lambda logger: logger.warning("said"))
     assert "trace_id" not in members
 
 
 @given(TEXTS)
-def test_an_error_is_told_without_what_it_stumbled_over(text: str) -> None:
+def test_an_error_is_logged_without_its_data(text: str) -> None:
     """Errors repeat values: a key, a row, a number that is none."""
 
     def fail() -> None:
@@ -83,16 +83,14 @@ def test_an_error_is_told_without_what_it_stumbled_over(text: str) -> None:
 
 
 @given(TEXTS, TEXTS)
-def test_the_frameworks_line_on_an_error_is_told_without_path_and_text(
-    path: str, text: str
-) -> None:
+def test_framework_errors_are_logged_without_path_and_text(path: str, text: str) -> None:
     said = f"Exception on /accounts/{path}/limit [PUT]\nTraceback\nValueError: {text}"
     members, _ = line(lambda logger: logger.error(said))
     assert members["message"] == "unexpected error outside of the function"
 
 
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._~:@-]{5,127}", fullmatch=True))
-def test_an_account_is_told_by_a_keyed_hash(account_id: str) -> None:
+def test_an_account_is_logged_as_a_keyed_hash(account_id: str) -> None:
     hashed = account_hash(account_id, SECRET)
     assert len(hashed) == 16
     assert hashed == account_hash(account_id, SECRET)
@@ -100,7 +98,7 @@ def test_an_account_is_told_by_a_keyed_hash(account_id: str) -> None:
     assert account_id not in hashed
 
 
-def test_without_the_secret_nothing_is_said_of_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_secret_no_account_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HASH_SECRET", SECRET.hex())
     members, _ = line(lambda logger: logger.error("said", extra=about_account("wesley")))
     assert members["account"] == account_hash("wesley", SECRET)

@@ -41,7 +41,7 @@ def named(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 @pytest.mark.usefixtures("instruments")
-def test_a_counter_is_told_for_each_combination_of_its_labels() -> None:
+def test_a_counter_is_exposed_per_combination_of_labels() -> None:
     asked = Counter("asked_total", "Questions.", ("who", "status"))
     asked.add(("ana", 200))
     asked.add(("ana", 200), 2)
@@ -53,14 +53,14 @@ def test_a_counter_is_told_for_each_combination_of_its_labels() -> None:
 
 
 @pytest.mark.usefixtures("instruments")
-def test_a_counter_without_labels_is_told_from_the_start() -> None:
+def test_a_counter_without_labels_is_exposed_from_the_start() -> None:
     """A rate needs the zero before the first."""
     Counter("asked_total", "Questions.")
     assert told() == {named("asked_total"): 0}
 
 
 @pytest.mark.usefixtures("instruments")
-def test_a_gauge_that_is_not_known_is_not_told() -> None:
+def test_an_unset_gauge_is_not_exposed() -> None:
     depth: list[float | None] = [None]
     Gauge("depth", "How deep.").observe_one(lambda: depth[0])
     assert told() == {}
@@ -69,14 +69,14 @@ def test_a_gauge_that_is_not_known_is_not_told() -> None:
 
 
 @pytest.mark.usefixtures("instruments")
-def test_a_metric_is_told_by_the_functions_that_have_it_alone() -> None:
+def test_a_metric_is_exposed_only_by_its_functions() -> None:
     Counter("recorded_total", "Events.", (), ("record_transaction",))
     assert told("get_balance") == {}
     assert [name for name, _ in told("record_transaction")] == ["recorded_total"]
 
 
 @given(st.lists(st.floats(0, 20)))
-def test_a_histogram_counts_each_value_once_and_in_all_buckets_above_it(
+def test_a_histogram_counts_a_value_in_all_higher_buckets(
     values: list[float],
 ) -> None:
     kept = list(INSTRUMENTS)
@@ -99,7 +99,7 @@ DEFINITIONS = [each.definition for each in INSTRUMENTS]
 
 
 @pytest.mark.parametrize("metric", DEFINITIONS, ids=lambda metric: metric.name)
-def test_each_metric_is_named_as_prometheus_advises(metric: Definition) -> None:
+def test_metric_names_follow_the_prometheus_rules(metric: Definition) -> None:
     assert re.fullmatch(r"saldo_[a-z_]+", metric.name)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert metric.meaning.endswith(".")
@@ -110,5 +110,5 @@ def test_each_metric_is_named_as_prometheus_advises(metric: Definition) -> None:
     assert set(metric.labels) <= known | {"outcome"}
 
 
-def test_no_two_metrics_have_one_name() -> None:
+def test_metric_names_are_unique() -> None:
     assert len({metric.name for metric in DEFINITIONS}) == len(DEFINITIONS)

@@ -62,7 +62,7 @@ def test_a_parameter_out_of_its_bounds_is_refused(text: str) -> None:
     assert field_of(refused) == "limit"
 
 
-def test_zeros_in_front_do_not_carry_a_number_past_its_bound() -> None:
+def test_leading_zeros_do_not_exceed_a_numbers_bound() -> None:
     with pytest.raises(Invalid):
         whole_number(request(query=f"after={'0' * 20}{'9' * 30}"), "after", 0, 0, 2**62)
 
@@ -80,7 +80,7 @@ def test_a_parameter_is_its_number_or_the_default(query: str, number: int) -> No
 @pytest.mark.parametrize(
     "header", ["", '""', '"', '"a', 'a"b"c' + "\x7f", '"a"b"', "x" * 256, "é", '"a";b=1', "\t"]
 )
-def test_an_idempotency_key_that_is_none_is_refused(header: str) -> None:
+def test_a_malformed_idempotency_key_is_refused(header: str) -> None:
     with pytest.raises(Invalid) as refused:
         idempotency_key_of(request(headers={"Idempotency-Key": header}))
     assert field_of(refused) == "Idempotency-Key"
@@ -127,12 +127,12 @@ def test_an_expected_state_of_another_form_is_refused(header: str) -> None:
     assert field_of(refused) == "If-Match"
 
 
-def test_what_is_not_said_is_none() -> None:
+def test_absent_headers_are_none() -> None:
     said = request()
     assert (idempotency_key_of(said), if_match_of(said), traceparent_of(said)) == (None,) * 3
 
 
-def test_a_malformed_trace_is_not_handed_on() -> None:
+def test_a_malformed_trace_is_not_passed_on() -> None:
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     assert traceparent_of(request(headers={"traceparent": trace})) == trace
     assert traceparent_of(request(headers={"traceparent": trace + "x"})) is None
@@ -151,7 +151,7 @@ def test_a_malformed_trace_is_not_handed_on() -> None:
     + ["2026-11-24T06:00:00+25:00", "2026-11-24T06:00:00.1234567890Z", "\u0662026-11-24T06:00:00Z"]
     + ["0001-01-01T00:00:00+14:00", "2026-11-24T06:00:00Z\n", "20261124T060000Z"],
 )
-def test_what_is_not_a_time_of_this_age_is_none(text: str) -> None:
+def test_a_text_that_is_no_valid_time_is_none(text: str) -> None:
     assert parse_time(text) is None
 
 
@@ -160,7 +160,7 @@ def test_what_is_not_a_time_of_this_age_is_none(text: str) -> None:
     ["2026-11-24T06:00:00Z", "2026-11-24t06:00:00z", "2026-11-24T03:00:00-03:00"]
     + ["2026-11-24T06:00:00.0Z", "2026-11-24T11:30:00.000000+05:30"],
 )
-def test_a_time_is_its_moment_whatever_its_zone(text: str) -> None:
+def test_a_time_is_the_same_moment_in_every_zone(text: str) -> None:
     assert parse_time(text) == datetime(2026, 11, 24, 6, tzinfo=UTC)
 
 

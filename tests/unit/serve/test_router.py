@@ -35,9 +35,7 @@ def asked(raw: list[tuple[bytes, bytes]], query: bytes = b"") -> Request:
 
 
 @given(raw=st.lists(st.tuples(NAMES, VALUES), max_size=5), name=NAMES | st.just(b"none"))
-def test_headers_are_those_that_starlette_finds(
-    raw: list[tuple[bytes, bytes]], name: bytes
-) -> None:
+def test_headers_match_those_of_starlette(raw: list[tuple[bytes, bytes]], name: bytes) -> None:
     slow, quick = Headers(raw=raw), asked(raw)
     text = name.decode("latin-1")
     assert quick.header(name) == slow.get(text)
@@ -46,7 +44,7 @@ def test_headers_are_those_that_starlette_finds(
 
 
 @given(raw=st.lists(st.tuples(NAMES, st.sampled_from([b'"5"', b'"6"'])), max_size=4))
-def test_a_header_that_may_stand_once_is_refused_where_it_stands_twice(
+def test_a_repeated_single_header_is_refused(
     raw: list[tuple[bytes, bytes]],
 ) -> None:
     found = Headers(raw=raw).getlist("if-match")
@@ -62,7 +60,7 @@ def test_a_header_that_may_stand_once_is_refused_where_it_stands_twice(
     | st.from_regex(r"[a-z]+=[a-z:@~.-]+")
     | st.from_regex(r"a=(%[0-9a-f]{2}|[+&;=b])+", fullmatch=True)
 )
-def test_query_parameters_are_those_that_starlette_reads(query: str) -> None:
+def test_query_parameters_match_those_of_starlette(query: str) -> None:
     text = query.encode("latin-1", "replace")
     request = asked([], text)
     slow = QueryParams(text)
@@ -76,7 +74,7 @@ def test_query_parameters_are_those_that_starlette_reads(query: str) -> None:
     status=st.sampled_from([200, 201, 422, 503]),
     headers=st.dictionaries(st.sampled_from(["etag", "location"]), st.text("ab1", max_size=3)),
 )
-def test_an_answer_is_starlettes_response(
+def test_a_response_matches_that_of_starlette(
     body: bytes, status: int, headers: dict[str, str]
 ) -> None:
     made = Response(body, status, headers, "application/json")
@@ -104,7 +102,7 @@ ROUTER = Router(
 )
 
 
-def test_fixed_routes_are_those_that_would_be_found() -> None:
+def test_fixed_routes_match_a_full_search() -> None:
     assert len(ROUTER.fixed) == 6, "each route without a segment, with the root path and without"
     for (method, whole), (found, prefix) in ROUTER.fixed.items():
         assert whole.startswith(prefix)

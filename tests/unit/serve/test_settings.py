@@ -86,7 +86,7 @@ def test_a_bad_setting_is_named(name: str, text: str) -> None:
         for name in ("ISSUER", "AUDIENCE", "JWKS_URL", "SUBJECTS")
     ],
 )
-def test_with_oidc_all_of_the_issuer_is_needed(function: str, name: str) -> None:
+def test_oidc_needs_every_setting_of_the_issuer(function: str, name: str) -> None:
     environ = PLAIN | OIDC
     del environ[name]
     with pytest.raises(BadSetting, match=f"^{name} "):
@@ -104,12 +104,12 @@ def test_with_oidc_all_of_the_issuer_is_needed(function: str, name: str) -> None
         "https://",
     ],
 )
-def test_a_recorder_that_no_page_could_call_is_refused(url: str) -> None:
+def test_a_recorder_url_that_no_page_can_call_is_refused(url: str) -> None:
     with pytest.raises(BadSetting, match=r"^CONSOLE_RECORD_URL "):
         read_settings("get_balance", PLAIN | {"CONSOLE_RECORD_URL": url})
 
 
-def test_the_consoles_recorder_may_hang_under_a_path_or_be_none() -> None:
+def test_the_consoles_recorder_may_have_a_path_or_be_absent() -> None:
     url = "https://bank.example:8443/transaction-service"
     settings = read_settings("get_balance", PLAIN | {"CONSOLE_RECORD_URL": url + "/"})
     assert settings.console_record_url == url
@@ -123,19 +123,19 @@ def test_scram_needs_a_name_and_a_password(name: str) -> None:
         read_settings("record_transaction", without(name, **scram))
 
 
-def test_an_authority_of_kafkas_own_reaches_the_producer() -> None:
+def test_a_ca_file_for_kafka_reaches_the_producer() -> None:
     settings = read_settings("record_transaction", PLAIN | {"KAFKA_CA_FILE": "/etc/kafka/ca.crt"})
     assert settings.kafka is not None
     assert producer_config(settings.kafka)["ssl.ca.location"] == "/etc/kafka/ca.crt"
 
 
-def test_an_unknown_function_is_told_of_the_known_ones() -> None:
+def test_an_unknown_function_is_refused_with_the_known_ones() -> None:
     with pytest.raises(BadSetting, match="get_balance, project_balance, record_transaction"):
         read_settings("nothing", PLAIN)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_asks_for_nothing_that_it_does_not_need(function: str) -> None:
+def test_a_function_requires_only_its_own_settings(function: str) -> None:
     unneeded = {
         "record_transaction": ["READ_MODEL_URL"],
         "project_balance": ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_SECURITY"],
@@ -149,7 +149,7 @@ def test_a_function_asks_for_nothing_that_it_does_not_need(function: str) -> Non
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_the_start_stops_with_one_line_that_names_the_setting(
+def test_a_failed_start_names_the_setting_in_one_line(
     function: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, text in PLAIN.items():

@@ -35,20 +35,20 @@ class Clocks:
 
 
 @pytest.mark.parametrize("ahead_s", [0.0, 600.0, 34_560_000.0, -600.0])
-async def test_the_difference_is_that_of_the_clocks(ahead_s: float) -> None:
+async def test_the_difference_is_measured_between_the_clocks(ahead_s: float) -> None:
     clocks = Clocks()
     clocks.ahead_s = ahead_s
     await clocks.read()
     assert clocks.clock.ahead_s == pytest.approx(ahead_s, abs=0.11)
 
 
-async def test_a_slow_response_is_no_difference() -> None:
+async def test_a_slow_response_is_not_taken_for_a_difference() -> None:
     clocks = Clocks()
     await clocks.read(takes_s=30.0)
     assert clocks.clock.ahead_s == 0.0
 
 
-async def test_the_stores_time_goes_on_when_the_wall_clock_jumps() -> None:
+async def test_the_stores_time_continues_when_the_wall_clock_jumps() -> None:
     clocks = Clocks()
     assert clocks.clock.now() is None
     await clocks.read()
@@ -59,7 +59,7 @@ async def test_the_stores_time_goes_on_when_the_wall_clock_jumps() -> None:
     assert (now - NOW).total_seconds() == pytest.approx(7.1, abs=0.11)
 
 
-async def test_a_store_whose_clock_was_set_back_is_noticed() -> None:
+async def test_a_store_clock_set_back_is_noticed() -> None:
     clocks = Clocks()
     for elapsed_s, store_s, set_back_s in ((0, 0, 0), (60, 60, 0), (61, 60, 0), (62, 5, 62)):
         clocks.elapsed_s = elapsed_s
@@ -67,7 +67,7 @@ async def test_a_store_whose_clock_was_set_back_is_noticed() -> None:
         assert clocks.clock.set_back_s == set_back_s
 
 
-async def test_a_clock_that_is_off_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_wrong_clock_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     clocks = Clocks()
     with caplog.at_level(logging.WARNING):
         for ahead_s in (CLOCK_OFF_MAX_S - 0.1, -60.0, -60.0, 0.0, 60.0):
