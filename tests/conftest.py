@@ -65,7 +65,7 @@ RUN = pytest.StashKey[Run]()
 
 @pytest.fixture(scope="session")
 def run(pytestconfig: pytest.Config) -> Run:
-    """The test run that this process is part of."""
+    """Return the test run that this process is part of."""
     return pytestconfig.stash[RUN]
 
 
@@ -77,7 +77,7 @@ def postgres_data_dir(run: Run) -> Path:
 
 @pytest.fixture
 def database(postgres_data_dir: Path) -> Iterator[Database]:
-    """A migrated database of the test's own."""
+    """Yield a new migrated database."""
     with servers.cloned_database(postgres_data_dir) as cloned:
         yield cloned
 
@@ -92,7 +92,7 @@ class OwnPostgres:
 
 @pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[OwnPostgres]:
-    """A PostgreSQL of the test's own, which syncs as one in earnest does."""
+    """Yield a new PostgreSQL server that syncs to disk as in production."""
     data_dir, log = tmp_path / "postgres", tmp_path / "postgres.log"
     server = postgres.start_postgres(data_dir, log)
     try:
@@ -107,13 +107,13 @@ def own_postgres(tmp_path: Path) -> Iterator[OwnPostgres]:
 
 @pytest.fixture(scope="session")
 def kafka(run: Run) -> Kafka:
-    """The run's Kafka."""
+    """Return the Kafka of the test run."""
     return servers.start_shared_kafka(run)
 
 
 @pytest.fixture
 def topic(kafka: Kafka) -> Iterator[str]:
-    """The name of a topic of the test's own."""
+    """Yield the name of a new topic."""
     with servers.fresh_topic(kafka) as name:
         yield name
 
@@ -127,7 +127,7 @@ class Serve(Protocol):
 
 @pytest.fixture
 def serve(database: Database, tmp_path: Path) -> Iterator[Serve]:
-    """Starts functions, and kills them after the test: see Serve."""
+    """Yield a function that starts functions; they are killed after the test."""
     started: list[Served] = []
 
     def start(function: Function, **settings: str) -> Served:
@@ -234,6 +234,6 @@ class Telling:
 
 
 def allowed_skips() -> frozenset[str]:
-    """The reasons for which a test may be skipped."""
+    """Return the reasons for which a test may be skipped."""
     lines = ALLOWED_SKIPS.read_text().splitlines()
     return frozenset(line for line in lines if line and not line.startswith("#"))

@@ -87,7 +87,7 @@ def start(
 def console(
     postgres_data_dir: Path, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Console]:
-    """The ledger with tokens, its page recording in another origin."""
+    """Yield the ledger with tokens; its page records in another origin."""
     logs = tmp_path_factory.mktemp("console")
     ports = {function: processes.free_port() for function in services.FUNCTIONS}
     urls = {function: f"http://127.0.0.1:{port}" for function, port in ports.items()}
@@ -130,7 +130,7 @@ def console(
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """A Chromium with a new and empty profile."""
+    """Yield a Chromium with a new and empty profile."""
     path = chromium.find()
     if path is None:
         if os.environ.get("CI"):
@@ -175,7 +175,7 @@ class Blank:
         with_clock: bool = False,
         **options: Any,
     ) -> Page:
-        """A page with nothing on it."""
+        """Return a page with nothing on it."""
         assert (place, token) == ("", None)
         context = await self.browser.new_context(
             **{"locale": "en-GB", "timezone_id": ZONE} | options
@@ -200,7 +200,7 @@ class Blank:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def blank(browser: Browser) -> AsyncIterator[Open]:
-    """Opens pages; what they may not do fails the test."""
+    """Yield a function that opens pages; forbidden actions of a page fail the test."""
     opening = Blank(browser=browser)
     yield opening
     for context in opening.contexts:
@@ -224,7 +224,7 @@ class Visit:
         with_clock: bool = False,
         **options: Any,
     ) -> Page:
-        """The console's page, once it has a token."""
+        """Return the console's page once it has a token."""
         page = await self.blank(with_clock=with_clock, **options)
         await page.goto(f"{self.console.url}#/{place}")
         await page.locator("#token-field").fill(token or self.console.live.issuer.token())
@@ -235,5 +235,5 @@ class Visit:
 
 @pytest.fixture
 def visit(blank: Open, console: Console) -> Open:
-    """Opens the console with a token."""
+    """Return a function that opens the console with a token."""
     return Visit(blank=blank, console=console, faults=blank.faults)

@@ -19,6 +19,6 @@ __all__ = ["issuer", "live", "plain_record_url", "superuser"]
 
 @pytest.fixture
 async def superuser(database: Database) -> AsyncIterator[Connection]:
-    """A connection that may do anything, to look, to damage and to hold locks."""
+    """Yield a connection that may do anything, to look, to damage and to hold locks."""
     async with connected(database.dsn()) as connection:
         yield connection

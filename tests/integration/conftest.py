@@ -27,35 +27,35 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def writer(database: Database) -> AsyncIterator[Writer]:
-    """The write side, as the recorder's role."""
+    """Yield the write side in the recorder's role."""
     async with writer_on(database.dsn("saldo_record")) as side:
         yield side
 
 
 @pytest.fixture
 async def reader(database: Database) -> AsyncIterator[Reader]:
-    """The read side, as the projector's role."""
+    """Yield the read side in the projector's role."""
     async with reader_on(database.dsn("saldo_project")) as side:
         yield side
 
 
 @pytest.fixture
 async def projector(database: Database) -> AsyncIterator[Projector]:
-    """The projector of a process, as its role."""
+    """Yield a projector in its own role."""
     async with projector_on(database.dsn("saldo_project")) as held:
         yield held
 
 
 @pytest.fixture
 async def superuser(database: Database) -> AsyncIterator[Connection]:
-    """A connection that may do anything, to look, to damage and to hold locks."""
+    """Yield a connection that may do anything, to look, to damage and to hold locks."""
     async with connected(database.dsn()) as connection:
         yield connection
 
 
 @pytest.fixture
 async def proxy(database: Database) -> AsyncIterator[Proxy]:
-    """A proxy to the test's database, which cuts as its rules say."""
+    """Yield a proxy to the test's database that cuts connections by its rules."""
     socket = socket_dir(database.data_dir) / f".s.PGSQL.{PORT}"
     started = Proxy(socket, postgres=True)
     await started.start()

@@ -34,13 +34,13 @@ NOBODY_LISTENS = "http://127.0.0.1:1"
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    """A collector of the test's own."""
+    """Yield a new collector."""
     with collecting() as made:
         yield made
 
 
 def traced(collector: Collector, ratio: str = "0") -> dict[str, str]:
-    """The settings of a function that tells the collector; only what asks for it is sampled."""
+    """Return the settings of a function that exports to the collector."""
     return {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_TRACES_SAMPLER_ARG": ratio,
@@ -49,7 +49,7 @@ def traced(collector: Collector, ratio: str = "0") -> dict[str, str]:
 
 
 def new_trace(flags: str = "01") -> tuple[str, str, dict[str, str]]:
-    """A client's trace: its id, the id of the client's own span, and the header that says both."""
+    """Return a client's trace id, its span id, and the header that holds both."""
     trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
     return trace_id, span_id, {"traceparent": f"00-{trace_id}-{span_id}-{flags}"}
 

@@ -104,7 +104,7 @@ async def check_balances(url: str, sums: dict[str, int]) -> None:
 
 
 def minor(value: int | str) -> int:
-    """The minor units of a JSON number of two digits or none."""
+    """Return the minor units of a JSON number of two digits or none."""
     whole, _, digits = str(value).partition(".")
     sign = -1 if whole.startswith("-") else 1
     return int(whole) * 100 + sign * int(digits or "0")

@@ -51,7 +51,7 @@ class Collector:
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        """What ``condition`` gives as soon as that is true of what has come."""
+        """Wait until ``condition`` is true of the received spans, and return its value."""
         deadline = time.monotonic() + DEADLINE_S
         with self.changed:
             while not (found := condition()):
@@ -63,7 +63,7 @@ class Collector:
             return found
 
     def of_trace(self, trace_id: str) -> dict[str, SeenSpan]:
-        """The spans of a trace by their names."""
+        """Return the spans of a trace by their names."""
         return {span.name: span for span in self.spans if span.trace_id == trace_id}
 
     def take_spans(self, body: bytes) -> None:
@@ -110,7 +110,7 @@ def _attributes(pairs: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector that runs."""
+    """Yield a running collector."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

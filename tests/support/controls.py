@@ -29,7 +29,7 @@ BRL = "BRL"
 
 
 def uuid(number: int) -> UUID:
-    """The number-th id."""
+    """Return the number-th id."""
     return UUID(int=number)
 
 
@@ -70,7 +70,7 @@ def limit(value: str | None, account_id: str = ACCOUNT) -> SetOverdraftLimit:
 
 
 def reversal(stored: StoredEvent, kind: Kind, amount_minor: int) -> ReverseTransaction:
-    """What undoes a stored transaction of that kind and amount."""
+    """Return a reversal of a stored transaction of that kind and amount."""
     return ReverseTransaction(
         account_id=stored.account_id,
         original_id=stored.event_id,
@@ -83,7 +83,7 @@ def reversal(stored: StoredEvent, kind: Kind, amount_minor: int) -> ReverseTrans
 def intent(
     *commands: Command, key: Key | None = None, expected: int | None = None, ids: int | None = None
 ) -> Intent:
-    """A request of these commands; with ``ids``, its events have the ids from that number on."""
+    """Return a request of these commands; ``ids`` is the number of its first event's id."""
     lines = tuple(
         prepare_line(
             command,
@@ -99,12 +99,12 @@ def intent(
 
 
 def ledger(*accounts: Account) -> Ledger:
-    """What is known under the locks of these accounts."""
+    """Return what is known under the locks of these accounts."""
     return Ledger({account.account_id: account for account in accounts}, [])
 
 
 def stored_stream(*commands: Command) -> list[StoredEvent]:
-    """The events that the commands become, one a second, each on its own account's new stream."""
+    """Return the events of the commands, one a second, on new streams of their accounts."""
     known = ledger(*(new_account(command.account_id) for command in commands))
     stored: list[StoredEvent] = []
     for second, command in enumerate(commands):
@@ -114,14 +114,14 @@ def stored_stream(*commands: Command) -> list[StoredEvent]:
 
 
 def events_of(outcome: Outcome) -> list[StoredEvent]:
-    """The events that an intent was answered with; raises its refusal."""
+    """Return the events of an intent's outcome; raise its refusal."""
     if isinstance(outcome, Exception):
         raise outcome
     return [recorded.stored for recorded in outcome]
 
 
 def stream_events(stored: list[StoredEvent]) -> list[StreamEvent]:
-    """Stored events as the projector reads them."""
+    """Return stored events as the projector reads them."""
     return [
         StreamEvent(
             account_id=event.account_id,

@@ -32,7 +32,7 @@ SINK_SUBJECT = "system:serviceaccount:saldo:source"
 
 
 def fresh(name: str = "account") -> str:
-    """An account id that no other test uses."""
+    """Return an account id that no other test uses."""
     return f"{name}-{secrets.token_hex(6)}"
 
 
@@ -44,7 +44,7 @@ class Issuer:
     jwks_url: str
 
     def settings(self, prefix: str = "OIDC") -> dict[str, str]:
-        """The settings that make a function accept its tokens."""
+        """Return the settings that make a function accept its tokens."""
         return {
             "AUTH": "oidc",
             f"{prefix}_ISSUER": ISSUER,
@@ -53,7 +53,7 @@ class Issuer:
         }
 
     def token(self, **claims: object) -> str:
-        """A token that may do everything, but for ``claims``; None leaves a claim out."""
+        """Return a token for everything, changed by ``claims``; None leaves a claim out."""
         now = int(time.time())
         whole: dict[str, object] = {
             "iss": ISSUER,
@@ -110,19 +110,19 @@ class Live:
         return answers
 
     def client(self, function: str, token: str | None) -> httpx.Client:
-        """A client with another token, or none."""
+        """Return a client with another token, or none."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         url = self.served[function].url
         return httpx.Client(base_url=url, headers=headers, timeout=DEADLINE_S, verify=False)  # noqa: S501 - no TLS here; its set-up takes long
 
 
 def etag_of(told: dict[str, Any]) -> str:
-    """The ETag of an account's state, of a recorded event or of a balance."""
+    """Return the ETag of an account's state, of a recorded event or of a balance."""
     return f'"{told["position"]}-{told["hash"][:16]}"'
 
 
 def problem_type(answer: httpx.Response) -> str:
-    """The name of the problem that was answered."""
+    """Return the name of the problem that was answered."""
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     body = answer.json()
     assert body["status"] == answer.status_code

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    """An issuer whose key set a real server answers."""
+    """Yield an issuer whose key set a real server serves."""
     folder = tmp_path_factory.mktemp("issuer")
     with issuer_server(folder, 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -35,7 +35,7 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
 def live(
     postgres_data_dir: Path, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Live]:
-    """The three functions with authentication, on a database of this worker's own."""
+    """Yield the three functions with authentication, on this worker's own database."""
     logs = tmp_path_factory.mktemp("live")
     callers = issuer.settings() | {"CORS_ORIGINS": ORIGIN}
     sources = issuer.settings("SINK") | {"SINK_SUBJECTS": SINK_SUBJECT}
@@ -72,7 +72,7 @@ def live(
 
 @pytest.fixture(scope="session")
 def plain_record_url(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A record_transaction of the same ledger as the local stack has it: AUTH=none, no origins."""
+    """Yield a record_transaction of the same ledger, set up as in the local stack: AUTH=none."""
     log = tmp_path_factory.mktemp("plain") / "record.log"
     started = servers.start_function(RECORD, live.database, log, {})
     yield started.url

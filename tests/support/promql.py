@@ -66,7 +66,7 @@ def expressions() -> list[Expression]:
 
 
 def asked(text: str) -> tuple[list[Asked], set[str]]:
-    """What an expression selects, and the labels that it groups or matches by."""
+    """Return what an expression selects, and the labels that it groups or matches by."""
     selected: list[Asked] = []
     grouped: set[str] = set()
     _walk(promql.parse(text), selected, grouped)
@@ -107,7 +107,7 @@ def _walk(node: Any, selected: list[Asked], grouped: set[str]) -> None:
 
 
 def base(name: str) -> str:
-    """The metric of a series: a histogram's has further ones."""
+    """Return the metric of a series: a histogram has several series."""
     for suffix in SUFFIXES:
         if name.endswith(suffix):
             return name.removesuffix(suffix)

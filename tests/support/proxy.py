@@ -211,7 +211,7 @@ class Proxy:
             await link.late.carried_out.wait()
 
     async def _forward_unlettered(self, link: Link, reader: asyncio.StreamReader) -> None:
-        """The first messages have no letter: a wish for TLS, which is declined, and the start."""
+        """Forward the first messages, which have no letter: a TLS request (declined), the start."""
         for _ in range(2):
             length = await reader.readexactly(4)
             body = await reader.readexactly(int.from_bytes(length) - 4)
@@ -265,7 +265,7 @@ TLS_WISH = (80_877_103).to_bytes(4)
 
 
 def _statement_of(letter: bytes, body: bytes, statements: dict[bytes, str]) -> str | None:
-    """The text of the statement that a message has carried out: Query or Bind. Parse is noted."""
+    """Return the statement that a Query or Bind message runs; note that of a Parse."""
     if letter == b"Q":
         return body[:-1].decode().lstrip()
     if letter == b"P":

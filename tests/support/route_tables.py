@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def apps() -> list[FunctionApp[Any]]:
-    """The two functions that callers ask."""
+    """Return the two functions that serve callers."""
     return [record.app, query.app]
 
 
 def projector_statuses() -> dict[type[Exception], int]:
-    """What the projector's errors become."""
+    """Return the status of each error of the projector."""
     return {error: rule.status for error, rule in project.RULES.items()}

@@ -54,7 +54,7 @@ class Run:
     folder: Path
 
     def once(self, name: str, start: Callable[[], dict[str, str]]) -> dict[str, str]:
-        """What ``start`` returned to the first worker that came here; the others wait for it."""
+        """Call ``start`` in the first worker only, and return its result to all workers."""
         result = self.folder / f"{name}.result"
         with held(self.folder / f"{name}.lock"):
             if not result.exists():
@@ -80,7 +80,7 @@ class Run:
 
 
 def begin_run() -> tuple[Run, IO[str]]:
-    """A new run, and the lock file that is to stay open as long as it goes on."""
+    """Begin a run; return it with its lock file, which must stay open during the run."""
     RUNS.mkdir(exist_ok=True)
     with held(RUNS / "lock"):
         for folder in RUNS.glob("run-*"):
@@ -117,12 +117,12 @@ class Database:
     name: str
 
     def dsn(self, role: str = postgres.SUPERUSER) -> str:
-        """The URL by which ``role`` reaches it."""
+        """Return the URL by which ``role`` reaches the database."""
         return postgres.dsn(self.data_dir, role, self.name)
 
 
 def start_shared_postgres(run: Run) -> Path:
-    """The data directory of the run's PostgreSQL, which has the migrated template database.
+    """Start the run's PostgreSQL with the migrated template; return its data directory.
 
     It does not sync: a crash of the machine may cost the data, a kill of the server does not.
     """
@@ -152,7 +152,7 @@ def migrate(database: Database, log: Path) -> None:
 
 @contextlib.contextmanager
 def cloned_database(data_dir: Path) -> Iterator[Database]:
-    """A clone of the template, dropped afterwards whoever is still connected."""
+    """Yield a clone of the template and drop it afterwards, even while in use."""
     database = Database(data_dir=data_dir, name=f"test_{secrets.token_hex(6)}")
     _in_cluster(data_dir, f"CREATE DATABASE {database.name} TEMPLATE {TEMPLATE}")
     try:
@@ -176,7 +176,7 @@ class Kafka:
 
 
 def start_shared_kafka(run: Run) -> Kafka:
-    """The run's Kafka, started when the first test asks for it."""
+    """Return the run's Kafka; the first call starts it."""
 
     def start() -> dict[str, str]:
         started = broker.start_kafka(
@@ -194,7 +194,7 @@ def start_shared_kafka(run: Run) -> Kafka:
 
 @contextlib.contextmanager
 def fresh_topic(kafka: Kafka) -> Iterator[str]:
-    """A topic of a test's own, as the transactions' is: its name."""
+    """Yield the name of a new topic, set up like that of the transactions."""
     name = f"transactions-{secrets.token_hex(6)}"
     broker.create_topic(kafka.bootstrap_servers, name, TOPIC_PARTITIONS, TOPIC_RETENTION_MS)
     try:

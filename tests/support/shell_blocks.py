@@ -34,7 +34,7 @@ curl() {
 
 
 def blocks(page: Path) -> list[str]:
-    """The page's shell blocks."""
+    """Return the page's shell blocks."""
     found: list[str] = BLOCK.findall(page.read_text(encoding="utf-8"))
     return found
 
@@ -71,7 +71,7 @@ def run(
 
 
 def expected_statuses(script: str) -> list[str]:
-    """The status of each curl, in order: the one of the comment above it, else SUCCESS."""
+    """Return the expected status of each curl: that of the comment above it, else SUCCESS."""
     statuses: list[str] = []
     said = ""
     for line in script.splitlines():

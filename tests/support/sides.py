@@ -75,7 +75,7 @@ class Writer:
     committed: list[Decided] = field(default_factory=list)
 
     async def outcomes(self, *intents: Intent) -> list[Outcome]:
-        """What a batch of these intents is answered with."""
+        """Record a batch of these intents and return the outcomes."""
         return await record_batch(intents, self.around, self.committed.append)
 
     async def record(self, *commands: Command) -> list[StoredEvent]:
@@ -105,7 +105,7 @@ class Writer:
 
 @contextlib.asynccontextmanager
 async def writer_on(url: str) -> AsyncIterator[Writer]:
-    """A write side on ``url``; its waits pass at once, on a clock of its own."""
+    """Yield a write side on ``url``; its waits pass at once on a fake clock."""
     clock = Clock()
     async with open_pool(url, size_max=4, application="test-writer") as pool:
         store = PostgresEventStore(pool)
@@ -141,7 +141,7 @@ class Reader:
 
 @contextlib.asynccontextmanager
 async def reader_on(url: str) -> AsyncIterator[Reader]:
-    """A read side on ``url``, as the projector's role."""
+    """Yield a read side on ``url`` in the projector's role."""
     async with open_pool(url, size_max=4, application="test-reader") as pool:
         around = ProjectorSurroundings(
             read_model=PostgresReadModel(pool),
@@ -153,7 +153,7 @@ async def reader_on(url: str) -> AsyncIterator[Reader]:
 
 @contextlib.asynccontextmanager
 async def projector_on(url: str) -> AsyncIterator[Projector]:
-    """A projector, as its process holds it, but with no timer: it sweeps when told."""
+    """Yield a projector without its timer: it sweeps on request."""
     environ = {
         "EVENT_STORE_URL": url,
         "READ_MODEL_URL": url,
@@ -281,7 +281,7 @@ class Unreachable(Clock):
 
 
 def on_clock(writer: Writer, clock: Clock) -> Writer:
-    """The writer, with its waits on another clock."""
+    """Return the writer, with its waits on another clock."""
     around = replace(writer.around, monotonic=clock.monotonic, sleep=clock.sleep)
     return Writer(writer.pool, writer.store, writer.outbox, clock, around, writer.committed)
 

@@ -34,7 +34,7 @@ class Stack:
     children: list[Child] = field(default_factory=list)
 
     def serve(self, function: Function, **more: str) -> Served:
-        """A function, ready; ``more`` are further settings."""
+        """Start a function and return it once it is ready; ``more`` are further settings."""
         log = self.folder / f"{function.name}-{len(self.children)}.log"
         settings = {
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
@@ -46,7 +46,7 @@ class Stack:
         return served
 
     def deliver(self, project: Served) -> Child:
-        """The KafkaSource that delivers the topic to a projector, as services.py starts it."""
+        """Start the KafkaSource that delivers the topic to a projector, as services.py does."""
         sink = f"{project.url}/"
         source = processes.start(
             "KafkaSource",
@@ -71,19 +71,19 @@ class Stack:
 
 @pytest.fixture
 def light_stack(database: Database, kafka: Kafka, topic: str, tmp_path: Path) -> Iterator[Stack]:
-    """A stack on the run's own PostgreSQL, for tests in which nothing depends on its speed."""
+    """Yield a stack on the run's PostgreSQL, for tests that do not depend on its speed."""
     yield from running(Stack(database=database, kafka=kafka, topic=topic, folder=tmp_path))
 
 
 @pytest.fixture
 def stack(own_postgres: OwnPostgres, kafka: Kafka, topic: str, tmp_path: Path) -> Iterator[Stack]:
-    """A stack on which nothing runs yet but its servers."""
+    """Yield a stack on which only the servers run."""
     database = own_postgres.database
     yield from running(Stack(database=database, kafka=kafka, topic=topic, folder=tmp_path))
 
 
 def running(made: Stack) -> Iterator[Stack]:
-    """The stack, whose processes are ended after the test."""
+    """Yield the stack and end its processes after the test."""
     try:
         yield made
     finally:

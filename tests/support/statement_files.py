@@ -43,7 +43,7 @@ def decimal(amount_minor: int, mark: str = ".") -> str:
 
 
 def as_ofx(lines: Sequence[BankLine]) -> bytes:
-    """An OFX file of version 1."""
+    """Return an OFX file of version 1."""
     body = "".join(
         f"<STMTTRN>\n<TRNTYPE>OTHER\n<DTPOSTED>{line.on:%Y%m%d}120000[-3:BRT]\n"
         f"<TRNAMT>{decimal(line.amount_minor)}\n"
@@ -61,7 +61,7 @@ def as_ofx(lines: Sequence[BankLine]) -> bytes:
 
 
 def as_csv(lines: Sequence[BankLine]) -> bytes:
-    """A Brazilian CSV file, in Windows-1252 where it has accents."""
+    """Return a Brazilian CSV file, in Windows-1252 if it has accents."""
     rows = "".join(
         f"{line.on:%Y-%m-%d};{line.description};{line.reference or ''};"
         f"{decimal(line.amount_minor, ',')}\n"
@@ -71,7 +71,7 @@ def as_csv(lines: Sequence[BankLine]) -> bytes:
 
 
 def as_mt940(lines: Sequence[BankLine], opening_minor: int = 0) -> bytes:
-    """An MT940 file that opens with ``opening_minor``."""
+    """Return an MT940 file that opens with ``opening_minor``."""
     first, last = lines[0].on, lines[-1].on
     closing_minor = opening_minor + sum(line.amount_minor for line in lines)
     body = "".join(
@@ -94,7 +94,7 @@ def _mt940_balance(amount_minor: int, on: date) -> str:
 
 
 def as_camt(lines: Sequence[BankLine], opening_minor: int = 0) -> bytes:
-    """A camt.053 file that opens with ``opening_minor``."""
+    """Return a camt.053 file that opens with ``opening_minor``."""
     closing_minor = opening_minor + sum(line.amount_minor for line in lines)
     entries = "".join(
         f"<Ntry>{_camt_amount(line.amount_minor)}<Sts>BOOK</Sts>"
@@ -132,7 +132,7 @@ WRITERS: dict[str, Callable[[Sequence[BankLine]], bytes]] = {
 
 
 def read(content: bytes, options: ReadingOptions | None = None) -> BankStatement:
-    """The statement in ``content``; a file that does not name its currency is in BRL."""
+    """Return the statement in ``content``; a file that does not name its currency is in BRL."""
     return read_statement(content, options, currency_held="BRL")
 
 
@@ -166,7 +166,7 @@ class Books:
 
 
 def held_by(lines: Iterable[BankLine]) -> Counter[tuple[str, str, str | None, str | None]]:
-    """What Books hold that hold exactly ``lines``."""
+    """Return the contents of Books that hold exactly ``lines``."""
     return Counter(
         (
             line.on.isoformat(),
@@ -195,7 +195,7 @@ ALIKE_LINES = st.lists(
 
 
 def numbered(lines: Sequence[BankLine]) -> list[BankLine]:
-    """The lines with a reference of the bank's for each."""
+    """Return the lines, each with a bank reference."""
     return [replace(line, reference=f"REF{place:05d}") for place, line in enumerate(lines)]
 
 

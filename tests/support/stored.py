@@ -66,19 +66,19 @@ class Ledger:
             reached = await catch_up(account_ids, around)
 
     async def verify(self, workers: int = 1) -> Report:
-        """What `saldo verify` comes to."""
+        """Return the report of `saldo verify`."""
         return await verify(self.settings, workers=workers, progress=lambda _done, _total: None)
 
 
 def operator_settings(database: Database, role: str = "saldo_operate") -> OperatorSettings:
-    """The operator's settings, in its own role."""
+    """Return the operator's settings, in its own role."""
     url = database.dsn(role)
     return OperatorSettings(event_store_url=url, read_model_url=url, kafka=None)
 
 
 @contextlib.asynccontextmanager
 async def opened(database: Database) -> AsyncIterator[Ledger]:
-    """The ledger in ``database``, which is written as its owner."""
+    """Yield the ledger in ``database``, written in the owner's role."""
     async with asyncpg.create_pool(database.dsn(), min_size=0, max_size=4) as pool:
         yield Ledger(pool=pool, settings=operator_settings(database))
 

@@ -25,7 +25,7 @@ PAGES = (
 
 
 def examples(page: Path) -> list[str]:
-    """The examples of a page: its shell blocks that ask the functions for something."""
+    """Return the shell blocks of a page that send requests to the functions."""
     return [block for block in shell_blocks.blocks(page) if "localhost:808" in block]
 
 

@@ -19,14 +19,14 @@ PAGE = ROOT / "docs" / "http-api.md"
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows of the table below a heading."""
+    """Return the rows of the table below a heading."""
     section = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def words(cell: str) -> list[str]:
-    """What stands in backticks."""
+    """Return the words in backticks."""
     return re.findall(r"`([^`]+)`", cell)
 
 

@@ -46,7 +46,7 @@ def document_of(function: str) -> dict[str, Any]:
 
 
 def operations(function: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Method, path and operation; the path's own parameters are among the operation's."""
+    """Yield method, path and operation, with the parameters of the path included."""
     for path, item in document_of(function)["paths"].items():
         for method in METHODS:
             if method in item:
@@ -283,7 +283,7 @@ CHECKS = [
 def run_schemathesis(
     live: Live, app: FunctionApp[Any], method: str, path: str, mode: GenerationMode
 ) -> None:
-    """A bounded number of examples of one operation, against the live function."""
+    """Run a bounded number of examples of one operation against the live function."""
     schema = schemathesis.openapi.from_dict(document_of(app.name))
     operation = schema[path][method]
     [known] = live.recorded("wesley", 5)

@@ -45,7 +45,7 @@ def test_original_clients_get_the_original_responses(light_stack: Stack) -> None
 
 
 def wait_for(client: httpx.Client, url: str, value: int) -> httpx.Response:
-    """The answer, once it holds the value: the original's client asks until it does."""
+    """Poll as the original client does, and return the response that holds the value."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
         answer = client.get(url)

@@ -35,7 +35,7 @@ def park(live: Live, event: dict[str, Any]) -> None:
 
 
 def letters(live: Live, source: str) -> list[str]:
-    """The ids under which the letters of ``source`` are parked."""
+    """Return the ids of the dead letters of ``source``."""
     found = postgres.run_sql(
         live.database.dsn(),
         "SELECT json_agg(event_id ORDER BY event_id) FROM read_model.dead_letter"

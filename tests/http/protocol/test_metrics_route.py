@@ -23,7 +23,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def scraped(live: Live, function: str) -> Samples:
-    """What Prometheus reads of the function: without a token, from the pod itself."""
+    """Return the metrics as Prometheus reads them: without a token, from the pod itself."""
     with live.client(function, None) as client:
         answer = client.get("/metrics")
     assert answer.status_code == 200
@@ -36,7 +36,7 @@ def scraped(live: Live, function: str) -> Samples:
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
-    """The sum of the series that have these labels."""
+    """Return the sum of the series that have these labels."""
     wanted = labels.items()
     return sum(
         number for (each, having), number in samples.items() if each == name and wanted <= having

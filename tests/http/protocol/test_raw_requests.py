@@ -48,7 +48,7 @@ def connect(port: int) -> socket.socket:
 
 
 def read_response(stream: IO[bytes]) -> tuple[int, dict[str, str], bytes]:
-    """The next response of a connection: status, headers and body."""
+    """Return the next response of a connection: status, headers and body."""
     status = int(stream.readline().split(b" ")[1])
     headers: dict[str, str] = {}
     while (line := stream.readline()) not in {b"\r\n", b""}:
@@ -60,7 +60,7 @@ def read_response(stream: IO[bytes]) -> tuple[int, dict[str, str], bytes]:
 def request(
     line: str, body: bytes | None = None, *, chunked: bool = False, headers: bytes = b""
 ) -> bytes:
-    """A request's bytes."""
+    """Return a request's bytes."""
     head = line.encode() + b" HTTP/1.1\r\nHost: saldo\r\n" + headers
     if body is None:
         return head + b"\r\n"
@@ -275,7 +275,7 @@ def test_body_of_many_members_is_refused_at_once(live: Live) -> None:
 
 
 def head(count: int, size: int) -> bytes:
-    """A request of so many headers beside Host, and of so many bytes of names, values and path."""
+    """Return a request head of ``count`` further headers and ``size`` bytes in all."""
     padding = size - len("Host" + "saldo" + "/next") - 8 * count
     lines = [b"n%07d: \r\n" % number for number in range(count - 1)]
     last = b"n%07d: " % count + b"x" * padding + b"\r\n"
@@ -422,7 +422,7 @@ def test_idle_connection_is_closed_at_its_deadline(port: int) -> None:
 
 
 def half_sent(live: Live, size: int) -> bytes:
-    """The head of a bulk request and a megabyte of its body."""
+    """Return the head of a bulk request and a megabyte of its body."""
     head = (
         "POST /transactions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {live.issuer.token()}\r\nContent-Length: {size}\r\n\r\n["

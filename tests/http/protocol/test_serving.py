@@ -56,7 +56,7 @@ async def said(connection: Connection, statement: str) -> Any:
 
 @pytest.fixture
 def framework(database: Database, tmp_path: Path) -> Iterator[Callable[[Function], str]]:
-    """Serves functions by the plain `functions-framework` command: the URL of each."""
+    """Yield a function that serves by the `functions-framework` command and returns a URL."""
     started: list[Child] = []
 
     def start(function: Function) -> str:
@@ -123,7 +123,7 @@ async def test_project_balance_works_under_functions_framework(
 
 
 def event(kind: str, **attributes: str) -> dict[str, str]:
-    """The headers of a CloudEvent in binary mode."""
+    """Return the headers of a CloudEvent in binary mode."""
     said_of_it = {"specversion": "1.0", "id": "1", "source": "/s", "type": kind} | attributes
     return {"content-type": "application/json"} | {f"ce-{n}": v for n, v in said_of_it.items()}
 
@@ -354,7 +354,7 @@ async def wait_for_waiting(superuser: Connection, count: int = 1) -> None:
 
 
 async def ended(served: Served) -> int:
-    """The exit status, once there is one."""
+    """Wait for the end of the process and return its exit status."""
 
     async def has_ended() -> bool:
         return served.child.ended() is not None

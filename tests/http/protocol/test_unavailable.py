@@ -35,7 +35,7 @@ DEADLINE_S = 120.0
 
 @contextlib.contextmanager
 def without(live: Live, function: Function, log: Path, setting: str) -> Iterator[str]:
-    """The function with one of its databases out of reach."""
+    """Yield the URL of the function with one of its databases unreachable."""
     served = servers.start_function(function, live.database, log, {setting: NOWHERE})
     try:
         yield served.url

@@ -20,7 +20,7 @@ KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
 def files_of(page: str) -> set[str]:
-    """What the page loads."""
+    """Return the files that the page loads."""
     return set(re.findall(r'(?:src|href)="([^"#]+)"', page))
 
 

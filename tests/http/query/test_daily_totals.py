@@ -30,7 +30,7 @@ def days(live: Live, account_id: str, **query: int) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def account(live: Live) -> str:
-    """An account in which all of HAPPENED is recorded and projected."""
+    """Return an account in which all of HAPPENED is recorded and projected."""
     account_id = fresh()
     for kind, value, occurred_at in HAPPENED:
         last = live.post(account_id, kind, value, occurredAt=occurred_at)

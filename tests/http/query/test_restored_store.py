@@ -52,7 +52,7 @@ class Restored:
         await self.reader.catch_up(ACCOUNT)
 
     async def first_event(self, last_event_id: str | None) -> list[str]:
-        """The lines of the first event of a stream that goes on after ``last_event_id``."""
+        """Return the lines of the first event of a stream resumed after ``last_event_id``."""
         headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
         path = "/balances/stream"
         async with self.balance.stream("GET", path, params=ONE, headers=headers) as stream:
@@ -67,7 +67,7 @@ class Restored:
 
 
 def tag_of(answer: httpx.Response) -> str:
-    """The ETag without its quotes."""
+    """Return the ETag without its quotes."""
     return answer.headers["etag"].strip('"')
 
 

@@ -31,7 +31,7 @@ def record(url: str, *account_ids: str) -> None:
 
 
 def figures_when(url: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The figures once they are so: an answer is kept for a second or so."""
+    """Return the figures once the condition holds: a response is cached for about a second."""
     deadline = time.monotonic() + 3 * DEADLINE_S
     told = figures(url)
     while not holds(told):

@@ -55,7 +55,7 @@ class Seen:
 
 
 def request_of(key: int) -> tuple[str, int]:
-    """The one request that a key stands for: mostly expenses, so that the limit is always near."""
+    """Return the request of a key: mostly expenses, so that the limit is always near."""
     chance = random.Random(key)
     return ("EXPENSE" if chance.random() < 0.6 else "INCOME"), chance.randint(1, 60)
 

@@ -34,7 +34,7 @@ WHERE table_schema IN ('event_store', 'read_model') AND table_type = 'BASE TABLE
 
 
 def tables_with(database: Database, text: str) -> set[str]:
-    """The tables that hold ``text`` in any column, as text or as bytes."""
+    """Return the tables that hold ``text`` in any column, as text or as bytes."""
     tables = postgres.run_sql(database.dsn(), TABLES).split()
     assert len(tables) >= 8
     searches = (
@@ -53,7 +53,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def records_of(consumer: Consumer, account_id: str, count: int) -> list[Message]:
-    """The first ``count`` Kafka records of an account."""
+    """Return the first ``count`` Kafka records of an account."""
     found: list[Message] = []
     deadline = time.monotonic() + DEADLINE_S
     while len(found) < count:

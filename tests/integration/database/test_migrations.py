@@ -28,7 +28,7 @@ WITHIN_S = 120.0
 
 @pytest.fixture
 async def empty(postgres_data_dir: Path) -> AsyncIterator[Database]:
-    """A database in which nothing was ever done."""
+    """Yield an empty database."""
     database = Database(data_dir=postgres_data_dir, name=f"empty_{secrets.token_hex(6)}")
     async with connected(postgres.dsn(postgres_data_dir, database="postgres")) as cluster:
         await cluster.execute(f"CREATE DATABASE {database.name}")

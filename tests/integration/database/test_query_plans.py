@@ -249,7 +249,7 @@ STATEMENTS = [each for each in statements() if UNPLANNED not in each.text]
 
 @pytest.fixture(scope="module")
 def filled(postgres_data_dir: Path) -> Iterator[Database]:
-    """A database with enough in it that a plan without an index costs more than one with it."""
+    """Yield a database so full that every plan is cheaper with its index."""
     with cloned_database(postgres_data_dir) as database:
         postgres.run_sql(database.dsn(), FILL)
         yield database
@@ -264,7 +264,7 @@ class Plan:
 
 
 def plan_of(explained: Any) -> Plan:
-    """The whole tree of EXPLAIN's JSON, subplans and CTEs included."""
+    """Return the whole tree of EXPLAIN's JSON, subplans and CTEs included."""
     scanned: set[str] = set()
     indexes: set[str] = set()
     waiting = [explained["Plan"]]
@@ -280,13 +280,13 @@ def plan_of(explained: Any) -> Plan:
 
 
 def generic_plan(url: str, statement: Statement, settings: str = "") -> Plan:
-    """The plan without looking at the arguments."""
+    """Return the plan that ignores the arguments."""
     said = postgres.run_sql(url, f"{settings} EXPLAIN (GENERIC_PLAN, FORMAT JSON) {statement.text}")
     return plan_of(json.loads(said)[0])
 
 
 async def plan_for(connection: Connection, statement: Statement, size: int) -> Plan:
-    """The plan for arguments whose arrays have ``size`` elements."""
+    """Return the plan for arguments whose arrays have ``size`` elements."""
     prepared = await connection.prepare(statement.text)
     arguments = [argument(each.name, size) for each in prepared.get_parameters()]
     for place, kind in LISTED.get(statement.name, {}).items():
@@ -312,13 +312,13 @@ SAMPLES: dict[str, list[Any]] = {
 
 
 def argument(kind: str, size: int) -> Any:
-    """A value of a type of the database; of an array type, ``size`` of them."""
+    """Return a value of a database type; for an array type, ``size`` of them."""
     samples = SAMPLES[kind.removesuffix("[]")]
     return samples[:size] if kind.endswith("[]") else samples[0]
 
 
 def faults(statement: Statement, plan: Plan) -> list[str]:
-    """What is wrong with a plan; names of tables and indexes."""
+    """Return what is wrong with a plan, naming tables and indexes."""
     wrong = []
     if statement.name not in WALKS:
         wrong += [f"{statement.name} reads all of {table}" for table in plan.scanned & BIG]
@@ -327,7 +327,7 @@ def faults(statement: Statement, plan: Plan) -> list[str]:
 
 
 async def all_faults(database: Database, role: str) -> list[str]:
-    """The faults of all statements that ``role`` runs, by the planner as it comes."""
+    """Return the faults of all statements of ``role`` under the planner's default settings."""
     found: list[str] = []
     url = database.dsn(role)
     async with connected(url) as connection:

@@ -47,7 +47,7 @@ class Saldo:
         )
 
     def imported(self, file: Path, *arguments: str) -> dict[str, Any]:
-        """What an import that succeeds answers in JSON."""
+        """Import a file, check that it succeeds and return its JSON output."""
         result = self.run(str(file), "--yes", "--json", *arguments)
         assert result.exit_code == 0, result.output
         answer: dict[str, Any] = json.loads(result.stdout)
@@ -94,7 +94,7 @@ class Functions:
 def functions(
     postgres_data_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Functions]:
-    """The three functions; Kafka is down, so the projector's own sweep catches up."""
+    """Serve the three functions without Kafka, so the projector's sweep catches up."""
     logs = tmp_path_factory.mktemp("import")
     with contextlib.ExitStack() as stack:
         database = stack.enter_context(servers.cloned_database(postgres_data_dir))

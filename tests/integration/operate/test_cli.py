@@ -246,7 +246,7 @@ def test_the_ledger_commands_call_the_functions(served: Saldo) -> None:
 
 
 def without_balance(served: Saldo) -> Saldo:
-    """The same settings, but nobody answers."""
+    """Return the same settings with an unreachable get_balance."""
     down = Saldo.__new__(Saldo)
     down.env = served.env | {"BALANCE_URL": "http://127.0.0.1:1"}
     return down

@@ -63,7 +63,7 @@ async def rebuild(
 
 
 async def fill(ledger: Ledger, accounts: int = 5) -> list[str]:
-    """Some accounts, projected; their ids."""
+    """Record and project some accounts and return their ids."""
     ids = [f"account-{number}" for number in range(accounts)]
     for account_id in ids:
         await ledger.record(
@@ -388,7 +388,7 @@ async def test_a_second_concurrent_rebuild_is_refused(database: Database) -> Non
 
 
 def cloud_event(recorded: dict[str, Any]) -> tuple[dict[str, str], bytes]:
-    """A recorded transaction as KafkaSource delivers it."""
+    """Return a recorded transaction as KafkaSource delivers it."""
     headers = {
         "content-type": "application/json",
         "ce-specversion": "1.0",

@@ -73,7 +73,7 @@ async def test_a_restored_dump_verifies(
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that the server's own user can reach."""
+    """Yield a folder that the server's own user can reach."""
     folder = Path(tempfile.mkdtemp(prefix="saldo-restore-"))
     folder.chmod(0o755)
     try:

@@ -146,7 +146,7 @@ class Filled:
 
 @pytest.fixture(scope="module")
 def filled(postgres_data_dir: Path) -> Iterator[Filled]:
-    """A ledger that has something in every column; carla's second event is of a later version."""
+    """Yield a ledger with a value in every column; carla's event 2 is of a later version."""
     with servers.cloned_database(postgres_data_dir) as database, asyncio.Runner() as runner:
         runner.run(_fill(database))
         context = opened(database)

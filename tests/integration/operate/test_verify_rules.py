@@ -28,7 +28,7 @@ LOST = "UPDATE event_store.event SET private_text = NULL, erased_at = $1 WHERE p
 
 @pytest.fixture
 async def ledger(database: Database) -> AsyncIterator[Ledger]:
-    """A ledger in which every chain is right."""
+    """Yield a ledger and check afterwards that every chain is intact."""
     async with opened(database) as ledger:
         yield ledger
 

@@ -209,20 +209,20 @@ class Fifty:
         await poison(self.superuser, wrong)
 
     async def projected(self) -> list[str]:
-        """The accounts whose balance has both events."""
+        """Return the accounts whose balance includes both events."""
         return [row["account_id"] for row in await self.superuser.fetch(PROJECTED)]
 
 
 @pytest.fixture
 async def ledger(database: Database) -> AsyncIterator[Ledger]:
-    """The same database, as the operator's commands see it."""
+    """Yield the same database as the operator's commands see it."""
     async with opened(database) as held:
         yield held
 
 
 @pytest.fixture
 async def fifty(writer: Writer, superuser: Connection) -> Fifty:
-    """The ledger, and a copy of its events to go back to."""
+    """Record the ledger, with a copy of its events to go back to."""
     commands = [
         income(value, account_id, description="rent")
         for account_id in ACCOUNTS

@@ -43,19 +43,19 @@ DEAD_LETTERS = "SELECT account_id, position, event_id, reason FROM read_model.de
 
 
 def delivery(stored: StoredEvent, **attributes: str) -> Delivery:
-    """The record of an event as KafkaSource delivers it; attributes may be forged."""
+    """Return the delivery of an event by KafkaSource; attributes may be forged."""
     data = {"event": {"amountMinor": 999_999}, "private": {"description": "forged"}}
     return of_cloud_event(CloudEvent(attributes_of(stored, None) | attributes, data))
 
 
 def erased_by(stored: StoredEvent) -> Delivery:
-    """A delivery that says that the private text was erased."""
+    """Return a delivery that says that the private text was erased."""
     data = {"event": {"a": 1}, "private": None}
     return of_cloud_event(CloudEvent(attributes_of(stored, None), data))
 
 
 def made_up(account_id: str, position: int, at: datetime) -> Delivery:
-    """A delivery of an event that no store ever held."""
+    """Return a delivery of an event that no store ever held."""
     event = CloudEvent(
         {
             "type": "saldo.transaction.recorded",

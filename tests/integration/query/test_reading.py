@@ -242,7 +242,7 @@ async def test_a_balance_reports_its_lag(writer: Writer, reader: Reader) -> None
 
 
 def tag(event: StoredEvent) -> str:
-    """The tag of the account's state after ``event``."""
+    """Return the tag of the account's state after ``event``."""
     return tag_of(event.position, event.hash)
 
 

@@ -22,13 +22,13 @@ AGE_EVENTS = "UPDATE event_store.event SET appended_at = appended_at - $1::inter
 
 @pytest.fixture
 async def asked(database: Database) -> AsyncIterator[Connection]:
-    """A connection of the role that serves the reads."""
+    """Yield a connection in the role that serves the reads."""
     async with connected(database.dsn("saldo_query")) as connection:
         yield connection
 
 
 async def system(connection: Connection, side: str) -> dict[str, Any]:
-    """The one row of a side's view."""
+    """Return the one row of a side's view."""
     [row] = await connection.fetch(f"SELECT * FROM {side}.system")
     return dict(row)
 

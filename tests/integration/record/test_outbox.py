@@ -29,7 +29,7 @@ READ_TIMEOUT_S = 120.0
 
 
 def read_topic(kafka: Kafka, topic: str, count: int) -> list[Message]:
-    """The first ``count`` records of ``topic``, of all its partitions."""
+    """Return the first ``count`` records of ``topic``, of all its partitions."""
     consumer = Consumer(
         {
             "bootstrap.servers": kafka.bootstrap_servers,

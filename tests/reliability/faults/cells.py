@@ -198,7 +198,7 @@ async def source_killed(scene: Scene) -> None:
 
 
 async def rebalanced(scene: Scene) -> None:
-    """A third member joins the source's group and leaves it, with deliveries in flight."""
+    """Add a third member to the source's group and remove it, with deliveries in flight."""
     scene.begin()
     joins = scene.rig.new_source(len(scene.rig.sources))
     try:
@@ -310,7 +310,7 @@ async def sink_down(scene: Scene) -> None:
 
 
 async def _database_down(scene: Scene, server: Server, proxies: list[Proxy], *, kill: bool) -> None:
-    """The server goes with statements in flight, and comes back."""
+    """Stop the server with statements in flight, and start it again."""
     for _ in range(20):
         before = sum(proxy.cut_by_server for proxy in proxies)
         await scene.until_in_flight(
@@ -371,7 +371,7 @@ async def commit_unanswered(scene: Scene) -> None:
 
 
 async def commit_undelivered(scene: Scene) -> None:
-    """The connection is cut in the place of COMMIT: nothing took hold."""
+    """Cut the connection before COMMIT is carried out."""
     rules = [
         (replica.store, Rule(begins="COMMIT", alone=APPENDS, action="cut-before", hits_max=5))
         for replica in scene.rig.record
@@ -380,7 +380,7 @@ async def commit_undelivered(scene: Scene) -> None:
 
 
 async def commit_late(scene: Scene) -> None:
-    """The connection is cut, and what it carried is carried out when the batch was run anew."""
+    """Cut the connection, and carry out its statements after the batch was retried."""
     rules = [
         (replica.store, Rule(begins="COMMIT", alone=APPENDS, action="cut-late", hits_max=3))
         for replica in scene.rig.record
@@ -399,7 +399,7 @@ async def commit_late(scene: Scene) -> None:
 
 
 async def projection_unanswered(scene: Scene) -> None:
-    """The same for the projector's COMMIT in the read model."""
+    """Cut the connection after the projector's COMMIT in the read model."""
     rules = [
         (replica.model, Rule(begins="COMMIT", action="cut-after", hits_max=3))
         for replica in scene.rig.project[:1]
@@ -425,7 +425,7 @@ async def connections_cut(scene: Scene) -> None:
 
 
 async def connections_refused(scene: Scene) -> None:
-    """The database has no connection left for the recorder's role."""
+    """Leave the recorder's role no database connection."""
     said = 'too many connections for role "saldo_record"'
     before = scene.rig.store.said(said)
     scene.begin()
@@ -474,7 +474,7 @@ async def _note_waiters(scene: Scene) -> int:
 
 
 async def row_corrupted(scene: Scene) -> None:
-    """An event's row is changed before it is projected: its account stops, and verify names it."""
+    """Change an event's row before it is projected: its account stops, and verify names it."""
     rig = scene.rig
     account_id = f"{scene.prefix}-hot-0"
     scene.begin()
@@ -549,7 +549,7 @@ async def _set_text(scene: Scene, account_id: str, position: int, text: str) -> 
 
 
 async def record_forged(scene: Scene) -> None:
-    """Records that nobody committed, on the topic: another amount, and a position beyond all."""
+    """Publish forged records: another amount, and a position beyond the stream."""
     rig = scene.rig
     scene.begin()
     headers, value = scene.choose(await _own_records(scene))

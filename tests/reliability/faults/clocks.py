@@ -35,7 +35,7 @@ NOTED_TO_WITHIN = timedelta(seconds=60)
 
 @contextlib.asynccontextmanager
 async def _on_a_clock(scene: Scene, replicas: Sequence[Replica]) -> AsyncIterator[_SetClock]:
-    """These replicas run on a clock that can be set, and then on their own again."""
+    """Run these replicas on a clock that can be set, and then on their own again."""
     clock = _SetClock(scene, replicas)
     await clock.set(timedelta(0))
     await _start_again(replicas, CLOCK_FILE=str(clock.file))
@@ -91,7 +91,7 @@ async def _start_again(replicas: Sequence[Replica], **settings: str) -> None:
 
 
 async def clock_back(scene: Scene) -> None:
-    """The recorders' clock jumps back by ten minutes, twice."""
+    """Set the recorders' clock back by ten minutes, twice."""
     await _record_on(scene, scene.rig.record, (-MINUTES, -2 * MINUTES))
 
 
@@ -134,7 +134,7 @@ async def _recorded_on(scene: Scene, jump: timedelta) -> int:
 
 
 async def _verified(scene: Scene) -> tuple[list[Fault], list[Fault]]:
-    """What `saldo verify` says of the cell's accounts: faults, and events at a wrong time."""
+    """Run `saldo verify`; return the faults of the cell's accounts and events of a wrong time."""
     report = await verify(scene.rig.settings, workers=1, progress=lambda _done, _total: None)
     own = [
         [each for each in found if (each.account_id or "").startswith(scene.prefix)]
@@ -163,7 +163,7 @@ async def readers_clock(scene: Scene) -> None:
 
 
 async def _beyond_the_store(scene: Scene) -> tuple[list[int], list[int]]:
-    """What is answered to an event that the store lacks: a young one, and one of an hour ago."""
+    """Return the statuses for events beyond the store: a young one, and one an hour old."""
     records = await asyncio.to_thread(scene.rig.read_topic, scene.offsets)
     headers, value = records[-1]
     answers = []
@@ -201,7 +201,7 @@ DROP SCHEMA skewed CASCADE;
 
 
 async def store_clock(scene: Scene) -> None:
-    """The event store's clock jumps ahead by three hours, back, further back, and is right."""
+    """Set the event store's clock ahead by three hours, back, further back, and right again."""
     async with _skewed(scene):
         await scene.warm()
         scene.begin()
@@ -226,7 +226,7 @@ async def store_clock(scene: Scene) -> None:
 
 @contextlib.asynccontextmanager
 async def _skewed(scene: Scene) -> AsyncIterator[None]:
-    """The event store has a clock that can be set."""
+    """Give the event store a clock that can be set."""
     await scene.rig.run_store(SKEW)
     try:
         await _set_search_path(scene, "SET search_path = skewed, pg_catalog")

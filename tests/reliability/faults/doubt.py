@@ -114,7 +114,7 @@ async def _recorded(client: Client, intent: Intent) -> Known:
 
 
 async def _queued(session: aiohttp.ClientSession, replica: Replica) -> int:
-    """The weight that waits for the recorder's next batch."""
+    """Return the weight that waits for the recorder's next batch."""
     async with session.get(f"http://127.0.0.1:{replica.port}/metrics") as answer:
         lines = (await answer.text()).splitlines()
     return sum(int(float(line.split()[-1])) for line in lines if line.startswith(QUEUED))

@@ -111,7 +111,7 @@ class Load:
         return self._stopping
 
     def next_bit(self, account_id: str) -> int | None:
-        """The amount by which the account's next income is told apart from all others."""
+        """Return an amount that no other income of the account has, or None."""
         bits = self._bits.get(account_id)
         bit = None if bits is None else next(bits)
         return None if bit is None or bit >= BITS_MAX else 1 << bit
@@ -132,7 +132,7 @@ class Load:
 
 
 def p99_ms(latencies_s: list[float]) -> float:
-    """The 99th percentile in milliseconds; 0 of nothing."""
+    """Return the 99th percentile in milliseconds; 0 of nothing."""
     if len(latencies_s) < 2:
         return 0.0
     return statistics.quantiles(latencies_s, n=100, method="inclusive")[98] * 1_000
@@ -204,7 +204,7 @@ class Client:
             await (self.insist(intent) if intent.keyed else self.attempt(intent))
 
     def _expected(self, account_id: str) -> str:
-        """The state in which the account must be: by its tag, by its position, or any."""
+        """Return the expected state: a tag, a position, or any state."""
         held = self.reads.held.get(account_id)
         if held is None or self._chance.random() > EXPECTING:
             return ""

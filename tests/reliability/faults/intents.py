@@ -55,7 +55,7 @@ class Known:
 
 
 def dependent(known: Known, other_account_id: str, key: str) -> list[tuple[Intent, ...]]:
-    """Requests that depend on one another where they are decided in one batch.
+    """Return requests that depend on one another when one batch decides them.
 
     A repeat, two reversals of one transaction, a limit and an expense beyond it, an expected
     position, and a bulk request whose first line repeats the first request.
@@ -99,7 +99,7 @@ def dependent(known: Known, other_account_id: str, key: str) -> list[tuple[Inten
 
 
 def request_of(intents: Sequence[Intent]) -> tuple[str, str, str, dict[str, str]]:
-    """Method, path, body and headers; several intents are the lines of a bulk request."""
+    """Return method, path, body and headers; several intents make a bulk request."""
     headers = {"Content-Type": "application/json"}
     if len(intents) > 1:
         lines = [_transaction(each) | {"idempotencyKey": each.key} for each in intents]
@@ -169,7 +169,7 @@ def _receipt_of(content: Any) -> Receipt:
 
 
 def minor(value: int | str) -> int:
-    """The minor units of a JSON number of two digits or none."""
+    """Return the minor units of a JSON number of two digits or none."""
     whole, _, digits = str(value).partition(".")
     sign = -1 if whole.startswith("-") else 1
     return int(whole) * 100 + sign * int(digits or "0")

@@ -64,7 +64,7 @@ class Run:
 
 
 def run_of(result: Result) -> Run:
-    """What is kept of a result."""
+    """Return what is kept of a result."""
     failure = "" if result.hits else "its window was never hit"
     return Run(
         cell=result.cell,
@@ -82,7 +82,7 @@ def run_of(result: Result) -> Run:
 
 
 def machine() -> str:
-    """What the figures were taken on; the load says who else was there."""
+    """Return the machine of the figures and its load."""
     load = psutil.getloadavg()[0]
     return f"{psutil.cpu_count()} cores, {platform.system()}, load {load:.0f}"
 
@@ -189,7 +189,7 @@ def kept_runs() -> list[Run]:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """The matrix: one row a cell, its counts summed up over its runs, times as median and worst."""
+    """Return the matrix: a row per cell, counts summed over its runs, times as median and worst."""
     by_cell: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_cell[run.cell].append(run)
@@ -237,7 +237,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
 
 
 def measures(runs: Sequence[Run]) -> str:
-    """What some cells measured beside, run by run."""
+    """Return the further measurements of some cells, run by run."""
     lines = ["| cell | form | machine | measured |", "|---|---|---|---|"]
     for run in runs:
         names = MEASURED.get(run.cell)

@@ -152,7 +152,7 @@ class Flood:
 
 
 def possible_connections() -> int:
-    """CONNECTIONS, or as many as this process may have open."""
+    """Return CONNECTIONS, or as many as this process may have open."""
     return min(CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES)
 
 

@@ -75,7 +75,7 @@ async def _record_all(scene: Scene, session: aiohttp.ClientSession, accounts: li
 
 
 async def _post(scene: Scene, session: aiohttp.ClientSession, body: object) -> Any:
-    """What a 201 said. A store that is busy is asked again: nothing was recorded."""
+    """Return the body of a 201; retry a busy store, which recorded nothing."""
     for _ in range(POSTS_MAX):
         url = f"{scene.load.record_url}/transactions"
         async with session.post(url, json=body) as answer:

@@ -234,7 +234,7 @@ class Reads:
     async def _get(
         self, path: str, query: Mapping[str, str], headers: Mapping[str, str]
     ) -> Answer | None:
-        """What is answered; None where nothing is shown."""
+        """Return the response, or None if nothing is shown."""
         try:
             async with self._session.get(
                 f"{self._load.balance_url}{path}", params=query, headers=headers

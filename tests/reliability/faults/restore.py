@@ -161,7 +161,7 @@ async def _try(client: Client, account_id: str, tag: str, *, rebuilt: bool) -> N
 
 
 def _after(operation: Operation, restored_s: float) -> Operation:
-    """The operation, of another client if it is a read after the restore."""
+    """Return the operation; a read after the restore counts as another client's."""
     if isinstance(operation, Read) and operation.invoked_s > restored_s:
         return replace(operation, client=operation.client + AGAIN)
     return operation

@@ -182,7 +182,7 @@ class Server:
         return self.log.read_text(errors="replace").count(text)
 
     async def back_up(self, base: Path) -> None:
-        """A base backup, to restore to a later point in time from."""
+        """Make a base backup for a restore to a later point in time."""
         backup = await asyncio.create_subprocess_exec(
             postgres.binary("pg_basebackup"),
             *("--pgdata", base, "--dbname", self.dsn(), "--wal-method=none", "--checkpoint=fast"),
@@ -414,7 +414,7 @@ class Rig:
         await until_true(lambda: self.is_at_rest(prefix), f"{prefix} comes to rest")
 
     async def final(self, prefix: str, offsets: Sequence[int]) -> Final:
-        """What is stored of the accounts of ``prefix``; the topic is read from ``offsets`` on."""
+        """Return what is stored of ``prefix``'s accounts, and the topic from ``offsets`` on."""
         records = await asyncio.to_thread(self.read_topic, offsets)
         topic = {
             headers["ce_id"]: json.dumps(json.loads(value)["event"])
@@ -439,7 +439,7 @@ class Rig:
         )
 
     def ends_of_topic(self) -> list[int]:
-        """The offset of the next record, for each partition."""
+        """Return the offset of the next record, for each partition."""
         with _consumer(self.bootstrap_servers) as consumer:
             return [
                 consumer.get_watermark_offsets(
@@ -545,7 +545,7 @@ async def until_true(
 
 @contextlib.asynccontextmanager
 async def opened() -> AsyncIterator[Rig]:
-    """A rig that runs; everything of it is gone afterwards."""
+    """Yield a running rig and remove all of it afterwards."""
     # Thousands of connections in one cell; the rig's processes inherit it.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, OPEN_FILES), hard))

@@ -184,7 +184,7 @@ async def play(cell: Cell, rig: Rig, *, seed: int, form: Form) -> Result:
 
 
 async def _final(scene: Scene) -> Final:
-    """What is stored in the end, read while nothing changed.
+    """Return what is stored in the end, read while nothing changed.
 
     A request that its client gave up may be recorded seconds later.
     """

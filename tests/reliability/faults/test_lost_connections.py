@@ -34,7 +34,7 @@ INCOME = {"accountId": "ana", "type": "INCOME", "value": 1}
 async def behind_proxy(
     serve: Serve, function: Function, database: Database, data_dir: Path
 ) -> AsyncIterator[tuple[Served, Proxy]]:
-    """A function that reaches its database through a proxy."""
+    """Yield a function that reaches its database through a proxy."""
     proxy = Proxy(postgres.socket_dir(data_dir) / f".s.PGSQL.{postgres.PORT}", postgres=True)
     await proxy.start()
     url = f"postgresql://{function.role}@127.0.0.1:{proxy.port}/{database.name}?sslmode=disable"

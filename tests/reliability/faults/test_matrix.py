@@ -75,7 +75,7 @@ async def rigs(request: pytest.FixtureRequest) -> AsyncIterator[Rigs]:
 
 
 def drawn_seed() -> int:
-    """The same one in CI, where luck must stop nobody's change; else by chance.
+    """Return a random seed; in CI always the same, so that runs are repeatable.
 
     And not by the `random` module, which the tests seed alike.
     """

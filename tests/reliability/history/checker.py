@@ -82,7 +82,7 @@ class _Stream:
         }
 
     def event_at(self, position: int) -> Event | None:
-        """The event at ``position``, or None."""
+        """Return the event at ``position``, or None."""
         own = [event for event in self.events if event.position == position]
         return own[0] if own else None
 
@@ -107,7 +107,7 @@ class _Stream:
                     yield self.wrong("limit-broken", detail)
 
     def check_balance(self, position: int, balance_minor: int, who: str) -> Iterator[Violation]:
-        """That the balance at ``position`` is the fold of the events up to it."""
+        """Check that the balance at ``position`` is the fold of the events up to it."""
         expected = self.balances.get(position)
         if expected is None:
             detail = f"{who} shows position {position}, the stream ends at {self.end}"
@@ -205,7 +205,7 @@ def _check_receipt(
 
 
 def _check_refusals(history: History, streams: dict[str, _Stream]) -> Iterator[Violation]:
-    """What a refusal names or states is of events that are stored, and were asked for by then."""
+    """Check that refusals name only events that are stored and were requested by then."""
     first_asked = _first_asked(history)
     by_id = {event.event_id: event for stream in streams.values() for event in stream.events}
     for attempt in history.attempts():
@@ -245,7 +245,7 @@ def _first_asked(history: History) -> dict[tuple[str, str | None], float]:
 
 
 def _check_order(history: History) -> Iterator[Violation]:
-    """What was answered before another was asked for stands before it in the stream."""
+    """Check that an event acknowledged before another was requested precedes it."""
     by_account: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
     first_asked = _first_asked(history)
     for attempt in history.attempts():
@@ -300,7 +300,7 @@ def _check_times(
 
 
 def _shown(clock: Sequence[Span], from_s: float, to_s: float) -> list[tuple[float, float]]:
-    """What the store's clock showed in that time of the history's."""
+    """Return what the store's clock showed between two times of the history."""
     return [
         (max(span.from_s, from_s) + span.ahead_s, min(span.to_s, to_s) + span.ahead_s)
         for span in clock
@@ -345,7 +345,7 @@ def _check_reads(history: History, streams: dict[str, _Stream]) -> Iterator[Viol
 
 
 def _check_past_reads(history: History, streams: dict[str, _Stream]) -> Iterator[Violation]:
-    """A past balance shows nothing later than its moment, and a final one all up to it."""
+    """Check that a past balance shows nothing later, and a final one everything before."""
     for read in history.past_reads():
         stream = streams.get(read.account_id)
         if stream is None:
@@ -390,7 +390,7 @@ def _check_lines(stream: _Stream, read: Read) -> Iterator[Violation]:
 def _check_balances(
     balances: Sequence[Balance], streams: dict[str, _Stream]
 ) -> Iterator[Violation]:
-    """The read model has reached the streams' ends, and both sides sum up to the same."""
+    """Check that the read model is at the streams' ends and both sides have equal sums."""
     blocked = {balance.account_id for balance in balances if balance.blocked}
     shown = {balance.account_id: balance for balance in balances}
     for account_id in sorted((streams.keys() | shown.keys()) - blocked):

@@ -170,7 +170,7 @@ def write_log(file: Path, history: History, final: Final) -> None:
 
 
 def read_log(file: Path) -> tuple[History, Final]:
-    """What write_log kept."""
+    """Read what write_log wrote."""
     history = History()
     *lines, last = file.read_text().splitlines()
     for line in lines:

@@ -54,7 +54,7 @@ def check_tags(history: History, events: Sequence[Event]) -> Iterator[Violation]
 
 
 def ambiguous_tags(history: History) -> Iterator[Violation]:
-    """An answer is a function of its tag, also of one that a restore has made void."""
+    """Check that equal tags come with equal responses, even after a restore."""
     said: dict[tuple[str, str], _Told] = {}
     for told in _told(history):
         known = said.setdefault((told.account_id, told.tag), told)

@@ -43,7 +43,7 @@ EPOCH_S = NOW.timestamp()
 
 
 def utc(time_s: float) -> str:
-    """A time of the history, as an event bears it."""
+    """Return a time of the history in the form of an event."""
     return (NOW + timedelta(seconds=time_s)).isoformat()
 
 
@@ -74,7 +74,7 @@ class Story:
         key: str,
         reverses: str | None = None,
     ) -> Event:
-        """An event that a client was answered, projected and published."""
+        """Add an event that is acknowledged, projected and published."""
         event = self.store(account_id, kind, amount_minor, key, reverses)
         self.attempt(event, "recorded")
         return event
@@ -117,7 +117,7 @@ class Story:
         return sum(signs[event.kind] * (event.amount_minor or 0) for event in own)
 
     def attempt(self, event: Event, outcome: Outcome) -> None:
-        """A request for ``event``, and how it was answered."""
+        """Add a request for ``event`` and its outcome."""
         receipt = Receipt(
             event_id=event.event_id,
             position=event.position,
@@ -149,7 +149,7 @@ class Story:
         named: str | None = None,
         stated: tuple[int, int | None] | None = None,
     ) -> None:
-        """A request on DORA's account that was refused because of what is stored."""
+        """Add a request on DORA's account that was refused because of what is stored."""
         self.attempts.append(
             Attempt(
                 client=1,
@@ -189,7 +189,7 @@ class Story:
         self.now_s += 1
 
     def record_tagged(self, key: str, amount_minor: int, expected: str = "") -> None:
-        """An income of EVA's, recorded in the state that was expected."""
+        """Add an income of EVA's, recorded in the expected state."""
         event = self.record(EVA, "INCOME", amount_minor, key)
         self.attempts[-1] = replace(self.attempts[-1], tag=tag(event), expected=expected)
 
@@ -259,7 +259,7 @@ class Story:
 
 
 def tag(event: Event) -> str:
-    """The tag of the state after an event."""
+    """Return the tag of the state after an event."""
     return f"{event.position}-{event.hash[:16]}"
 
 

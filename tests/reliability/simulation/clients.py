@@ -65,7 +65,7 @@ class Request:
     expected: int | None = None
 
     def names(self) -> tuple[str, ...]:
-        """The name of each line."""
+        """Return the name of each line."""
         return self.line_keys or (self.name,) * len(self.asked)
 
 
@@ -124,7 +124,7 @@ class Client:
         return (self._transaction(self._account()),)
 
     def _dependent(self, name: str) -> list[Request]:
-        """Requests that arrive together on one account, where each may decide the next."""
+        """Return concurrent requests on one account, where each may decide the next."""
         chance = self.world.chance
         account_id, undo = self._account(), None
         if self.reversible and chance.random() < 1 / 2:
@@ -168,7 +168,7 @@ class Client:
         return Asked(limit(f"{minor // 100}", account_id), "LIMIT", minor)
 
     def _reversal(self) -> tuple[str, Asked]:
-        """What undoes the oldest transaction that is known and not undone yet; its account."""
+        """Return a reversal of the oldest known transaction without one, and its account."""
         receipt, account_id, amount_minor = self.reversible.pop(0)
         undo = ReverseTransaction(
             account_id=account_id,
@@ -345,7 +345,7 @@ class Client:
         )
 
     def _read_past(self, account_id: str, times: list[datetime]) -> None:
-        """A balance as of the very time of one of the lines, or of any moment about now."""
+        """Read a balance as of the time of one of the lines, or of a moment about now."""
         chance = self.world.chance
         moment = self.world.database_now() - timedelta(seconds=chance.random() * 20)
         if chance.random() < 1 / 2:

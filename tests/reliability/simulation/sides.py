@@ -83,7 +83,7 @@ class Recorder:
         self._sweeper.start()
 
     async def record(self, intents: Sequence[Intent]) -> list[list[Recorded] | Exception]:
-        """What record_single and record_bulk do, for requests that arrive at the same moment."""
+        """Record concurrent requests as record_single and record_bulk do."""
         waiting = [self._submit(intent) for intent in intents]
         return [_answer(each) for each in await asyncio.gather(*waiting, return_exceptions=True)]
 
@@ -96,7 +96,7 @@ class Recorder:
             return refused
 
     async def close(self) -> None:
-        """What the recorder does at SIGTERM."""
+        """Stop as the recorder does at SIGTERM."""
         await self._commit.drain()
         await self._sweeper.stop()
         await self._relay.drain()
@@ -110,7 +110,7 @@ class Recorder:
 
 
 def _answer(each: list[Recorded] | BaseException) -> list[Recorded] | Exception:
-    """What a client is answered; raises what is none of its business."""
+    """Return what the client receives; raise any other error."""
     if isinstance(each, (list, *ANSWERED)):
         return each
     raise each
@@ -137,7 +137,7 @@ class Projector:
         self._sweeper.start()
 
     async def take(self, attributes: Mapping[str, str], data: object) -> int:
-        """The status that a delivery is answered with."""
+        """Take a delivery and return its status."""
         delivery = Delivery(attributes=attributes, data=json.dumps(data).encode())
         try:
             said = await self._projection.take_recorded(attributes, erased=delivery.says_erased)
@@ -148,6 +148,6 @@ class Projector:
         return 200
 
     async def close(self) -> None:
-        """What the projector does at SIGTERM."""
+        """Stop as the projector does at SIGTERM."""
         await self._projection.commit.drain()
         await self._sweeper.stop()

@@ -88,7 +88,7 @@ class Result:
 
 
 def again(seed: int) -> str:
-    """The command that runs a seed once more, every step printed."""
+    """Return the command that repeats a seed with every step printed."""
     return f"make simulate SEED={seed} TRACE=1"
 
 
@@ -258,7 +258,7 @@ class Simulation:
     # --- rest ---------------------------------------------------------------------------------
 
     def _unrest(self) -> dict[str, int]:
-        """What is still to be done, by name."""
+        """Return the unfinished work, by name."""
         store, model, broker = self.servers.store, self.servers.model, self.servers.broker
         standing = {account_id: b.position for account_id, b in model.balances.items()}
         return {

@@ -119,7 +119,7 @@ class Session:
         world.loop.call_later(TRANSACTION_TIMEOUT_S, self._time_out)
 
     async def _arrive(self, what: str, unavailable: type[Exception], busy: type[Exception]) -> None:
-        """A statement reaches the server, or does not."""
+        """Deliver a statement to the server, or fail."""
         await self._world.step(f"{self._name} {what}")
         world = self._world
         if self._is_over or self._is_cut or world.database_is_down:
@@ -134,7 +134,7 @@ class Session:
             raise busy
 
     def cut(self) -> None:
-        """The connection is gone; the server ends the database transaction when it notices."""
+        """Cut the connection; the server ends the database transaction when it notices."""
         if self._is_cut or self._is_over:
             return
         self._is_cut = True
@@ -252,7 +252,7 @@ class EventStore:
     def repeated(
         self, keys: Sequence[tuple[str, bytes]], reversals: Sequence[tuple[str, UUID]]
     ) -> list[StoredEvent]:
-        """What is recorded under the keys, and as reversals."""
+        """Return what is recorded under the keys, and as reversals."""
         found = [event for key in keys for event in self.by_key.get(key, ())]
         return found + [self.by_reversed[each] for each in reversals if each in self.by_reversed]
 
@@ -268,7 +268,7 @@ class EventStore:
         )
 
     def contradiction(self, event: StoredEvent) -> str | None:
-        """The unique constraint that forbids ``event``, or None."""
+        """Return the unique constraint that forbids ``event``, or None."""
         if event.position <= len(self.events.get(event.account_id, ())):
             return "event_position"
         if event.key_hash is not None:

@@ -56,7 +56,7 @@ class Faults:
 
     @classmethod
     def drawn(cls, chance: random.Random) -> Faults:
-        """A mix in which about a third of the faults do not occur at all."""
+        """Draw a mix in which about a third of the faults do not occur."""
 
         def rate(most: float) -> float:
             return chance.random() * most if chance.random() < 2 / 3 else 0.0
@@ -87,7 +87,7 @@ class Connection(Protocol):
     """What a process holds at a server, and the server must let go of when the process dies."""
 
     def cut(self) -> None:
-        """The server learns that nobody is there any more."""
+        """Tell the server that the client is gone."""
 
 
 class Process(Owner):
@@ -193,7 +193,7 @@ class World:
     # --- clocks -------------------------------------------------------------------------------
 
     def database_now(self) -> datetime:
-        """The databases' clock_timestamp()."""
+        """Return the databases' clock_timestamp()."""
         return NOW + timedelta(seconds=self.loop.time() + self._database_offset_s)
 
     def jump_s(self) -> float:
@@ -217,7 +217,7 @@ class World:
         self._database_offset_s, self._database_set_s = offset_s, self.loop.time()
 
     def clock(self) -> tuple[Span, ...]:
-        """What the databases' clock has shown up to now."""
+        """Return what the databases' clock has shown so far."""
         ahead_s = NOW.timestamp() + self._database_offset_s
         span = Span(from_s=self._database_set_s, to_s=self.loop.time(), ahead_s=ahead_s)
         return (*self._clock, span)

@@ -23,7 +23,7 @@ TIMEOUT_S = 900
 
 
 def run(module: str, *arguments: str | Path) -> str:
-    """What the quick form of a benchmark prints; it must end well."""
+    """Run the quick form of a benchmark and return its output; it must succeed."""
     done = subprocess.run(
         [sys.executable, "-m", module, "--quick", *arguments],
         cwd=ROOT,

@@ -31,7 +31,7 @@ ORDER = list(CURVES)
 
 
 def curve(name: str, *values: float, early: str = "") -> Curve:
-    """A curve of throughputs at 1, 2, 3 and so on."""
+    """Return a curve of throughputs at 1, 2, 3 and so on."""
     made = CURVES[name][0]()
     made.ended_early = early
     for x, value in enumerate(values, 1):
@@ -133,7 +133,7 @@ def test_partial_curve_is_kept_and_marked_if_it_is_the_only_one() -> None:
 
 @pytest.fixture
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A report that has the curve of connections, and no stack to take others on."""
+    """Return a report that has the curve of connections; no stack can start."""
 
     def measure(_long: object, taken: Curve) -> None:
         taken.note(10_000, {"post_per_s": 1.0})

@@ -41,7 +41,7 @@ def schema(database: Database) -> list[str]:
 
 
 def verified(database: Database, *, recorded: str | None = None) -> Report:
-    """What `saldo verify` comes to, after one more transaction of account ``recorded``."""
+    """Return the report of `saldo verify` after one more transaction of ``recorded``."""
 
     async def run() -> Report:
         async with opened(database) as ledger:

@@ -120,7 +120,7 @@ def node(
 def urls(
     postgres_data_dir: Path, kafka: Kafka, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, str]]:
-    """The whole stack, once for all scripts: where it records and where it reads."""
+    """Yield the URLs of one stack for all scripts: to record and to read."""
     folder = tmp_path_factory.mktemp("loadtests")
     with (
         servers.cloned_database(postgres_data_dir) as database,
@@ -233,7 +233,7 @@ def test_scripts_pass_the_type_check_of_k6() -> None:
 
 
 def installed_types() -> Path:
-    """A folder in which what the lock file names is installed; later runs find it there."""
+    """Install the packages of the lock file, once for all runs, and return their folder."""
     lock = (LOADTESTS / "package-lock.json").read_bytes()
     folder = ROOT / ".saldo" / "loadtests" / hashlib.sha256(lock).hexdigest()[:16]
     with held(folder / "install.lock"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def row(key: str, *ratios: float) -> Row:
-    """A row whose limit is 10 in every round, or that has none."""
+    """Return a row whose limit is 10 in every round, or that has none."""
     figure = BY_KEY[key]
     limit = 10.0 if figure.limit else None
     return Row(
@@ -29,7 +29,7 @@ def row(key: str, *ratios: float) -> Row:
 
 
 def report_of(*rows: Row) -> Report:
-    """A report of these rows."""
+    """Return a report of these rows."""
     return Report(
         taken_at="2026-11-24T12:00:00+00:00",
         commit="0123456789ab",
@@ -74,7 +74,7 @@ def test_report_is_read_back_unchanged(tmp_path: Path) -> None:
 
 
 def frame(key: str) -> str:
-    """A frame of one of the functions that are counted for a share, as py-spy writes it."""
+    """Return a frame of a function counted for a share, as py-spy writes it."""
     file, name = min(NAMED[key])
     return f"{name} ({file}:7)"
 

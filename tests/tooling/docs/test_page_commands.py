@@ -29,7 +29,7 @@ SAMPLES = "tests/fixtures/statements"
 
 
 def made(folder: Path) -> Clone:
-    """A clone with the files that the pages name."""
+    """Return a clone with the files that the pages name."""
     clone = new_clone(folder)
     shutil.copytree(ROOT / SAMPLES, clone.folder / SAMPLES)
     return clone
@@ -37,7 +37,7 @@ def made(folder: Path) -> Clone:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    """A clone whose stack is up, as the how-to pages take it for granted."""
+    """Yield a clone whose stack is up, as the how-to pages assume."""
     clone = made(tmp_path_factory.mktemp("how-to") / "clone")
     try:
         started = clone.make("up", "DETACH=1", timeout_s=INSTALL_TIMEOUT_S)

@@ -47,7 +47,7 @@ def inline(page: Path) -> Iterator[Token]:
 
 @functools.cache
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
     found: set[str] = set()
     for token, text in itertools.pairwise(tokens):
@@ -62,7 +62,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def wrong(page: Path, link: str) -> str:
-    """What is wrong with a link of a page; empty when it leads somewhere."""
+    """Return what is wrong with a link of a page; empty if it has a target."""
     parts = urlsplit(link)
     if parts.scheme:
         if parts.scheme not in {"https", "http"} or not parts.netloc or " " in link:
@@ -169,7 +169,7 @@ def test_documented_default_applies_without_the_setting(name: str, default: str)
 
 
 def environment_names(folder: Path) -> set[str]:
-    """The environment variables that the code in ``folder`` names: constants in capitals."""
+    """Return the environment variables named in ``folder``: constants in capitals."""
     found: set[str] = set()
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

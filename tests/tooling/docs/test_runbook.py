@@ -41,14 +41,14 @@ EXPRESSIONS = {alert["alert"]: alert["expr"] for alert in alerts()}
 
 
 def commands(alert: str) -> list[str]:
-    """The shell commands of an alert's section."""
+    """Return the shell commands of an alert's section."""
     start = RUNBOOK.index(f"## {alert}\n")
     end = RUNBOOK.find("\n## ", start)
     return BLOCK.findall(RUNBOOK[start : end if end > 0 else None])
 
 
 def threshold(alert: str) -> tuple[str, float]:
-    """The metric and the bound of a condition of the form max(metric) > bound."""
+    """Return the metric and the bound of a condition of the form max(metric) > bound."""
     whole = promql.parse(EXPRESSIONS[alert])
     assert isinstance(whole, promql.BinaryExpr)
     assert isinstance(whole.lhs, promql.AggregateExpr)

@@ -25,7 +25,7 @@ DAY_MS = 24 * 60 * 60 * 1000
 
 
 def consumed(broker: Broker) -> bytes | None:
-    """The first record of the topic."""
+    """Return the first record of the topic."""
     consumer = Consumer(
         {
             "bootstrap.servers": broker.bootstrap_servers,

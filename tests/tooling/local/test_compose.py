@@ -27,7 +27,7 @@ BY_DIGEST = re.compile(r"[a-z0-9./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
 
 
 def stages() -> dict[str, str]:
-    """The text of each stage of the Dockerfile, by its name."""
+    """Return the text of each stage of the Dockerfile, by its name."""
     parts = re.split(r"^FROM (\S+)(?: AS (\S+))?$", DOCKERFILE, flags=re.MULTILINE)[1:]
     return {parts[n + 1] or "final": parts[n + 2] for n in range(0, len(parts), 3)}
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def client(folder: Path, *, version: str, plugin: bool) -> Path:
-    """A program that answers as a client of that version does beside no engine."""
+    """Write a program that behaves as a client of that version without an engine."""
     folder.mkdir()
     file = folder / "docker"
     file.write_text(

@@ -61,7 +61,7 @@ pytestmark.append(pytest.mark.usefixtures("built"))
 
 
 def inspect(image: str) -> dict[str, Any]:
-    """What the engine knows of an image."""
+    """Return what the engine knows of an image."""
     found: dict[str, Any] = json.loads(images.engine("image", "inspect", images.image_name(image)))[
         0
     ]
@@ -82,7 +82,7 @@ class Container:
         return done.stdout + done.stderr
 
     def status(self, path: str) -> int:
-        """The status with which a GET is answered; 0 while nothing answers."""
+        """Return the status of a GET; 0 without a response."""
         try:
             url = f"http://127.0.0.1:{self.port}{path}"
             with urllib.request.urlopen(url, timeout=REQUEST_TIMEOUT_S) as answer:
@@ -95,7 +95,7 @@ class Container:
 
 @contextlib.contextmanager
 def running(function: str, **settings: str) -> Iterator[Container]:
-    """The function in a container that may write nowhere but to /tmp, once it is ready."""
+    """Yield the function, ready, in a container that may write only to /tmp."""
     name = f"saldo-test-{secrets.token_hex(4)}"
     said = [
         word for key, value in {**SETTINGS, **settings}.items() for word in ("-e", f"{key}={value}")
@@ -294,7 +294,7 @@ print("signed")
 
 @pytest.fixture
 def compose() -> list[str]:
-    """The command line of Compose for a stack of the test's own."""
+    """Return the command line of Compose for a separate stack."""
     version = subprocess.run(
         ["docker", "compose", "version"], capture_output=True, text=True, check=False
     )
@@ -354,7 +354,7 @@ def test_a_transaction_passes_through_the_stack(
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -182,7 +182,7 @@ class Topic:
         assert producer.flush(DEADLINE_S) == 0
 
     def committed(self, partition: int = 0) -> int | None:
-        """The group's committed offset; None: it has none."""
+        """Return the committed offset of the group, or None."""
         reader = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group})
         try:
             asked = [TopicPartition(self.name, partition)]
@@ -195,7 +195,7 @@ class Topic:
         await until(lambda: self.committed(partition) == wanted)
 
     def arguments(self, sink: str, *further: str) -> list[str]:
-        """The command line of a source from this topic to `sink`; the later of an option wins."""
+        """Return the command line of a source to `sink`; later options override earlier ones."""
         options = {
             "--bootstrap": self.bootstrap,
             "--topic": self.name,
@@ -240,7 +240,7 @@ async def until(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -
 
 @contextlib.asynccontextmanager
 async def source(arguments: Sequence[str]) -> AsyncIterator[None]:
-    """A source within this process, drained at the end."""
+    """Run a source within this process, and drain it at the end."""
     stop = asyncio.Event()
     running = asyncio.create_task(kafka_source.run(parse_arguments(arguments), stop))
     try:
@@ -295,7 +295,7 @@ class SourceProcess:
 
 @contextlib.asynccontextmanager
 async def source_process(arguments: Sequence[str]) -> AsyncIterator[SourceProcess]:
-    """A source process with its partitions assigned; killed at the end if it still runs."""
+    """Yield a source process with its partitions assigned; kill it at the end."""
     started = await SourceProcess.start(arguments)
     try:
         await started.ready()
@@ -386,7 +386,7 @@ def recorded_arguments(case: dict[str, Any], topic: Topic, url: str) -> list[str
 
 
 def recorded_answer() -> Callable[[Received], Awaitable[int]]:
-    """The recorder's sink: its word, the path's last part, says how it answers."""
+    """Return the sink of the recording: the path's last part says how it responds."""
     failures: Counter[str | None] = Counter()
 
     async def answer(request: Received) -> int:
@@ -408,7 +408,7 @@ def recorded_answer() -> Callable[[Received], Awaitable[int]]:
 
 
 def as_recorded(request: Received, url: str, run: str) -> dict[str, Any]:
-    """The request in the recording's form: without what it left out or what a run decides."""
+    """Return the request in the form of the recording, without what varies between runs."""
     headers = []
     for name, value in request.headers:
         if name in {"host", "ce-time"}:

@@ -30,7 +30,7 @@ COUNT = "SELECT count(*) FROM kept"
 
 @pytest.fixture
 def start() -> Iterator[Callable[[Path], Postgres]]:
-    """Starts a server on ``folder / "postgres"``; all are stopped after the test."""
+    """Yield a function that starts a server on ``folder / "postgres"``, and stop all of them."""
     with contextlib.ExitStack() as stack:
 
         def start_in(folder: Path) -> Postgres:

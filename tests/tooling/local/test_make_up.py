@@ -96,23 +96,23 @@ class Clone:
                 made.wait()
 
     def log(self) -> str:
-        """What the make of `making` has said so far."""
+        """Return the output so far of the make of `making`."""
         return (self.folder / "make.log").read_text()
 
     def pid_of(self, name: str) -> int:
-        """The process of the stack that serves ``name``."""
+        """Return the process of the stack that serves ``name``."""
         pid: int = json.loads((self.folder / ".saldo" / "processes.json").read_text())[name]["pid"]
         return pid
 
     def kafka_port(self) -> int:
-        """The port of this stack's Kafka, as a shell is told."""
+        """Return the port of this stack's Kafka from `.saldo/env`."""
         env = (self.folder / ".saldo" / "env").read_text()
         found = re.search(r"KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:(\d+)", env)
         assert found is not None, env
         return int(found[1])
 
     def living(self) -> list[str]:
-        """The command lines of all processes that have to do with this clone."""
+        """Return the command lines of all processes of this clone."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -134,7 +134,7 @@ class Clone:
         return self.balance()
 
     def balance(self) -> dict[str, Any]:
-        """The balance, or what the problem's document says."""
+        """Return the balance or the problem document."""
         url = f"http://127.0.0.1:{self.ports['BALANCE_PORT']}/balances"
         params = {"accountId": "wesley"}
         found: dict[str, Any] = httpx.get(url, params=params, timeout=REQUEST_TIMEOUT_S).json()
@@ -149,7 +149,7 @@ class Made:
     said: str
 
     def told(self) -> list[str]:
-        """What was said, without make's own last line."""
+        """Return the output without make's own last line."""
         return [line for line in self.said.splitlines() if not line.startswith("make: ***")]
 
 
@@ -175,7 +175,7 @@ def new_clone(folder: Path) -> Clone:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone that was up once."""
+    """Return a clone whose stack ran once."""
     clone = new_clone(tmp_path_factory.mktemp("installed") / "saldo")
     first = clone.make("up", "DETACH=1", timeout_s=INSTALL_TIMEOUT_S)
     assert first.status == 0, first.said
@@ -185,7 +185,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture
 def clone(installed: Clone) -> Iterator[Clone]:
-    """A clone that is not up, and will not be after the test."""
+    """Yield a clone that is down; it is down again after the test."""
     yield installed
     installed.make("down")
 

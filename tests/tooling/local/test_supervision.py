@@ -38,14 +38,14 @@ DEADLINE_S = 120.0
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
-    """A supervisor that says nothing; what it started is killed after the test."""
+    """Yield a silent supervisor and kill its processes after the test."""
     supervisor = Supervisor(state_file=tmp_path / "processes.json", say=lambda _: None)
     yield supervisor
     supervisor.kill()
 
 
 def unused_port() -> int:
-    """A port that is free, and claimed by nobody."""
+    """Return a free, unclaimed port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

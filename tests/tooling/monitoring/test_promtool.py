@@ -98,7 +98,7 @@ AT = "29m"
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
-    """The tool: of this machine, or out of Debian's package."""
+    """Return promtool: of this machine, or from Debian's package."""
     found = shutil.which("promtool")
     if found is not None:
         return found
@@ -156,7 +156,7 @@ def test_each_alert_fires_alone_on_its_condition(promtool: str, tmp_path: Path) 
 
 
 def fired(promtool: str, tmp_path: Path, series: dict[str, str]) -> set[str]:
-    """The alerts that fire at these series."""
+    """Return the alerts that fire at these series."""
     firing: set[str] = set()
     for alert in alerts():
         test = {

@@ -41,7 +41,7 @@ def fold(events: list[StreamEvent], balance: Balance | None = None) -> tuple[Bal
 
 
 def rewritten(event: StreamEvent, previous: bytes, old: str, new: str) -> StreamEvent:
-    """The event with another text, and the hash that makes it part of the chain."""
+    """Return the event with another text, and with the hash that fits the chain."""
     assert event.public_text is not None
     assert old in event.public_text
     text = event.public_text.replace(old, new)

@@ -13,7 +13,7 @@ MADE = re.compile(r"amount-|broken-|forbidden-|range-|chain-")
 
 
 def texts() -> dict[str, dict[str, str]]:
-    """What text.js says, by language and key."""
+    """Return the texts of text.js, by language and key."""
     source = (FOLDER / "text.js").read_text()
     return {
         name: dict(re.findall(r'^  "([a-z0-9-]+)": "(.*)",$', part, re.MULTILINE))
@@ -24,7 +24,7 @@ def texts() -> dict[str, dict[str, str]]:
 
 
 def asked() -> set[str]:
-    """The keys that the other modules ask for, or might."""
+    """Return the keys that the other modules use, or might use."""
     sources = [f.read_text() for f in FOLDER.glob("*.js") if f.name != "text.js"]
     return {key for source in sources for key in re.findall(r'"([a-z0-9-]+)"', source)}
 

@@ -43,14 +43,14 @@ def decided(*intents: Intent) -> Decided:
 
 
 def told(outcome: Outcome) -> Any:
-    """An outcome in brief: its positions and whether each is a replay, or its refusal's class."""
+    """Summarise an outcome: positions with their replay flags, or the class of the refusal."""
     if isinstance(outcome, Exception):
         return type(outcome)
     return [(recorded.stored.position, recorded.replayed) for recorded in outcome]
 
 
 def as_bulk(request: Intent) -> Intent:
-    """The lines of one request that has a key, numbered as the handler numbers them."""
+    """Return the request with a bulk key; its lines are numbered as the handler numbers them."""
     fingerprint = b"whole request"
     lines = [
         replace(line, key_line=number, fingerprint=fingerprint)

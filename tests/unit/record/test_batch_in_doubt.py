@@ -99,7 +99,7 @@ class Tables:
         )
 
     def late_comes(self) -> bool:
-        """The append on its way is carried out, or fails; whether it wrote something."""
+        """Carry out the append on its way, and return whether it wrote something."""
         events, self.on_its_way = self.on_its_way, []
         comes = bool(events) and self.stand_as(self.was_read)
         if comes:
@@ -119,7 +119,7 @@ class Store:
         self.written: set[UUID] = set()
 
     def next_attempt(self) -> None:
-        """What happens before it; StoreUnavailable once there is none left."""
+        """Begin the next attempt; raise StoreUnavailable when none is left."""
         self.begun_s.append(self.clock.seconds)
         if not self.attempts:
             raise StoreUnavailable
@@ -286,7 +286,7 @@ def check_world(tables: Tables, intents: Sequence[Intent], outcomes: Sequence[Ou
 
 
 def check_refusal(one: Intent, outcome: Exception, tables: Tables) -> None:
-    """What refused a single transaction is stored."""
+    """Check that the reason of a refusal is stored."""
     if len(one.lines) > 1:
         return
     [line] = one.lines
@@ -305,7 +305,7 @@ def check_refusal(one: Intent, outcome: Exception, tables: Tables) -> None:
 
 
 def check(came: Came, intents: Sequence[Intent]) -> None:
-    """The outcomes hold now, and if what is still on its way is carried out."""
+    """Check that the outcomes hold now, and after the appends still on their way."""
     check_world(came.tables, intents, came.outcomes)
     after = deepcopy(came.tables)
     if after.late_comes():
@@ -384,14 +384,14 @@ LOST: list[Ending] = ["undone", "kept", "late"]
 
 
 def doubted(*intents: Intent, ending: Ending = "undone") -> list[Outcome]:
-    """The outcomes of a batch whose only attempt that reached the store stays in doubt."""
+    """Return the outcomes of a batch whose only attempt stays in doubt."""
     came = run(intents, [Attempt(ending=ending)])
     check(came, intents)
     return came.outcomes
 
 
 def unknown(outcome: Outcome) -> UUID:
-    """The transaction that an unknown outcome names."""
+    """Return the transaction that an unknown outcome names."""
     assert isinstance(outcome, OutcomeUnknown), outcome
     return outcome.transaction_id
 

@@ -29,7 +29,7 @@ def body(**members: object) -> bytes:
 
 
 def faults(members: bytes) -> dict[str, str]:
-    """The wrong fields of a request's body."""
+    """Return the wrong fields of a request body."""
     with pytest.raises(Invalid) as invalid:
         parse_transaction(read_json(members))
     return {error.field: error.message for error in invalid.value.errors}

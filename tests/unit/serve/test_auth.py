@@ -41,7 +41,7 @@ EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 def jwk(key: PrivateKey, key_id: str | None, **more: str) -> dict[str, Any]:
-    """The public half, as an issuer publishes it."""
+    """Return the public half, as an issuer publishes it."""
     if isinstance(key, rsa.RSAPrivateKey):
         members = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
     else:

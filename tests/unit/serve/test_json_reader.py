@@ -83,13 +83,13 @@ def test_any_other_body_is_refused(body: bytes) -> None:
 
 
 def members(count: int, *, same: bool = False) -> bytes:
-    """An object of so many members, each of its own name or all of one."""
+    """Return an object of ``count`` members with different names, or all with the same."""
     texts = (f'"{0 if same else number:07}":1' for number in range(count))
     return ("{" + ",".join(texts) + "}").encode()
 
 
 def repeated_at_the_end(count: int) -> bytes:
-    """An object whose last member alone is there twice."""
+    """Return an object whose last member only is repeated."""
     return members(count)[:-1] + b',"%07d":2}' % (count - 1)
 
 
@@ -122,7 +122,7 @@ CLOCK_S = 0.02
 
 
 def cpu_s(read: Callable[[bytes], object], body: bytes) -> float:
-    """The CPU that refusing ``body`` takes."""
+    """Return the CPU seconds that refusing ``body`` takes."""
     began = time.process_time()
     with pytest.raises((Malformed, Invalid)):
         read(body)

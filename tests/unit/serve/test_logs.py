@@ -25,7 +25,7 @@ TEXTS = st.text(min_size=6).filter(lambda text: text.strip() == text)
 
 
 def line(say: Callable[[logging.Logger], None]) -> tuple[dict[str, Any], str]:
-    """The one line that is logged, read and as it stands."""
+    """Return the one logged line, parsed and as text."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(JsonLines("get_balance"))

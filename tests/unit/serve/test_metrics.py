@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def instruments() -> Iterator[list[Counter | Gauge | Histogram]]:
-    """The metrics of a test's own; those of the functions are put back after it."""
+    """Yield a list for the test's own metrics; restore those of the functions afterwards."""
     kept = list(INSTRUMENTS)
     INSTRUMENTS.clear()
     yield INSTRUMENTS
