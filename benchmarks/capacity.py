@@ -86,7 +86,7 @@ class Plan:
 
 
 def read_measured(folder: Path = REPORTS) -> Measured:
-    """The measured figures of the reports in ``folder``."""
+    """Return the measured figures of the reports in ``folder``."""
     report = read_report(folder / "bench.json")
     points = [point.values for point in read_long(folder / "long.json").curve("stored").points]
     first, last = points[0], points[-1]
@@ -106,7 +106,7 @@ def read_measured(folder: Path = REPORTS) -> Measured:
 
 
 def beside(report: Report, key: str, name: str) -> float:
-    """A value that stands beside a row; KeyError when the report has none."""
+    """Return a further value of a row; KeyError if the report has none."""
     value = report.row(key).beside(name)
     if value is None:
         raise KeyError(f"{key} has no {name}")
@@ -114,7 +114,7 @@ def beside(report: Report, key: str, name: str) -> float:
 
 
 def plan(measured: Measured, per_s: int) -> Plan:
-    """What ``per_s`` transactions a second need."""
+    """Return what ``per_s`` transactions a second need."""
     record = pods(per_s * measured.record_us)
     balance = pods(per_s * READS_A_TRANSACTION * measured.read_us)
     project = pods(per_s * measured.project_us)
@@ -139,12 +139,12 @@ def plan(measured: Measured, per_s: int) -> Plan:
 
 
 def pods(us_a_second: float) -> int:
-    """Processes of one core each for so many microseconds of CPU a second."""
+    """Return how many one-core processes give ``us_a_second`` microseconds of CPU a second."""
     return max(PODS_MIN, math.ceil(us_a_second / US / BUSY_MAX))
 
 
 def measured_table(measured: Measured) -> str:
-    """The inputs, as Markdown."""
+    """Format the inputs as Markdown."""
     rows = [
         ("record_transaction, CPU a transaction", f"{measured.record_us:,.0f} us"),
         ("get_balance, CPU a read", f"{measured.read_us:,.0f} us"),
@@ -161,7 +161,7 @@ def measured_table(measured: Measured) -> str:
 
 
 def plan_table(measured: Measured) -> str:
-    """The plans, as Markdown."""
+    """Format the plans as Markdown."""
     plans = [plan(measured, per_s) for per_s in RATES]
     rows: list[tuple[str, list[str]]] = [
         ("pods of record_transaction", [f"{p.record_pods:,}" for p in plans]),

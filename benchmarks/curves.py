@@ -58,7 +58,7 @@ class Point:
     rounds: list[dict[str, float]]
 
     def taken(self, name: str) -> list[float]:
-        """A value in each round that has it."""
+        """Return a value in each round that has it."""
         return [values[name] for values in self.rounds if name in values]
 
     @property
@@ -105,7 +105,7 @@ class Curve:
         return f"Commit {self.commit}, {self.taken_at[:10]}, {self.seconds:.0f} s{medians}.{early}"
 
     def columns(self) -> list[tuple[str, dict[str, float]]]:
-        """The columns of its table: a head, and the values below it."""
+        """Return the columns of its table: a heading, and the values below it."""
         if self.by_quarters:
             return [
                 *quarters("POST", [p.values for p in self.points if "post_per_s" in p.values]),
@@ -114,7 +114,7 @@ class Curve:
         return [(f"{point.x:,.0f}", point.values) for point in thinned(self.points)]
 
     def rows(self) -> list[list[str]]:
-        """The rows of its table below the heads: a label, and a cell for each column."""
+        """Return the rows of its table below the headings: a label, and a cell per column."""
         columns = [values for _, values in self.columns()]
         return [
             [label_of(name), *(number(v[name]) if name in v else "" for v in columns)]
@@ -123,7 +123,7 @@ class Curve:
 
 
 def label_of(name: str) -> str:
-    """A value's name with its unit."""
+    """Return a value's name with its unit."""
     label, unit = LABELS[name]
     return f"{label} ({unit})" if unit else label
 
@@ -137,7 +137,7 @@ def thinned(points: list[Point]) -> list[Point]:
 
 
 def quarters(kind: str, course: Sequence[dict[str, float]]) -> list[tuple[str, dict[str, float]]]:
-    """The medians of the first and of the last quarter of what was taken in the course of time."""
+    """Return the medians of the first and of the last quarter of a time series."""
     if not course:
         return []
     size = max(1, len(course) // QUARTERS)
@@ -148,12 +148,12 @@ def quarters(kind: str, course: Sequence[dict[str, float]]) -> list[tuple[str, d
 
 
 def medians(taken: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The median of each value."""
+    """Return the median of each value."""
     return Point(x=0, rounds=list(taken)).values
 
 
 def shown(curve: Curve) -> Table:
-    """A curve for the terminal."""
+    """Format a curve for the terminal."""
     table = Table(title=f"{curve.title} ({curve.axis})", caption=curve.about, title_justify="left")
     table.add_column("")
     for head, _ in curve.columns():
@@ -164,7 +164,7 @@ def shown(curve: Curve) -> Table:
 
 
 def as_markdown(curve: Curve) -> str:
-    """A curve for the documents."""
+    """Format a curve for the documents."""
     heads = [curve.axis, *(head for head, _ in curve.columns())]
     lines = [
         f"**{curve.title}.** {curve.about}",
@@ -186,7 +186,7 @@ class LongReport:
     curves: list[Curve] = field(default_factory=list)
 
     def curve(self, name: str) -> Curve:
-        """The curve of that name; KeyError when it was not taken."""
+        """Return the curve of that name; KeyError if it was not measured."""
         for curve in self.curves:
             if curve.name == name:
                 return curve
@@ -206,7 +206,7 @@ class LongReport:
 
 
 def read_long(file: Path) -> LongReport:
-    """A report that was written before; ValueError when it is of another schema."""
+    """Read a report; raise ValueError if it has another schema."""
     whole = json.loads(file.read_text())
     if whole["schema"] != SCHEMA:
         raise ValueError(f"{file} is of schema {whole['schema']}, this reads {SCHEMA}")
@@ -231,7 +231,7 @@ def write_long(report: LongReport, folder: Path) -> None:
 
 
 def as_json(curve: Curve) -> dict[str, Any]:
-    """A curve as it is kept: every round, and the medians for whoever reads the file."""
+    """Return a curve as JSON: every round, with the medians for readers of the file."""
     kept = {name: getattr(curve, name) for name in curve.__slots__ if name != "points"}
     points = [{"x": p.x, "values": p.values, "rounds": p.rounds} for p in curve.points]
     return {**kept, "points": points}

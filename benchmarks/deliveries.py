@@ -93,7 +93,7 @@ def write_deliveries(stack: Stack, file: Path) -> int:
 
 
 def delivery(event: StoredEvent, token: str) -> bytes:
-    """The request that delivers ``event``, in binary mode."""
+    """Return the request that delivers ``event``, in binary mode."""
     attributes = attributes_of(event, None)
     kind = attributes.pop("datacontenttype")
     body = data_of(event)

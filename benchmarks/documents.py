@@ -24,7 +24,7 @@ CAPACITY = services.ROOT / "docs" / "capacity.md"
 
 
 def bench_table(report: Report) -> str:
-    """The figures of a report, as Markdown."""
+    """Format the figures of a report as Markdown."""
     lines = ["| figure | measured | limit | ratio | to reach | |", "|---|---|---|---|---|---|"]
     for row in report.rows:
         figure = row.figure

@@ -22,7 +22,7 @@ class Figure:
     bound: float
 
     def judged_unit(self) -> str:
-        """The unit of what is compared with the bound."""
+        """Return the unit of the value that is compared with the bound."""
         return "x" if self.limit else self.unit
 
 
@@ -206,6 +206,6 @@ class Row:
         return self.median >= self.figure.bound
 
     def beside(self, name: str) -> float | None:
-        """The median of what stands beside under ``name``."""
+        """Return the median of the further value ``name``."""
         values = [each.beside[name] for each in self.rounds if name in each.beside]
         return statistics.median(values) if values else None

@@ -150,7 +150,7 @@ def check_room(folder: Path, events: int) -> None:
 
 @contextlib.contextmanager
 def settings_for_filling(dsn: str) -> Iterator[None]:
-    """The whole server's settings for a fill; those for the measurement afterwards."""
+    """Set the server's settings for a fill, and those for the measurement afterwards."""
     change = [f"ALTER SYSTEM SET {name} = '{value}';" for name, value in WHILE_FILLING.items()]
     back = [f"ALTER SYSTEM RESET {name};" for name in WHILE_FILLING]
     postgres.run_sql(dsn, "\n".join([*change, "SELECT pg_reload_conf();"]))
@@ -201,7 +201,7 @@ async def _fill(dsn: str, first: int, last: int, progress: Callable[[str], None]
 
 
 def chunks(first: int, last: int) -> Chunks:
-    """The accounts of each statement."""
+    """Return the accounts of each statement."""
     for start in range(first, last + 1, ACCOUNTS_A_STATEMENT):
         yield start, min(start + ACCOUNTS_A_STATEMENT - 1, last)
 

@@ -45,7 +45,7 @@ INSERT = f"{INSERT_ROWS} ($1, $2)"
 
 
 def insert_median_ms(stack: Stack, seconds: float) -> float:
-    """The median time of a one-row INSERT with its commit, one after another."""
+    """Return the median time of a one-row INSERT with its commit, one after another."""
     stack.sql(PREPARE)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.limits", stack.server.dsn(), str(seconds)],

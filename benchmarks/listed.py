@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def listed(known: Collection[str]) -> Callable[[str], list[str]]:
-    """A reader, for argparse, of names that must all be ``known``."""
+    """Return an argparse type for a list of ``known`` names."""
 
     def read(text: str) -> list[str]:
         names = [part for part in text.split(",") if part]

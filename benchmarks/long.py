@@ -192,7 +192,7 @@ class Long:
         )
 
     def stored(self, curve: Curve) -> None:
-        """The same load on more and more stored events, over ten times fewer accounts."""
+        """Measure the same load on more and more stored events, over ten times fewer accounts."""
         check_room(self.stack.folder, self.extent.events_max)
         filled = 0
         for events in SIZES:
@@ -279,7 +279,7 @@ class Long:
             self.bench.settle()
 
     def _look(self, found: dict[str, float]) -> None:
-        """What the tables hold in the middle of a slice, while requests come in."""
+        """Count the rows of the tables in the middle of a slice, under load."""
         time.sleep(self.extent.slice_s / 2)
         found |= {
             "outbox_mb": self._number("SELECT pg_total_relation_size('event_store.outbox')") / MB,
@@ -304,7 +304,7 @@ class Long:
 
 
 def values_of(kind: str, load: Load, spent: Spent) -> dict[str, float]:
-    """What one load is judged by."""
+    """Return the values by which a load is judged."""
     return {
         f"{kind}_per_s": load.per_s,
         f"{kind}_cpu_us": spent.us,
@@ -413,7 +413,7 @@ def take(
 
 
 def report_in(out: Path, progress: Callable[[str], None]) -> LongReport:
-    """The report that is there, for the curves that are not taken anew."""
+    """Return the existing report, for the curves that are not measured again."""
     file = out / "long.json"
     if not file.exists():
         return LongReport()
@@ -425,7 +425,7 @@ def report_in(out: Path, progress: Callable[[str], None]) -> LongReport:
 
 
 def read_options(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long")
     parser.add_argument("--curves", type=listed(CURVES), default=[], help=", ".join(CURVES))
     parser.add_argument("--quick", action="store_true", help="a point or two: whether it runs")

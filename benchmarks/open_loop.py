@@ -190,7 +190,7 @@ def expect(status: int, answer: Answer) -> Answer:
 
 
 def percentile_ms(seconds: list[float], percent: int) -> float:
-    """A percentile in milliseconds; of nothing it is zero."""
+    """Return a percentile in milliseconds; 0 without samples."""
     if len(seconds) < 2:  # noqa: PLR2004 - quantiles need two
         return seconds[0] * 1e3 if seconds else 0.0
     return statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1] * 1e3

@@ -38,7 +38,7 @@ class Placement:
 
 
 def choose_placement() -> Placement:
-    """The placement for this machine."""
+    """Choose the placement for this machine."""
     if not hasattr(os, "sched_setaffinity"):
         everywhere = frozenset(range(os.cpu_count() or 1))
         return Placement(function=everywhere, load=everywhere, rest=everywhere)

@@ -42,7 +42,7 @@ class Report:
     rows: list[Row]
 
     def row(self, key: str) -> Row:
-        """The row of a figure; KeyError when it was not taken."""
+        """Return the row of a figure; KeyError if it was not measured."""
         for row in self.rows:
             if row.figure.key == key:
                 return row
@@ -52,7 +52,7 @@ class Report:
 def make_report(
     rows: list[Row], effort: Effort, placement: Placement, settings: dict[str, str]
 ) -> Report:
-    """The report of what was taken just now, on this machine."""
+    """Return the report of the rounds just measured on this machine."""
     return Report(
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit(),
@@ -63,7 +63,7 @@ def make_report(
 
 
 def commit() -> str:
-    """The commit that was measured, with a sign when the files differ from it."""
+    """Return the measured commit, with a mark if the files differ from it."""
     said = subprocess.run(
         [shutil.which("git") or "git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=services.ROOT,
@@ -76,7 +76,7 @@ def commit() -> str:
 
 
 def machine(placement: Placement) -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the properties of the machine that the figures depend on."""
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor(),
@@ -89,7 +89,7 @@ def machine(placement: Placement) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Return the processor's name, if the system knows it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - no file of ours
             names = [line.partition(":")[2].strip() for line in file if "model name" in line]
@@ -99,7 +99,7 @@ def processor() -> str:
 
 
 def to_json(report: Report) -> str:
-    """The whole report."""
+    """Return the whole report as JSON."""
     rows = [
         {
             **asdict(row.figure),
@@ -123,7 +123,7 @@ def to_json(report: Report) -> str:
 
 
 def read_report(path: Path) -> Report:
-    """A report that was written before."""
+    """Read a report from a file."""
     whole = json.loads(path.read_text())
     if whole["schema"] != SCHEMA:
         raise ValueError(f"{path} is of schema {whole['schema']}, this reads {SCHEMA}")
@@ -146,7 +146,7 @@ def read_report(path: Path) -> Report:
 
 
 def number(value: float, unit: str = "") -> str:
-    """A number as people read it."""
+    """Format a number for people."""
     if abs(value) >= DIGITS:
         text = f"{value:,.0f}"
     elif abs(value) >= 1:
@@ -158,13 +158,13 @@ def number(value: float, unit: str = "") -> str:
 
 
 def bound_text(figure: Figure) -> str:
-    """What is to reach."""
+    """Format the bound of a figure."""
     sign = "<=" if figure.relation == "at most" else ">="
     return f"{sign} {number(figure.bound, figure.judged_unit())}"
 
 
 def beside_text(row: Row) -> str:
-    """What stands beside a row: throughputs, latencies, sizes."""
+    """Format the further values of a row: throughputs, latencies, sizes."""
     names = dict.fromkeys(name for each in row.rounds for name in each.beside)
     shown: list[str] = []
     for name in names:

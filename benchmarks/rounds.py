@@ -116,7 +116,7 @@ class Bench:
         )
 
     def label(self) -> str:
-        """A name for the idempotency keys of one run; none is used twice."""
+        """Return a new name for the idempotency keys of one run."""
         self.runs += 1
         return f"run{self.runs}"
 
@@ -125,7 +125,7 @@ class Bench:
     def loaded(
         self, name: str, load: Callable[[], Load], *, alone: bool = True
     ) -> tuple[Load, Spent]:
-        """What ``load`` counted, and what a request took of process ``name`` and of PostgreSQL.
+        """Return what ``load`` counted, and the CPU per request of ``name`` and of PostgreSQL.
 
         A recorder's work ends only when Kafka has all: the tail is its own, too.
         """
@@ -251,7 +251,7 @@ class Bench:
         self.stack.start_source()
 
     def _recording(self) -> None:
-        """The function's CPU with a core of its own; all else wherever the system puts it.
+        """Measure the function's CPU on a core of its own; the system places all else.
 
         After each load its backlog is projected, so that none pays for the one before.
         """
@@ -408,7 +408,7 @@ class Bench:
         self._memory("memory_loaded")
 
     def _memory(self, key: str) -> None:
-        """The largest function against the empty one."""
+        """Compare the memory of the largest function with that of the empty one."""
         own = {function.name: self.stack.resident_mb(function.name) for function in FUNCTIONS}
         empty = {name: self.stack.resident_mb(name) for name in (EMPTY, EMPTY_EVENT)}
         self._note(key, max(own.values()), empty[EMPTY], **own, **empty)
@@ -419,7 +419,7 @@ class Bench:
             self._start()
 
     def _start(self) -> None:
-        """The slowest function: from its process's start to the first 200 of /readyz."""
+        """Measure the slowest function from its process's start to the first 200 of /readyz."""
         took: dict[str, float] = {}
         for function in FUNCTIONS:
             name = f"{function.name}-started"

@@ -93,7 +93,7 @@ def profile(stack: Stack, name: str, seconds: float) -> dict[str, float]:
 
 
 def shares_of(lines: Iterable[str]) -> dict[str, float]:
-    """The shares in percent of a profile in py-spy's raw form: frames by ``;``, then a count."""
+    """Return the shares in percent of a raw profile of py-spy: frames by ``;``, then a count."""
     samples = 0
     counts: Counter[str] = Counter()
     for line in lines:

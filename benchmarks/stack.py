@@ -78,11 +78,11 @@ class Stack:
     # --- who asks
 
     def token(self) -> str:
-        """A client's token, for every account."""
+        """Return a client's token for every account."""
         return self._token("benchmark", scope="transactions:write balances:read accounts:admin")
 
     def sink_token(self) -> str:
-        """The token of the source that delivers events."""
+        """Return the token of the source that delivers events."""
         return self._token(SINK_SUBJECT)
 
     def _token(self, subject: str, **claims: str) -> str:
@@ -101,7 +101,7 @@ class Stack:
     # --- what runs
 
     def env(self, role: str, **settings: str) -> dict[str, str]:
-        """The environment of a function that works as ``role``; ``settings`` come on top."""
+        """Return the environment of a function in ``role``; ``settings`` override it."""
         oidc = {"ISSUER": ISSUER, "AUDIENCE": AUDIENCE, "JWKS_URL": self.jwks_url}
         return services.environ(
             role,
@@ -240,7 +240,7 @@ class Stack:
         return float(psutil.Process(self.children[name].pid).memory_info().rss / MB)
 
     def sql(self, statement: str) -> str:
-        """What the superuser gets for ``statement``, as text."""
+        """Run ``statement`` as the superuser and return its result as text."""
         return postgres.run_sql(self.server.dsn(), statement)
 
     def wait_for(self, condition: str, what: str) -> None:
@@ -283,7 +283,7 @@ class Stack:
 
 @contextlib.contextmanager
 def collector() -> Iterator[str]:
-    """The endpoint of a collector that takes whatever is sent and keeps nothing."""
+    """Yield the endpoint of a collector that accepts everything and keeps nothing."""
 
     class Taken(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -309,7 +309,7 @@ def collector() -> Iterator[str]:
 def running_stack(
     folder: Path, placement: Placement, progress: Callable[[str], None]
 ) -> Iterator[Stack]:
-    """The whole stack, ready; its processes are ended and its folder deleted afterwards."""
+    """Yield the whole stack, ready; end its processes and delete its folder afterwards."""
     end_leftovers(folder)
     folder.mkdir(parents=True)
     with contextlib.ExitStack() as ends:
@@ -389,7 +389,7 @@ def end_at_sigterm() -> None:
 
 
 def settings_of(stack: Stack) -> dict[str, str]:
-    """What the report says of the servers."""
+    """Return the servers' settings for the report."""
     names = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_wal_size")
     shown = {name: stack.sql(f"SHOW {name}") for name in names}
     return {f"PostgreSQL {name}": text for name, text in shown.items()}

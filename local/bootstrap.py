@@ -74,7 +74,7 @@ def is_ready(wanted: str) -> bool:
 
 
 def stamp(name: str) -> Path:
-    """The file that says which ``name`` was installed last, and completely."""
+    """Return the file that says which ``name`` was installed last, and completely."""
     return VENV / f"saldo-{name}.stamp"
 
 
@@ -126,7 +126,7 @@ def venv_is_whole() -> bool:
 
 
 def create_venv() -> None:
-    """A new .venv from this Python, in place of whatever is there."""
+    """Create .venv from this Python, replacing an existing one."""
     try:
         import ensurepip  # noqa: F401, PLC0415 - some distributions ship it apart from Python
     except ImportError:
@@ -144,7 +144,7 @@ def uv_is_installed() -> bool:
 
 
 def registry_environ() -> dict[str, str]:
-    """The environment for uv: where pip is set up for this machine, uv goes the same way."""
+    """Return the environment for uv, with the registry settings of this machine's pip."""
     environ = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     listed = subprocess.run(
         [VENV_PYTHON, "-m", "pip", "config", "list"],

@@ -131,7 +131,7 @@ class Broker:
 
 
 def locked_jars(lock_file: Path = LOCK_FILE) -> list[Jar]:
-    """The jars of the lock file, in class path order."""
+    """Return the jars of the lock file, in class path order."""
     lock = tomllib.loads(lock_file.read_text(encoding="utf-8"))
     if lock["wanted"] != list(COORDINATES):
         raise BrokerError(
@@ -150,7 +150,7 @@ def default_cache_dir() -> Path:
 def prepare_jars(
     cache_dir: Path | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> list[Path]:
-    """The paths of all of Kafka's jars, each checked against the lock file.
+    """Return the paths of all of Kafka's jars, each checked against the lock file.
 
     Downloads what is missing (43 MB in all). Two callers at once are one download: the second
     waits for the first. BrokerError when a jar cannot be had or is not the locked one.

@@ -18,7 +18,7 @@ LOCK = ROOT / ".saldo" / "browser.lock"
 
 
 def find() -> str | None:
-    """The browser's path, or None."""
+    """Return the browser's path, or None."""
     return next((path for path in map(shutil.which, NAMES) if path is not None), None)
 
 

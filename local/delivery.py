@@ -72,7 +72,7 @@ class Event:
 
 
 def event_from_record(record: Record, source: SourceName) -> Event:
-    """The event that a record is (binary or structured CloudEvent), or is made into (any other)."""
+    """Return the event of a record: a binary or structured CloudEvent, or made from another."""
     found = _structured_event(record) or _binary_event(record) or _plain_event(record, source)
     attributes, content_type, body = found
     attributes["knativekafkapartition"] = str(record.partition)
@@ -106,7 +106,7 @@ def _plain_event(record: Record, source: SourceName) -> _Parts:
 
 
 def _binary_event(record: Record) -> _Parts | None:
-    """The CloudEvent of the Kafka binding's binary mode, or None: no or no valid CloudEvent.
+    """Return the CloudEvent of a record in binary mode, or None if it holds no valid one.
 
     The record's key and its headers without `ce_` are dropped. That is why a producer must write
     `ce_partitionkey` itself.
@@ -127,14 +127,14 @@ def _binary_event(record: Record) -> _Parts | None:
 
 @functools.lru_cache(maxsize=NAMES_REMEMBERED_MAX)
 def _attribute_of_header(name: str) -> str | None:
-    """The attribute that a record's header holds in binary mode; None where it holds none."""
+    """Return the attribute in a record's header in binary mode, or None."""
     if name.startswith("ce_") and len(name) > len("ce_"):
         return name.removeprefix("ce_").lower()
     return None
 
 
 def _structured_event(record: Record) -> _Parts | None:
-    """The CloudEvent of a JSON envelope, or None: no or no valid CloudEvent."""
+    """Return the CloudEvent of a JSON envelope, or None if it holds no valid one."""
     content_type = _last_header(record, "content-type") or ""
     media_type = content_type.partition(";")[0].strip()
     if media_type != "application/cloudevents+json" or record.value is None:
@@ -163,7 +163,7 @@ def _popped_text(envelope: dict[str, object], name: str) -> str | None:
 
 
 def _popped_data(envelope: dict[str, object], content_type: str | None) -> bytes | None:
-    """The bytes of `data` or `data_base64`. Data that is JSON is written anew, without spaces."""
+    """Return the bytes of `data` or `data_base64`; JSON data are rewritten without spaces."""
     if "data" in envelope and "data_base64" in envelope:
         raise _NotAnEvent("data twice")
     if "data_base64" in envelope:
@@ -189,7 +189,7 @@ def _attribute(name: str, value: object) -> str:
 def _checked(
     attributes: dict[str, str], content_type: str | None, body: bytes | None
 ) -> _Parts | None:
-    """The event, its time in the form that goes on the wire; None when it is not a valid one."""
+    """Return the event, with its time in the form of the wire; None if it is not valid."""
     if not attributes.keys() >= _REQUIRED or attributes["specversion"] != "1.0":
         return None
     if not all(map(_is_name, attributes)):
@@ -224,7 +224,7 @@ _TIME = re.compile(
 
 
 def _canonical_time(text: str) -> str | None:
-    """A time as the dispatcher writes it: its fraction without closing zeros; None: no time."""
+    """Return a time as the dispatcher writes it, without trailing zeros; None if it is none."""
     match = _TIME.fullmatch(text)
     if match is None:
         return None
@@ -313,7 +313,7 @@ class UnsendableEvent(Exception):
 def request_head(
     target: Target, event: Event, *, namespace: str, further: Sequence[tuple[str, str]] = ()
 ) -> bytes:
-    """The request's bytes up to the body. UnsendableEvent when an attribute would break out of it.
+    """Return the request's bytes up to the body; UnsendableEvent for an attribute with controls.
 
     `further` are headers that are not the event's: Authorization, traceparent.
     """
@@ -348,7 +348,7 @@ def _to_wire(head: str) -> bytes:
 
 
 def child_traceparent(headers: Sequence[RecordHeader], span_id: str) -> list[tuple[str, str]]:
-    """The trace headers of a request: the record's own trace goes on, none is begun.
+    """Return the trace headers of a request: the record's trace continues, none is started.
 
     `span_id` is 16 hexadecimal digits, new for each request.
     """
@@ -433,7 +433,7 @@ _RETRIED = frozenset({404, 408, 409, 429})
 
 
 def decide(options: DeliveryOptions, retries: int, answer: Answer | None) -> Decision:
-    """What follows an attempt; `retries` were made before it, None is any failure below HTTP."""
+    """Decide what follows an attempt after `retries`; None is a failure below HTTP."""
     if answer is not None and answer.status < HTTP_REDIRECTION:
         return Delivered()
     if retries >= options.retry or not (answer is None or is_retried(answer.status)):
@@ -447,7 +447,7 @@ def decide(options: DeliveryOptions, retries: int, answer: Answer | None) -> Dec
 
 
 def backoff_ms(options: DeliveryOptions, retry: int) -> int:
-    """The delay before the retry-th retry (1, 2, ...): twice the delay, four times, eight times.
+    """Return the delay before a retry (1, 2, ...): twice the delay, four times, eight times.
 
     Not the delay itself first, as Knative's documentation has it for exponential backoff.
     """
@@ -457,7 +457,7 @@ def backoff_ms(options: DeliveryOptions, retry: int) -> int:
 
 
 def dead_letter(event: Event, sink: Target, answer: Answer | None) -> Event:
-    """The event with the failure in its extensions, as the dead letter sink gets it.
+    """Return the event for the dead letter sink, with the failure in its extensions.
 
     An answer's header `Kne-foo: x` becomes the extension `foo`. A name that no CloudEvent can have
     is left out; the real dispatcher's record would stay unanswered for good.
@@ -509,7 +509,7 @@ class OffsetLedger:
             self._next = first + 1
 
     def committable(self) -> int | None:
-        """The offset of the first record that is not done, unless it is committed already."""
+        """Return the offset of the first unfinished record, unless it is already committed."""
         return None if self._next == self._committed else self._next
 
     def committed(self, offset: int) -> None:

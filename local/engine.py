@@ -66,7 +66,7 @@ def answers() -> bool:
 
 
 def building_client() -> Path:
-    """The first client on the PATH that can build with BuildKit; NotPossible where none can.
+    """Return the first client on the PATH that builds with BuildKit; NotPossible if none does.
 
     A machine may have two: one from its distribution, and one of somebody else's before it.
     """

@@ -419,7 +419,7 @@ class _Intake:
         return batch
 
     def _overfull(self) -> set[int]:
-        """The partitions that must not bring more records now."""
+        """Return the partitions that must not fetch more records now."""
         with self._room:
             if self._unordered and not self._room.wait_for(
                 lambda: self._in_flight < POLL_RECORDS_MAX or self._stopping.is_set(), ROOM_WAIT_S
@@ -526,7 +526,7 @@ class TokenFile:
         self._authorization = self._read()
 
     def authorization(self) -> str:
-        """The Authorization header's value."""
+        """Return the Authorization header's value."""
         if time.monotonic() >= self._checked_at + TOKEN_CHECK_S:
             self._checked_at = time.monotonic()
             try:

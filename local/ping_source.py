@@ -32,7 +32,7 @@ TIMEOUT_S = 120.0
 
 
 def ping_head(target: Target, source: str, event_id: str, now: datetime) -> bytes:
-    """The request's bytes up to the body DATA."""
+    """Return the request's bytes up to the body DATA."""
     lines = [
         f"POST {target.path} HTTP/1.1",
         f"Host: {target.authority}",

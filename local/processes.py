@@ -57,7 +57,7 @@ class Identity:
         return Identity(pid=pid, started=psutil.Process(pid).create_time())
 
     def process(self) -> psutil.Process | None:
-        """The process, or None when it has ended, even where nobody has collected it yet."""
+        """Return the process, or None if it has ended, even as a zombie."""
         try:
             process = psutil.Process(self.pid)
             if process.status() == psutil.STATUS_ZOMBIE:
@@ -88,7 +88,7 @@ class Child:
         return self.process.poll()
 
     def last_words(self) -> list[str]:
-        """The last lines that it wrote to its log."""
+        """Return the last lines that it wrote to its log."""
         return tail(self.log, self.log_start)
 
     def said(self, line: str) -> bool:
@@ -201,7 +201,7 @@ def end(identity: Identity, *, timeout_s: float, by: signal.Signals = signal.SIG
 
 
 def with_argument(argument: str) -> Iterator[Identity]:
-    """The processes that were started with ``argument`` on their command line."""
+    """Yield the processes that were started with ``argument`` on their command line."""
     for process in psutil.process_iter():
         try:
             if argument in process.cmdline():
@@ -211,14 +211,14 @@ def with_argument(argument: str) -> Iterator[Identity]:
 
 
 def how_it_ended(status: int) -> str:
-    """An exit status in words."""
+    """Describe an exit status in words."""
     if status >= 0:
         return f"ended with exit status {status}"
     return f"was killed by {signal.Signals(-status).name}"
 
 
 def tail(log: Path, start: int = 0) -> list[str]:
-    """The last lines of ``log`` from byte ``start`` on that are not empty, the oldest first."""
+    """Return the last non-empty lines of ``log`` from byte ``start`` on, oldest first."""
     try:
         with log.open("rb") as file:
             file.seek(max(start, log.stat().st_size - LOG_TAIL_MAX_BYTES))
@@ -229,7 +229,7 @@ def tail(log: Path, start: int = 0) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that nobody uses, from below those that the kernel hands out to connections.
+    """Return a free port below those that the kernel gives to connections.
 
     One of those may become a connection's before a server has bound it. The port stays this
     process's until it ends: others that look at the same moment get another one.

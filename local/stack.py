@@ -97,7 +97,7 @@ class Folder:
         return self.path / "env"
 
     def log(self, name: str) -> Path:
-        """The log file of ``name``."""
+        """Return the log file of ``name``."""
         return self.path / "logs" / f"{name}.log"
 
 
@@ -342,7 +342,7 @@ def wait_until_ready(started: Sequence[Service], stopping: threading.Event) -> N
 
 
 def screen(ports: Mapping[Function, int], *, stop: str) -> str:
-    """What a person sees once all is up."""
+    """Return the text to show once all is up."""
     record, balance, project = (f"http://localhost:{port}" for port in ports.values())
     post = f"curl -i {record}/transactions -H 'Content-Type: application/json' -d"
     income = '{"accountId":"wesley","description":"Salary","type":"INCOME","value":1000}'
@@ -377,7 +377,7 @@ def has_console(port: int) -> bool:
 
 
 def chosen_ports(environ: Mapping[str, str]) -> dict[Function, int]:
-    """The port of each function; NotPossible, naming the setting, when one cannot be a port."""
+    """Return the port of each function; NotPossible names a setting that is no port."""
     ports: dict[Function, int] = {}
     for function in services.FUNCTIONS:
         text = environ.get(function.port_setting) or str(function.port)
@@ -411,7 +411,7 @@ def _port(setting: str, text: str, others: Collection[int]) -> int:
 
 
 def kept_hash_secret(path: Path) -> str:
-    """The key of the keyed hashes, made at the first run: another would miss what it hashed."""
+    """Return the secret of the keyed hashes, made at the first run and then kept."""
     if not path.exists():
         unfinished = path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
@@ -424,7 +424,7 @@ def kept_hash_secret(path: Path) -> str:
 
 @contextlib.contextmanager
 def signals_to(stopping: threading.Event, supervisor: Supervisor) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP sets ``stopping``; a second one ends all at once."""
+    """Set ``stopping`` at the first SIGINT, SIGTERM or SIGHUP; kill all at the second."""
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if stopping.is_set():
@@ -530,7 +530,7 @@ def status(folder: Folder) -> int:
 
 
 def already_up(folder: Folder) -> str:
-    """What to say when another process holds the lock."""
+    """Return the message for a lock that another process holds."""
     found = read_stack(folder)
     who = "another process" if found is None else f"process {found[0].pid}"
     return f"Saldo is already up in this folder ({who}): make status shows it, make down stops it."
@@ -567,7 +567,7 @@ def write_env(folder: Folder, ports: Mapping[Function, int], bootstrap_servers: 
 
 
 def read_stack(folder: Folder) -> tuple[Identity, dict[str, int]] | None:
-    """The process that is the stack and the functions' ports, or None when it does not run."""
+    """Return the process of the stack and the functions' ports, or None if it does not run."""
     try:
         state = json.loads(folder.stack.read_text())
     except FileNotFoundError:

@@ -46,7 +46,7 @@ class Running:
 
     @staticmethod
     def of(child: Child, ready: Callable[[], bool]) -> Running:
-        """A plain child process, stopped by SIGTERM."""
+        """Return a plain child process, stopped by SIGTERM."""
         return Running(
             identity=child.identity,
             ready=ready,
@@ -160,7 +160,7 @@ def write_state(state_file: Path, services: Iterable[Service]) -> None:
 
 
 def read_state(state_file: Path) -> dict[str, Identity]:
-    """The processes that the last run wrote down; empty when it wrote none."""
+    """Read the processes that the last run recorded; empty if it recorded none."""
     try:
         state = json.loads(state_file.read_text())
     except FileNotFoundError:

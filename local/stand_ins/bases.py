@@ -86,7 +86,7 @@ def fetch() -> None:
 
 
 def make_run() -> None:
-    """The stand-in for the distroless Python image."""
+    """Make the stand-in for the distroless Python image."""
     with tempfile.TemporaryDirectory(prefix="saldo-base-") as folder:
         root = Path(folder)
         unpack(RUN_PACKAGES, root)
@@ -95,7 +95,7 @@ def make_run() -> None:
 
 
 def make_build() -> None:
-    """The stand-in for the slim Python image."""
+    """Make the stand-in for the slim Python image."""
     with tempfile.TemporaryDirectory(prefix="saldo-base-") as folder:
         root = Path(folder)
         unpack(BUILD_PACKAGES, root)
@@ -168,7 +168,7 @@ def make_wheels() -> None:
 
 
 def download_wheels() -> Path:
-    """The folder with the wheels of every lock file, each of them checked by its hash."""
+    """Download the wheels of every lock file, each checked by its hash; return their folder."""
     locks = [ROOT / "locks" / f"{name}.txt" for name in LOCKS]
     digest = hashlib.sha256(b"\0".join(lock.read_bytes() for lock in locks)).hexdigest()[:16]
     folder = CACHE / f"wheels-{digest}"
@@ -187,7 +187,7 @@ def download_wheels() -> Path:
 
 
 def fetch_packages(packages: Sequence[str]) -> Path:
-    """The folder with Debian's ``packages``; those that are not there are downloaded."""
+    """Download Debian's ``packages`` where missing, and return their folder."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise NotPossible(
             "The bases are made of Debian's packages: this needs apt-get and dpkg-deb."
@@ -239,7 +239,7 @@ def thin_out(root: Path) -> None:
 
 
 def make_folder(path: Path, *, owner: int) -> None:
-    """A folder of the user ``owner``."""
+    """Make a folder of the user ``owner``."""
     path.mkdir(parents=True, exist_ok=True)
     os.chown(path, owner, owner)
 
