@@ -10,10 +10,10 @@ import httpx
 import uvloop
 
 from benchmarks.wrk import NoFigure
-from local import services
 from saldo.project.lag_sweep import LAG_SWEEP
 from saldo.record.cloud_events import attributes_of, data_of
 from saldo.record.postgres import stored_event
+from saldo.serve.functions import RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ def unprojected(stack: Stack) -> Iterator[None]:
 
 def record_wave(stack: Stack, accounts: int, label: str, *, names: str = WAVE) -> None:
     """Record one more event for each of so many accounts, by bulk requests; ``label`` is new."""
-    url = f"http://127.0.0.1:{stack.ports[services.RECORD.name]}/transactions"
+    url = f"http://127.0.0.1:{stack.ports[RECORD.name]}/transactions"
     headers = {"Authorization": f"Bearer {stack.token()}"}
     with httpx.Client(headers=headers, timeout=ANSWER_TIMEOUT_S, verify=False) as client:  # noqa: S501 - no TLS here
         for start in range(1, accounts + 1, LINES_A_REQUEST):

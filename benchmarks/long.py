@@ -35,9 +35,9 @@ from benchmarks.stack import end_at_sigterm, running_stack, settings_of
 from benchmarks.wrk import Load, NoFigure, ensure_wrk, run_wrk
 from local import services
 from local.checks import NotPossible, held
-from local.services import BALANCE, FUNCTIONS, PROJECT, RECORD
 from local.stack import REFUSED
 from saldo.project.lag_sweep import OVERLAP
+from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Callable

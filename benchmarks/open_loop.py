@@ -27,6 +27,7 @@ from benchmarks.wrk import PATIENCE_S, NoFigure
 from local import services
 from local.delivery import parse_target
 from local.sink_client import NoAnswer, SinkClient
+from saldo.serve.functions import BALANCE, RECORD
 
 if TYPE_CHECKING:
     from benchmarks.stack import Stack
@@ -74,8 +75,8 @@ def run_open_loop(  # noqa: PLR0913 - each is one of the generator's options
     """Run the generator on the load's core; NoFigure when a request failed."""
     ports = stack.ports
     command = stack.placement.words(sys.executable, "-m", "benchmarks.open_loop")
-    command += ["--record", str(ports[services.RECORD.name])]
-    command += ["--balance", str(ports[services.BALANCE.name])]
+    command += ["--record", str(ports[RECORD.name])]
+    command += ["--balance", str(ports[BALANCE.name])]
     command += ["--rate", f"{rate:.1f}", "--seconds", f"{seconds:.1f}", "--label", label]
     command += ["--accounts", str(accounts), "--followed", f"{followed:.2f}"]
     done = subprocess.run(

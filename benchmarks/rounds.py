@@ -13,7 +13,7 @@ from benchmarks.placement import pin
 from benchmarks.stack import EMPTY, EMPTY_EVENT, collector
 from benchmarks.wrk import Load, NoFigure, run_wrk
 from local import processes, services
-from local.services import BALANCE, FUNCTIONS, PROJECT, RECORD
+from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

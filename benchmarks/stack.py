@@ -31,6 +31,7 @@ from local.processes import Identity
 from saldo.operate.token import issuer_server, make_token
 from saldo.project.projector import PING
 from saldo.serve.__main__ import BACKLOG, KEEP_ALIVE_S
+from saldo.serve.functions import FUNCTIONS, PROJECT, Function
 from saldo.serve.server import GC_ALLOCATIONS
 
 if TYPE_CHECKING:
@@ -118,9 +119,7 @@ class Stack:
             },
         )
 
-    def start_function(
-        self, function: services.Function, name: str | None = None, **settings: str
-    ) -> Child:
+    def start_function(self, function: Function, name: str | None = None, **settings: str) -> Child:
         """Start a function under ``name`` (its own); it may not be ready yet."""
         name = name or function.name
         port = self.ports[name] = processes.free_port()
@@ -155,7 +154,7 @@ class Stack:
     def start_source(self) -> None:
         """Start KafkaSource at the topic's end: what was skipped is the sweep's to project."""
         self.sources += 1
-        sink = f"http://127.0.0.1:{self.ports[services.PROJECT.name]}/"
+        sink = f"http://127.0.0.1:{self.ports[PROJECT.name]}/"
         token_file = self.folder / "sink_token"
         token_file.write_text(self.sink_token())
         child = processes.start(
@@ -176,9 +175,9 @@ class Stack:
 
     def start_functions(self) -> None:
         """Start the three functions, and wait until they are ready."""
-        for function in services.FUNCTIONS:
+        for function in FUNCTIONS:
             self.start_function(function)
-        for function in services.FUNCTIONS:
+        for function in FUNCTIONS:
             services.wait_until_ready(self.children[function.name], self.ports[function.name])
 
     @contextlib.contextmanager
@@ -189,7 +188,7 @@ class Stack:
         """
         self.stop_source()
         self.wait_settled()
-        for function in services.FUNCTIONS:
+        for function in FUNCTIONS:
             self.stop(function.name)
         yield
         self.start_functions()
@@ -263,7 +262,7 @@ class Stack:
     def sweep(self) -> None:
         """Have the projector sweep now, as a PingSource does."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ports[services.PROJECT.name]}/",
+            f"http://127.0.0.1:{self.ports[PROJECT.name]}/",
             data=b"{}",
             headers={
                 "Authorization": f"Bearer {self.sink_token()}",

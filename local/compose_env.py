@@ -12,16 +12,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from saldo.serve.functions import FUNCTIONS
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".saldo" / "compose"
 PASSWORD_BYTES = 24
 HASH_SECRET_BYTES = 32
-# By function: its database role, and the end of the setting by which migrate is told its password.
-ROLES = {
-    "record_transaction": "record",
-    "project_balance": "project",
-    "get_balance": "query",
-}
 
 
 def make(folder: Path = FOLDER) -> bool:
@@ -47,11 +43,11 @@ def contents() -> dict[str, str]:
     owner = secrets.token_hex(PASSWORD_BYTES)
     hash_secret = secrets.token_hex(HASH_SECRET_BYTES)
     files = {"postgres_password": owner, "migrate.env": _databases("postgres", owner)}
-    for function, role in ROLES.items():
+    for function in FUNCTIONS:
         password = secrets.token_hex(PASSWORD_BYTES)
-        files[f"role_password_{role}"] = password
-        files[f"{function}.env"] = (
-            _databases(f"saldo_{role}", password) + f"HASH_SECRET={hash_secret}\n"
+        files[f"role_password_{function.role.removeprefix('saldo_')}"] = password
+        files[f"{function.name}.env"] = (
+            _databases(function.role, password) + f"HASH_SECRET={hash_secret}\n"
         )
     return files
 

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local.checks import NotPossible
+from saldo.serve.functions import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 # The images that are deployed, and the one that stands in for Knative's sources on a laptop.
-DEPLOYED = ("record_transaction", "project_balance", "get_balance", "operate")
+DEPLOYED = (*(function.name for function in FUNCTIONS), "operate")
 IMAGES = (*DEPLOYED, "local")
 TAG_DEFAULT = "dev"
 BUILD_TIMEOUT_S = 1_800

@@ -31,6 +31,7 @@ from urllib.parse import quote
 import psutil
 
 from local import processes
+from saldo.serve.functions import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 SUPERUSER = "postgres"
 DATABASE = "saldo"
-ROLES = ("saldo_record", "saldo_project", "saldo_query", "saldo_operate")
+ROLES = (*(function.role for function in FUNCTIONS), "saldo_operate")
 PORT = 5432  # names the socket; nothing listens on TCP
 # Every Unix-like system has this user. It owns the data when root starts the server.
 UNPRIVILEGED_USER = "nobody"

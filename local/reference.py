@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from local import services
 from saldo.cli import app
+from saldo.serve.functions import FUNCTIONS
 from saldo.serve.settings import BadSetting, read_settings
 
 if TYPE_CHECKING:
@@ -128,9 +129,7 @@ OPERATOR_SETTINGS = {
 }
 
 LOCAL_SETTINGS = {
-    "RECORD_PORT": "record_transaction's port, 8080 by default.",
-    "BALANCE_PORT": "get_balance's port, 8081 by default.",
-    "PROJECT_PORT": "project_balance's port, 8082 by default.",
+    **{each.port_setting: f"{each.name}'s port, {each.port} by default." for each in FUNCTIONS},
     "KAFKA_PORT": "Kafka's port: 9092 by default if it is free, and else another one.",
     "SALDO_CACHE": "Where Kafka's jars are kept, for all clones of a machine.",
     "DETACH": "`make up DETACH=1` returns once all is up; `make down` stops it.",
@@ -247,7 +246,7 @@ def cell(use: Use | None, count: int) -> str:
 
 def taken(name: str) -> str:
     """What the setting must be, in the words with which the start refuses another value."""
-    for function in services.FUNCTIONS:
+    for function in FUNCTIONS:
         for environ in environments():
             if name in settings_read(function.name, environ):
                 said = complaint(function.name, environ | {name: NONSENSE}, name)
@@ -266,7 +265,7 @@ def taken(name: str) -> str:
 def settings_page() -> str:
     """docs/settings.md."""
     count = len(list(environments()))
-    by_function = {function.name: uses(function.name) for function in services.FUNCTIONS}
+    by_function = {function.name: uses(function.name) for function in FUNCTIONS}
     functions = " | ".join(by_function)
     lines = [
         "# Settings",
@@ -283,7 +282,7 @@ def settings_page() -> str:
         f"|---|{'---|' * len(by_function)}---|---|---|",
     ]
     for name, setting in FUNCTIONS_SETTINGS.items():
-        cells = [cell(by_function[f.name].get(name), count) for f in services.FUNCTIONS]
+        cells = [cell(by_function[f.name].get(name), count) for f in FUNCTIONS]
         default = "" if setting.default is None else f"`{setting.default}`"
         row = [f"`{name}`", *cells, taken(name), default, setting.meaning]
         lines.append(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from local.processes import Child
+    from saldo.serve.functions import Function
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,26 +31,6 @@ CONSUMER_GROUP = "saldo-project-balance"
 SWEEP_INTERVAL_S = 600
 MIGRATE_TIMEOUT_S = 240.0
 READY_TIMEOUT_S = 240.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Function:
-    """One function: what serves it, where by default, and as which database role."""
-
-    name: str
-    port: int
-    port_setting: str
-    role: str
-
-
-RECORD = Function(
-    name="record_transaction", port=8080, port_setting="RECORD_PORT", role="saldo_record"
-)
-BALANCE = Function(name="get_balance", port=8081, port_setting="BALANCE_PORT", role="saldo_query")
-PROJECT = Function(
-    name="project_balance", port=8082, port_setting="PROJECT_PORT", role="saldo_project"
-)
-FUNCTIONS = (RECORD, BALANCE, PROJECT)
 
 
 class MigrationFailed(Exception):

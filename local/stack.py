@@ -28,12 +28,13 @@ from local import broker, postgres, processes, services
 from local.checks import NotPossible, check_disk, check_port, held, port_in_use
 from local.processes import Identity
 from local.supervisor import Running, Service, Supervisor, read_state
+from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from types import FrameType
 
-    from local.services import Function
+    from saldo.serve.functions import Function
 
 FOLDER = services.ROOT / ".saldo"
 KAFKA_PORT = 9092
@@ -212,8 +213,8 @@ def bring_up(
             supervisor.start(service)
         kafka_started.result()
     progress("starting KafkaSource and PingSource")
-    kafka_source = kafka_source_service(folder, bootstrap_servers, ports[services.PROJECT])
-    ping_source = ping_source_service(folder, [ports[services.RECORD], ports[services.PROJECT]])
+    kafka_source = kafka_source_service(folder, bootstrap_servers, ports[PROJECT])
+    ping_source = ping_source_service(folder, [ports[RECORD], ports[PROJECT]])
     for service in (kafka_source, ping_source):
         supervisor.start(service)
     wait_until_ready([*functions, kafka_source, ping_source], stopping)
@@ -221,9 +222,9 @@ def bring_up(
 
 def console_settings(ports: Mapping[Function, int]) -> dict[str, str]:
     """Let the console's page, which get_balance serves, record in record_transaction."""
-    balance = ports[services.BALANCE]
+    balance = ports[BALANCE]
     return {
-        "CONSOLE_RECORD_URL": f"http://localhost:{ports[services.RECORD]}",
+        "CONSOLE_RECORD_URL": f"http://localhost:{ports[RECORD]}",
         "CORS_ORIGINS": f"http://localhost:{balance},http://127.0.0.1:{balance}",
     }
 
@@ -296,7 +297,7 @@ def function_service(
         child = services.start_function(function, port=port, env=env, log=log)
         return Running.of(child, ready=lambda: services.is_ready(child, port))
 
-    stopped_in = SINK if function is services.PROJECT else ENTRANCES
+    stopped_in = SINK if function is PROJECT else ENTRANCES
     return Service(name=function.name, start=start, stopped_in=stopped_in)
 
 
@@ -347,7 +348,7 @@ def screen(ports: Mapping[Function, int], *, stop: str) -> str:
     post = f"curl -i {record}/transactions -H 'Content-Type: application/json' -d"
     income = '{"accountId":"wesley","description":"Salary","type":"INCOME","value":1000}'
     expense = '{"accountId":"wesley","description":"Shoes","type":"EXPENSE","value":250.5}'
-    console = ports[services.BALANCE]
+    console = ports[BALANCE]
     lines = [
         "",
         "Saldo is up.",
@@ -379,7 +380,7 @@ def has_console(port: int) -> bool:
 def chosen_ports(environ: Mapping[str, str]) -> dict[Function, int]:
     """Return the port of each function; NotPossible names a setting that is no port."""
     ports: dict[Function, int] = {}
-    for function in services.FUNCTIONS:
+    for function in FUNCTIONS:
         text = environ.get(function.port_setting) or str(function.port)
         ports[function] = _port(function.port_setting, text, ports.values())
     return ports

@@ -24,7 +24,7 @@ from tests.support.stack import light_stack, stack
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from local.services import Function
+    from saldo.serve.functions import Function
 
 __all__ = ["light_stack", "stack"]
 

@@ -26,7 +26,7 @@ from playwright.async_api import (
 
 from local import browser as chromium
 from local import processes, services
-from local.services import BALANCE, PROJECT, RECORD
+from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD
 from tests.support import servers
 from tests.support.live import DEADLINE_S, SINK_SUBJECT, Issuer, Live
 from tests.support.live_fixtures import issuer
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from local.processes import Child
-    from local.services import Function
+    from saldo.serve.functions import Function
     from tests.support.servers import Database
 
 __all__ = ["issuer"]
@@ -89,7 +89,7 @@ def console(
 ) -> Iterator[Console]:
     """Yield the ledger with tokens; its page records in another origin."""
     logs = tmp_path_factory.mktemp("console")
-    ports = {function: processes.free_port() for function in services.FUNCTIONS}
+    ports = {function: processes.free_port() for function in FUNCTIONS}
     urls = {function: f"http://127.0.0.1:{port}" for function, port in ports.items()}
     callers = issuer.settings()
     sources = issuer.settings("SINK") | {"SINK_SUBJECTS": SINK_SUBJECT}

@@ -16,7 +16,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, Request, Route, expect
 
 from local import postgres, processes
-from local.services import BALANCE, PROJECT, RECORD
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.console.conftest import start
 from tests.support.live import etag_of, fresh
 from tests.support.servers import REQUEST_TIMEOUT_S

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from local.services import BALANCE, FUNCTIONS, PROJECT, RECORD
+from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD
 from tests.support.collector import Collector, SeenSpan, collecting
 from tests.support.live_fixtures import issuer
 

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from confluent_kafka import Consumer
 
-from local.services import BALANCE, PROJECT, RECORD
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support.sides import (
     NOTHING_IS_SWEPT,
     SWEEPS_AGAIN,

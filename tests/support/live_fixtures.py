@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from local.services import BALANCE, PROJECT, RECORD
 from saldo.operate.token import issuer_server
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support import servers
 from tests.support.live import DEADLINE_S, ORIGIN, SINK_SUBJECT, Issuer, Live
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from local.processes import Child
-    from local.services import Function
+    from saldo.serve.functions import Function
 
 RUNS = Path(tempfile.gettempdir()) / f"saldo-tests-{os.geteuid()}"
 STOP_TIMEOUT_S = 5.0  # short: it is killed then, and its data are thrown away

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from local.processes import Child
-    from local.services import Function
+    from saldo.serve.functions import Function
     from tests.conftest import OwnPostgres
     from tests.support.servers import Database, Kafka, Served
 

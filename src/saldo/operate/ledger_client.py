@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from saldo.operate.errors import CommandError
+from saldo.serve.functions import BALANCE, PROJECT, RECORD, Function
 
 TIMEOUT_S = 60.0
 
@@ -26,12 +27,11 @@ class Functions:
     @staticmethod
     def from_environment() -> Functions:
         """Read RECORD_URL, BALANCE_URL, PROJECT_URL (default: the local stack) and SALDO_TOKEN."""
-        env = os.environ
         return Functions(
-            record_url=(env.get("RECORD_URL") or "http://127.0.0.1:8080").rstrip("/"),
-            balance_url=(env.get("BALANCE_URL") or "http://127.0.0.1:8081").rstrip("/"),
-            project_url=(env.get("PROJECT_URL") or "http://127.0.0.1:8082").rstrip("/"),
-            token=env.get("SALDO_TOKEN") or None,
+            record_url=_url(RECORD),
+            balance_url=_url(BALANCE),
+            project_url=_url(PROJECT),
+            token=os.environ.get("SALDO_TOKEN") or None,
         )
 
     def get(
@@ -65,6 +65,11 @@ class Functions:
         if not response.is_success:
             raise CommandError(f"{response.status_code} {_problem(response)}")
         return response
+
+
+def _url(function: Function) -> str:
+    url = os.environ.get(function.url_setting) or f"http://127.0.0.1:{function.port}"
+    return url.rstrip("/")
 
 
 def _problem(response: httpx.Response) -> str:

@@ -15,12 +15,13 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD
 from saldo.serve.settings import BadSetting
 
 SETTINGS = {
-    "ROLE_PASSWORD_RECORD": "saldo_record",
-    "ROLE_PASSWORD_PROJECT": "saldo_project",
-    "ROLE_PASSWORD_QUERY": "saldo_query",
+    "ROLE_PASSWORD_RECORD": RECORD.role,
+    "ROLE_PASSWORD_PROJECT": PROJECT.role,
+    "ROLE_PASSWORD_QUERY": BALANCE.role,
     "ROLE_PASSWORD_OPERATE": "saldo_operate",
 }
 PASSWORD_CHARACTERS_MIN = 16
@@ -77,7 +78,7 @@ def role_statements(passwords: Mapping[str, str], *, iam: bool) -> list[str]:
     if iam:
         # Not saldo_operate: the owner may become it, and a role that reaches rds_iam, even
         # indirectly, cannot log in by password any more. The owner would be locked out.
-        roles = ("saldo_record", "saldo_project", "saldo_query")
+        roles = [function.role for function in FUNCTIONS]
         statements += [f"ALTER ROLE {role} LOGIN; GRANT rds_iam TO {role}" for role in roles]
     for role, password in passwords.items():
         # A verifier is letters, digits and $:+/= only; ALTER ROLE takes no parameters.

@@ -25,6 +25,7 @@ from saldo.operate.terminal import AsJson, answers, print_table, respond
 from saldo.record.outbox import DEPTH
 from saldo.serve.clock import CLOCK_OFF_MAX_S, StoreClock, store_now
 from saldo.serve.database import DRIVER_ERRORS
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from saldo.serve.settings import KafkaSettings
 
 PROBE_TIMEOUT_S = 3.0
@@ -102,9 +103,9 @@ async def read_status() -> Status:
     settings = read_operator_settings()
     functions = Functions.from_environment()
     urls = {
-        "record_transaction": functions.record_url,
-        "get_balance": functions.balance_url,
-        "project_balance": functions.project_url,
+        RECORD.name: functions.record_url,
+        BALANCE.name: functions.balance_url,
+        PROJECT.name: functions.project_url,
     }
     status = Status(parts=dict.fromkeys(urls, "down"))
     clock = StoreClock()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from local.services import BALANCE, PROJECT, RECORD, ROOT
+from local.services import ROOT
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support import shell_blocks
 
 if TYPE_CHECKING:

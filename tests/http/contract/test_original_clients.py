@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from local import postgres
-from local.services import BALANCE, PROJECT, RECORD, ROOT
+from local.services import ROOT
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support.sides import NOTHING_IS_SWEPT
 
 if TYPE_CHECKING:

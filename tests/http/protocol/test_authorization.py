@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from local.services import RECORD
+from saldo.serve.functions import RECORD
 from tests.support import servers
 from tests.support.live import SINK_SUBJECT, fresh, problem_type
 from tests.support.route_tables import apps

@@ -11,7 +11,7 @@ import httpx
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from local.services import PROJECT, RECORD
+from saldo.serve.functions import PROJECT, RECORD
 from saldo.serve.telemetry.logs import account_hash
 from tests.support.collector import collecting
 from tests.support.servers import HASH_SECRET

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from local.services import FUNCTIONS, Function
 from saldo.serve.clock import CLOCK_OFF_MAX_S
+from saldo.serve.functions import FUNCTIONS, Function
 from saldo.serve.telemetry.metrics import INSTRUMENTS
 from tests.support.live import DEADLINE_S, fresh
 from tests.support.promql import asked, expressions

@@ -17,11 +17,11 @@ import httpx
 import psutil
 import pytest
 
-from local.services import RECORD
 from saldo.query.server_sent_events import STREAMS_A_CALLER_MAX
 from saldo.record.recorder import ARRIVING_BYTES_MAX, BULK_REQUESTS_MAX
 from saldo.record.requests import BULK_BYTES_MAX
 from saldo.serve.__main__ import KEEP_ALIVE_S
+from saldo.serve.functions import RECORD
 from saldo.serve.http.connection import BODY_S, HEAD_BYTES_MAX, HEAD_S, HEADERS_MAX, PIPELINED_MAX
 from tests.support.live import DEADLINE_S, fresh, problem_type
 from tests.support.servers import REQUEST_TIMEOUT_S

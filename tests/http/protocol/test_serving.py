@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from local import processes, services
-from local.services import BALANCE, FUNCTIONS, PROJECT, RECORD
+from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD
 from tests.support.live import etag_of
 from tests.support.servers import HASH_SECRET, NO_KAFKA
 from tests.support.sides import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from local.processes import Child
-    from local.services import Function
+    from saldo.serve.functions import Function
     from tests.conftest import Serve
     from tests.support.servers import Database, Kafka, Served
 

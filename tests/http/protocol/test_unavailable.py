@@ -11,11 +11,11 @@ import httpx
 import pytest
 
 from local import postgres
-from local.services import BALANCE, RECORD
 from saldo.domain import errors
 from saldo.query import position_watch as watch
 from saldo.record import batch
 from saldo.record import postgres as event_store
+from saldo.serve.functions import BALANCE, RECORD
 from saldo.serve.http.problems import INTERNAL, TYPE_PREFIX, problem_response
 from tests.support import servers
 from tests.support.live import Live, fresh, problem_type
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from local.services import Function
+    from saldo.serve.functions import Function
 
 NOWHERE = "postgresql://saldo@127.0.0.1:1/saldo"
 DEADLINE_S = 120.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from local.services import BALANCE
+from saldo.serve.functions import BALANCE
 from tests.support.live import problem_type
 from tests.support.servers import REQUEST_TIMEOUT_S
 

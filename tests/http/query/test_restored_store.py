@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from local.services import BALANCE, RECORD
+from saldo.serve.functions import BALANCE, RECORD
 from tests.support.live import problem_type
 from tests.support.sides import CUT, Reader, reader_on
 

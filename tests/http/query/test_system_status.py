@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from local.services import BALANCE, PROJECT, RECORD
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support.live import DEADLINE_S, fresh
 
 if TYPE_CHECKING:

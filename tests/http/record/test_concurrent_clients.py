@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 import pytest
 
-from local.services import RECORD
+from saldo.serve.functions import RECORD
 from tests.support.live import fresh
 from tests.support.servers import REQUEST_TIMEOUT_S
 

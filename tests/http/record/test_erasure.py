@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from local import postgres
-from local.services import BALANCE, PROJECT, RECORD
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support.live import fresh
 from tests.support.servers import REQUEST_TIMEOUT_S, TOPIC_PARTITIONS
 

@@ -14,10 +14,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from local.services import BALANCE, PROJECT, RECORD
 from saldo.bank_import import sender
 from saldo.bank_import.requests import FIRST_CHUNK_LINES_MAX
 from saldo.cli import app
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support import servers
 from tests.support.statement_files import SAMPLES, WRITERS, BankLine, as_csv, as_ofx, numbered
 

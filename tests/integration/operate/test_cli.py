@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from typer.testing import CliRunner, Result
 
-from local.services import BALANCE, PROJECT, RECORD
 from saldo.cli import app
 from saldo.operate.demo import sample
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support.controls import NOW, income
 from tests.support.stored import opened
 

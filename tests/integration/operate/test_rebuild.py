@@ -11,11 +11,11 @@ import asyncpg
 import httpx
 import pytest
 
-from local.services import BALANCE, PROJECT, RECORD
 from saldo.operate.settings import open_operator_pool
 from saldo.project import rebuild as rebuild_module
 from saldo.project.postgres import PostgresReadModel
 from saldo.project.rebuild import Rebuild, RebuildRefused, Rebuilt
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support.controls import expense, income
 from tests.support.sides import CUT, check_read_model, connected
 from tests.support.stored import Ledger, append_unreadable, opened

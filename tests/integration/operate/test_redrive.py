@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from local.services import PROJECT
 from saldo.domain.events import SCHEMA_NEWEST
 from saldo.operate.dead_letters import BLOCKED, LIST, redrive_account, redrive_letter
 from saldo.operate.errors import CommandError
 from saldo.operate.settings import Pool, open_operator_pool
 from saldo.project.dead_letters import park_delivered
+from saldo.serve.functions import PROJECT
 from tests.support.controls import income
 from tests.support.stored import append_unreadable, opened
 

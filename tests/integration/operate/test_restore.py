@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from local import postgres
-from local.services import PROJECT
 from saldo.operate.settings import open_operator_pool
 from saldo.project.catch_up import Surroundings, catch_up
 from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
 from saldo.project.rebuild import Rebuild
+from saldo.serve.functions import PROJECT
 from tests.integration.operate.test_rebuild import cloud_event
 from tests.support import servers
 from tests.support.controls import income

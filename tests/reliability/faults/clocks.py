@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import aiohttp
 
-from local.services import BALANCE
 from saldo.operate.verification.run import verify
 from saldo.serve.clock import CLOCK_OFF_MAX_S
+from saldo.serve.functions import BALANCE
 from tests.reliability.faults.rig import until_true
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ import asyncpg
 from confluent_kafka import Consumer, TopicPartition
 
 from local import broker, postgres, processes, services
-from local.services import BALANCE, PROJECT, RECORD
 from saldo.operate.settings import OperatorSettings
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from saldo.serve.settings import KafkaSettings
 from tests.reliability.history.history import Balance, Event, Final
 from tests.support import servers
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from local.processes import Child
-    from local.services import Function
+    from saldo.serve.functions import Function
     from tests.reliability.history.history import Kind
 
 REPLICAS = 2

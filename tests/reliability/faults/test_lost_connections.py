@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from local import postgres
-from local.services import BALANCE, PROJECT, RECORD
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.integration.operate.test_rebuild import cloud_event
 from tests.support.proxy import Proxy, Rule
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from local.services import Function
+    from saldo.serve.functions import Function
     from tests.conftest import Serve
     from tests.support.servers import Database, Served
 

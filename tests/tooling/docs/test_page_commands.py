@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from local.services import FUNCTIONS, ROOT
+from local.services import ROOT
+from saldo.serve.functions import FUNCTIONS
 from tests.support import shell_blocks
 from tests.support.servers import REQUEST_TIMEOUT_S
 from tests.tooling.local.test_make_up import INSTALL_TIMEOUT_S, Clone, new_clone

@@ -14,7 +14,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from local import reference
-from local.services import FUNCTIONS, ROOT
+from local.services import ROOT
+from saldo.serve.functions import FUNCTIONS
 from saldo.serve.settings import read_settings
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ def environment_names(folder: Path) -> set[str]:
 
 def test_every_setting_of_the_command_is_described() -> None:
     named = environment_names(ROOT / "src" / "saldo" / "operate")
+    named |= {function.url_setting for function in FUNCTIONS}
     assert named >= {"SALDO_TOKEN", "ROLE_PASSWORD_QUERY"}
     assert named <= reference.OPERATOR_SETTINGS.keys() | reference.FUNCTIONS_SETTINGS.keys()
     assert reference.OPERATOR_SETTINGS.keys() <= named | reference.FUNCTIONS_SETTINGS.keys()

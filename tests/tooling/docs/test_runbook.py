@@ -19,7 +19,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from local import postgres, services
-from local.services import PROJECT, RECORD, ROOT
+from local.services import ROOT
+from saldo.serve.functions import PROJECT, RECORD
 from tests.support.promql import alerts
 from tests.support.servers import HASH_SECRET, NO_KAFKA
 from tests.support.sides import age_outbox, connected, is_projected

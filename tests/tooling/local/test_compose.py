@@ -16,12 +16,13 @@ import yaml
 from local import compose_env, images
 from local.stand_ins import bases
 from saldo.operate.role_passwords import SETTINGS
+from saldo.serve import functions
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKERFILE = (ROOT / "functions" / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "local" / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-FUNCTIONS = ("record-transaction", "get-balance", "project-balance")
+FUNCTIONS = [function.name.replace("_", "-") for function in functions.FUNCTIONS]
 JOBS = ("migrations", "topic")
 BY_DIGEST = re.compile(r"[a-z0-9./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
 

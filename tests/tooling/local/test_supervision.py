@@ -18,7 +18,7 @@ import pytest
 from local import processes, services, stack
 from local.checks import NotPossible, check_disk, check_port, held
 from local.processes import Identity
-from local.services import BALANCE, PROJECT, RECORD, ROOT
+from local.services import ROOT
 from local.supervisor import (
     ESSENTIAL_RESTARTS_MAX,
     Running,
@@ -27,6 +27,7 @@ from local.supervisor import (
     read_state,
     write_state,
 )
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import yaml
 
-from local.services import FUNCTIONS
+from saldo.serve.functions import FUNCTIONS
 from tests.support.promql import INFRA, alerts, expressions
 from tests.support.servers import REQUEST_TIMEOUT_S
 

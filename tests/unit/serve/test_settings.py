@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from saldo.record.kafka import producer_config
+from saldo.serve import functions
 from saldo.serve.__main__ import main
 from saldo.serve.settings import BadSetting, read_settings
 
 DATABASE = "postgresql://saldo@db/saldo"
-FUNCTIONS = ("record_transaction", "project_balance", "get_balance")
+FUNCTIONS = [function.name for function in functions.FUNCTIONS]
 PLAIN = {
     "EVENT_STORE_URL": DATABASE,
     "READ_MODEL_URL": DATABASE,
