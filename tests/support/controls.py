@@ -9,8 +9,8 @@ from uuid import UUID
 
 from saldo.domain.account import Account, new_account
 from saldo.domain.commands import Kind, RecordTransaction, ReverseTransaction, SetOverdraftLimit
-from saldo.domain.money import parse_value
 from saldo.domain.tag import Tag
+from saldo.domain.value import parse_value
 from saldo.project.fold import StreamEvent
 from saldo.record.batch import Ledger, decide_batch
 from saldo.record.intent import Intent, StoredEvent, prepare_line

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from saldo.domain.money import Value
+    from saldo.domain.value import Value
 
 # Account ids travel in CloudEvent attributes and Kafka headers, so ASCII only, case-sensitive.
 ACCOUNT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:@-]{0,127}", re.ASCII)

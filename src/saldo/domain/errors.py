@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from saldo.domain.money import format_minor
 from saldo.domain.tag import tag_of
 
 if TYPE_CHECKING:
@@ -64,9 +65,6 @@ class InsufficientFunds(Refused):
     def __init__(
         self, *, balance_minor: int, limit_minor: int, currency: str, position: int
     ) -> None:
-        # Not at the top: money raises two of these errors.
-        from saldo.domain.money import format_minor  # noqa: PLC0415
-
         super().__init__(
             f"The expense would take the balance of {format_minor(balance_minor, currency)} "
             f"{currency} at position {position} below the overdraft limit of "

@@ -58,7 +58,10 @@ async def migrate_command(
     read_model_url: Annotated[str, typer.Option(envvar="READ_MODEL_URL")],
     *,
     wait: Annotated[
-        int, typer.Option(min=0, max=WAIT_S_MAX, help="Seconds to wait for a starting database.")
+        int,
+        typer.Option(
+            min=0, max=WAIT_S_MAX, help="Seconds to wait for a database that is starting."
+        ),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -14,7 +14,8 @@ from saldo.domain.commands import (
     RecordTransaction,
     SetOverdraftLimit,
 )
-from saldo.domain.money import CURRENCY_DIGITS, BadValue, Value, parse_value
+from saldo.domain.money import CURRENCY_DIGITS
+from saldo.domain.value import BadValue, Value, parse_value
 from saldo.serve.http.json_reader import Malformed, Number, bound_values, read_json
 from saldo.serve.http.problems import FieldError, Invalid
 from saldo.serve.http.request import TIME_FAULT, parse_time, read_idempotency_key

@@ -15,16 +15,10 @@ from babel.numbers import get_currency_precision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saldo.domain import money
+from saldo.domain import money, value
 from saldo.domain.errors import AmountOutOfRange, TooManyDigits
-from saldo.domain.money import (
-    CURRENCY_DIGITS,
-    MINOR_UNITS_MAX,
-    BadValue,
-    Value,
-    format_minor,
-    parse_value,
-)
+from saldo.domain.money import CURRENCY_DIGITS, MINOR_UNITS_MAX, format_minor
+from saldo.domain.value import VALUE_EXPONENT_MAX, BadValue, Value, parse_value
 
 CURRENCIES = st.sampled_from(["JPY", "BRL", "KWD", "CLF"])
 AMOUNTS = st.integers(1, MINOR_UNITS_MAX)
@@ -141,7 +135,7 @@ def test_a_value_equals_the_decimal_of_its_text(text: str) -> None:
     try:
         value = parse_value(text, zero_allowed=True)
     except BadValue:
-        assert abs(int(text.lower().partition("e")[2] or "0")) > money.VALUE_EXPONENT_MAX
+        assert abs(int(text.lower().partition("e")[2] or "0")) > VALUE_EXPONENT_MAX
         return
     assert Decimal(value.coefficient).scaleb(-value.scale) == exact
     assert value.scale == 0 or value.coefficient % 10
@@ -153,8 +147,8 @@ def test_trailing_zeros_change_nothing(amount_minor: int, zeros: int) -> None:
     assert parse_value(text + "0" * zeros) == parse_value(text)
 
 
-def test_the_money_module_uses_no_float() -> None:
-    tree = ast.parse(inspect.getsource(money))
+def test_the_modules_of_money_use_no_float() -> None:
+    tree = ast.parse(inspect.getsource(money) + inspect.getsource(value))
     floats = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and type(n.value) is float]
     names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     divisions = [n for n in ast.walk(tree) if isinstance(n, ast.Div)]

@@ -13,7 +13,8 @@ from saldo.domain.account import Account, decide
 from saldo.domain.commands import RecordTransaction, ReverseTransaction, SetOverdraftLimit
 from saldo.domain.errors import AlreadyReversed, Refused
 from saldo.domain.events import OverdraftLimitSet, TransactionRecorded
-from saldo.domain.money import CURRENCY_DIGITS, Value
+from saldo.domain.money import CURRENCY_DIGITS
+from saldo.domain.value import Value
 from saldo.operate.verification.findings import event_fault, shown
 from saldo.serve.http.problems import detail_of
 
