@@ -175,9 +175,7 @@ async def redrive_letters(
     *,
     account: Annotated[str | None, typer.Option(help="All of one account.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every account that waits.")] = False,
-    to: Annotated[
-        str | None, typer.Option(help="Where to deliver one that is of no account: a URL.")
-    ] = None,
+    to: Annotated[str | None, typer.Option(help="Deliver one of no account to this URL.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Put dead letters through again: each account's stream in its order, nothing twice."""

@@ -106,7 +106,7 @@ async def save_command(file: OutputFile) -> None:
 @erasures.command("repeat")
 async def repeat_command(
     file: Annotated[
-        Path, typer.Argument(help="A list, or a newer export; - is input.", allow_dash=True)
+        Path, typer.Argument(help="A list or newer export; - is input.", allow_dash=True)
     ],
     *,
     as_json: AsJson = False,

@@ -58,10 +58,7 @@ async def migrate_command(
     read_model_url: Annotated[str, typer.Option(envvar="READ_MODEL_URL")],
     *,
     wait: Annotated[
-        int,
-        typer.Option(
-            min=0, max=WAIT_S_MAX, help="Seconds to wait for a database that is starting."
-        ),
+        int, typer.Option(min=0, max=WAIT_S_MAX, help="Seconds to wait for a starting database.")
     ] = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -224,10 +224,8 @@ def _checked(members: dict[str, Any], chain: Chain, number: int) -> dict[str, An
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise CommandError(f"line {number}: a member is missing or malformed: {error}") from error
     chain.evolve(fact, row["hash"])
-    row["currency"] = chain.currency
-    row["overdraft_limit_minor"] = chain.limit_minor
-    row["recorded_at"] = chain.recorded_at
-    return row
+    state = {"currency": chain.currency, "recorded_at": chain.recorded_at}
+    return row | state | {"overdraft_limit_minor": chain.limit_minor}
 
 
 async def _write(connection: Connection, batch: list[dict[str, Any]], *, outbox: bool) -> int:
@@ -291,12 +289,9 @@ async def restore_command(
     with progress_bar("events", as_json=as_json) as progress, opened(file) as lines:
         moved = await restore_streams(url, lines, lambda n: progress(n, n), outbox=outbox)
 
-    def show() -> None:
-        answers.print(
-            f"{moved.events} events of {moved.accounts} accounts, "
-            f"{moved.present} were there already"
-        )
-        if moved.events > moved.present:
-            answers.print("What was erased since the export is back: `saldo erasures repeat`")
-
-    respond(moved, show, as_json=as_json)
+    shown = (
+        f"{moved.events} events of {moved.accounts} accounts, {moved.present} were there already"
+    )
+    if moved.events > moved.present:
+        shown += "\nWhat was erased since the export is back: `saldo erasures repeat`"
+    respond(moved, lambda: answers.print(shown), as_json=as_json)

@@ -73,14 +73,11 @@ class ClaimOptions:
     """What the token says."""
 
     subject: Annotated[str, typer.Option(help="The claim sub: the client.")] = "me"
-    scope: Annotated[
-        list[str] | None, typer.Option(help="A scope, such as transactions:write; may be repeated.")
-    ] = None
+    scope: Annotated[list[str] | None, typer.Option(help="Such as balances:read; repeatable.")] = (
+        None
+    )
     account: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An account that it is for, or '*'; may be repeated. Default: the subject's."
-        ),
+        list[str] | None, typer.Option(help="Or '*'; repeatable. Default: the subject's.")
     ] = None
     minutes: Annotated[int, typer.Option(min=1, max=MINUTES_MAX)] = 60
     issuer: Annotated[str, typer.Option(envvar="OIDC_ISSUER")] = "http://127.0.0.1:8089"
