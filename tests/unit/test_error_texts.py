@@ -14,7 +14,6 @@ import saldo
 from saldo.bank_import.errors import (
     CurrencyUnknownError,
     ImportFailedError,
-    OpeningExistsError,
     StatementError,
 )
 from saldo.domain import errors
@@ -62,7 +61,6 @@ SAMPLES: list[tuple[Exception, tuple[str, ...]]] = [
     (ImportFailedError("a.csv: line 41: it is empty", line=41), ("line 41: it is empty",)),
     (Invalid([FieldError("value", "is missing")]), ("value is missing",)),
     (LinesRefused([(41, errors.NotReversible())]), ("41",)),
-    (OpeningExistsError(), ("--with-opening-balance",)),
     (OutcomeUnknown(transaction_id=WHICH), (ID,)),
     (Problem(INTERNAL, "The error was logged."), ("The error was logged.",)),
     (ProjectionBehind(position=7, wanted=41), ("7", "41")),

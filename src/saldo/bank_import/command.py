@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saldo.bank_import.compare import (
-    WAIT_A_REQUEST_S,
-    Comparison,
-    account_currency,
-    effective_balance,
-)
+from saldo.bank_import.balance import WAIT_A_REQUEST_S, account_currency, effective_balance
 from saldo.bank_import.detect import FILE_BYTES_MAX, detect_format, read_statement
 from saldo.bank_import.errors import (
     BalanceUnknownError,
@@ -26,7 +21,6 @@ from saldo.bank_import.errors import (
 )
 from saldo.bank_import.preview import (
     ImportPlan,
-    ImportReport,
     preview_json,
     report_json,
     show_preview,
@@ -48,11 +42,10 @@ from saldo.operate.terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from saldo.bank_import.statement import BankStatement
 
-RUN_AGAIN = "run the same import again to go on: nothing is recorded twice"
 HOW_TO_CONFIRM = "say --yes to record, or --dry-run to look"
 
 
@@ -97,39 +90,36 @@ def import_statement_command(
     reading: ReadingOptions,
 ) -> None:
     """Record a bank's file. What was recorded before is not recorded again."""
+    functions = Functions.from_environment()
+    with _failures_in_json(as_json=as_json):
+        statement = _read(file, account, reading, functions, dry_run=recording.dry_run)
+        if recording.with_opening_balance and statement.opening is None:
+            raise ImportFailedError(
+                f"{file.name} states no opening balance: there is none to record"
+            )
+        plan = ImportPlan(
+            file=file.name,
+            account_id=account,
+            statement=statement,
+            with_opening_balance=recording.with_opening_balance,
+        )
+        if recording.dry_run:
+            respond(preview_json(plan), lambda: show_preview(plan), as_json=as_json)
+            return
+        _confirm(plan, yes=recording.yes, as_json=as_json)
+        outcome = _record(plan, functions, as_json=as_json)
+        respond(report_json(plan, outcome), lambda: show_report(plan, outcome), as_json=as_json)
+
+
+@contextlib.contextmanager
+def _failures_in_json(*, as_json: bool) -> Iterator[None]:
     try:
-        _import(file, account, recording, reading, as_json=as_json)
+        yield
     except ImportFailedError as error:
         if not as_json:
             raise
         print_json({"error": {"message": str(error), "line": error.line}})
         raise typer.Exit(error.exit_status) from error
-
-
-def _import(
-    file: Path,
-    account: str,
-    recording: RecordingOptions,
-    reading: ReadingOptions,
-    *,
-    as_json: bool,
-) -> None:
-    functions = Functions.from_environment()
-    statement = _read(file, account, reading, functions, dry_run=recording.dry_run)
-    if recording.with_opening_balance and statement.opening is None:
-        raise ImportFailedError(f"{file.name} states no opening balance: there is none to record")
-    plan = ImportPlan(
-        file=file.name,
-        account_id=account,
-        statement=statement,
-        with_opening_balance=recording.with_opening_balance,
-    )
-    if recording.dry_run:
-        respond(preview_json(plan), lambda: show_preview(answers, plan), as_json=as_json)
-        return
-    _confirm(plan, yes=recording.yes, as_json=as_json)
-    report = _record(plan, functions, as_json=as_json)
-    respond(report_json(plan, report), lambda: show_report(answers, plan, report), as_json=as_json)
 
 
 def _read(
@@ -149,10 +139,15 @@ def _read(
         needed = reading.currency is None and (reading.format or detect_format(content)) == "csv"
         if needed or not dry_run:
             wait_s = WAIT_A_REQUEST_S if needed else 0
-            held, unknown = asyncio.run(_held_currency(functions, account, wait_s))
+            try:
+                with new_client(functions.balance_url, functions.token) as client:
+                    held = account_currency(client, account, wait_s=wait_s)
+            except BalanceUnknownError as error:
+                # the recorder checks it again, so a file that names its currency can do without
+                unknown = f" ({error})"
         statement = read_statement(content, reading, currency_held=held)
     except StatementError as error:
-        why = f" ({unknown})" if isinstance(error, CurrencyUnknownError) and unknown else ""
+        why = unknown if isinstance(error, CurrencyUnknownError) else ""
         raise ImportFailedError(f"{file.name}: {error}{why}", line=error.number) from error
     if held not in {None, statement.currency}:
         raise ImportFailedError(
@@ -161,26 +156,13 @@ def _read(
     return statement
 
 
-async def _held_currency(
-    functions: Functions, account_id: str, wait_s: int
-) -> tuple[str | None, str]:
-    """Return the account's currency, None where there is none yet, and why it is unknown."""
-    async with new_client(functions.token) as client:
-        try:
-            url = functions.balance_url
-            return await account_currency(client, url, account_id, wait_s=wait_s), ""
-        except BalanceUnknownError as error:
-            # the recorder checks it again, so a file that names its currency can do without
-            return None, str(error)
-
-
 def _confirm(plan: ImportPlan, *, yes: bool, as_json: bool) -> None:
     """Show the plan and let the user say no."""
     if as_json and not yes:
         raise ImportFailedError(f"--json cannot ask: {HOW_TO_CONFIRM}")
     if as_json:
         return
-    show_preview(answers, plan)
+    show_preview(plan)
     if yes:
         return
     if not sys.stdin.isatty():
@@ -191,52 +173,37 @@ def _confirm(plan: ImportPlan, *, yes: bool, as_json: bool) -> None:
         raise typer.Exit(FAILED)
 
 
-def _record(plan: ImportPlan, functions: Functions, *, as_json: bool) -> ImportReport:
-    """Record and compare. A failure says how far it got."""
+def _record(plan: ImportPlan, functions: Functions, *, as_json: bool) -> Outcome:
+    """Record the lines and read the balance after them. A failure says how far it got."""
     outcome = Outcome()
-    total = len(plan.statement.lines)
-    with progress_bar("Recording", as_json=as_json) as shown:
-        try:
-            return asyncio.run(
-                _record_and_compare(plan, functions, outcome, lambda now: shown(now.done, total))
-            )
-        except RecordingError as error:
-            failure, status = str(error), FAILED
-        except KeyboardInterrupt:
-            failure, status = "interrupted", INTERRUPTED
+    statement, total = plan.statement, len(plan.statement.lines)
+    lines = outgoing_lines(
+        statement, plan.account_id, with_opening_balance=plan.with_opening_balance
+    )
+    failure, status = "", FAILED
+    try:
+        with (
+            progress_bar("Recording", as_json=as_json) as shown,
+            new_client(functions.record_url, functions.token) as client,
+        ):
+            record_lines(client, lines, outcome, lambda: shown(outcome.done, total))
+        if statement.closing is not None:
+            with new_client(functions.balance_url, functions.token) as client:
+                outcome.saldo_minor = effective_balance(
+                    client, plan.account_id, on=statement.closing.on, position=outcome.position
+                )
+    except BalanceUnknownError as error:
+        outcome.uncompared = str(error)
+    except RecordingError as error:
+        failure = str(error)
+    except KeyboardInterrupt:
+        failure, status = "interrupted", INTERRUPTED
+    if not failure:
+        return outcome
     reached = "Nothing was recorded"
     if outcome.done:
-        reached = f"{outcome.done:,} of {total:,} lines are in the account; {RUN_AGAIN}"
+        reached = (
+            f"{outcome.done:,} of {total:,} lines are in the account; "
+            "run the same import again to go on: nothing is recorded twice"
+        )
     raise ImportFailedError(f"{failure}. {reached}", exit_status=status)
-
-
-async def _record_and_compare(
-    plan: ImportPlan,
-    functions: Functions,
-    outcome: Outcome,
-    on_progress: Callable[[Outcome], None],
-) -> ImportReport:
-    lines = outgoing_lines(
-        plan.statement, plan.account_id, with_opening_balance=plan.with_opening_balance
-    )
-    report = ImportReport(outcome=outcome)
-    async with new_client(functions.token) as client:
-        await record_lines(client, functions.record_url, lines, outcome, on_progress)
-        closing = plan.statement.closing
-        if closing is None:
-            return report
-        try:
-            saldo_minor = await effective_balance(
-                client,
-                functions.balance_url,
-                plan.account_id,
-                on=closing.on,
-                position=outcome.position,
-            )
-        except BalanceUnknownError as error:
-            report.uncompared = str(error)
-        else:
-            report.comparison = Comparison(
-                on=closing.on, statement_minor=closing.amount_minor, saldo_minor=saldo_minor
-            )
-    return report

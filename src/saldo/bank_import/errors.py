@@ -26,16 +26,6 @@ class RecordingError(CommandError):
     """The recorder refused lines or could not be reached."""
 
 
-class OpeningExistsError(RecordingError):
-    """The account already has another opening balance from an earlier import."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the account already has another opening balance from an earlier import: "
-            "import without --with-opening-balance"
-        )
-
-
 class ImportFailedError(CommandError):
     """The import failed; the message names the file and, where it is known, its line."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -10,13 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from saldo.domain.money import CURRENCY_DIGITS, format_minor
+from saldo.operate.terminal import answers
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from saldo.bank_import.compare import Comparison
     from saldo.bank_import.sender import Outcome
-    from saldo.bank_import.statement import BankStatement, StatementBalance
+    from saldo.bank_import.statement import BankStatement, StatementBalance, StatementLine
 
 # Enough of both ends to check dates, signs and descriptions.
 FIRST_LINES_SHOWN = 10
@@ -35,134 +34,110 @@ class ImportPlan:
     with_opening_balance: bool
 
 
-@dataclass(slots=True, kw_only=True)
-class ImportReport:
-    """The outcome. ``uncompared`` says why there is no comparison, where one was possible."""
+def preview_json(plan: ImportPlan) -> dict[str, Any]:
+    """Return the preview for scripts; amounts are decimal strings."""
+    statement = plan.statement
+    currency = statement.currency
+    days = [line.occurred_on.isoformat() for line in statement.lines]
+    return {
+        "file": plan.file,
+        "format": statement.format,
+        "accountId": plan.account_id,
+        "bankAccount": statement.bank_account,
+        "currency": currency,
+        "from": days[0] if days else None,
+        "to": days[-1] if days else None,
+        "lines": len(statement.lines),
+        "income": format_minor(_income_minor(statement), currency),
+        "expense": format_minor(_expense_minor(statement), currency),
+        "opening": _balance_json(statement.opening, currency),
+        "closing": _balance_json(statement.closing, currency),
+        "leftOut": [{"line": each.number, "reason": each.reason} for each in statement.left_out],
+        "remarks": list(statement.remarks),
+    }
 
-    outcome: Outcome
-    comparison: Comparison | None = None
-    uncompared: str | None = None
+
+def report_json(plan: ImportPlan, outcome: Outcome) -> dict[str, Any]:
+    """Return the preview with the outcome, for scripts."""
+    currency = plan.statement.currency
+    closing, saldo_minor = plan.statement.closing, outcome.saldo_minor
+    comparison = None
+    if closing is not None and saldo_minor is not None:
+        comparison = {
+            "on": closing.on.isoformat(),
+            "statement": format_minor(closing.amount_minor, currency),
+            "saldo": format_minor(saldo_minor, currency),
+            "difference": format_minor(saldo_minor - closing.amount_minor, currency),
+        }
+    return {
+        **preview_json(plan),
+        "recorded": outcome.recorded,
+        "alreadyThere": outcome.already_there,
+        "reworded": outcome.reworded,
+        "position": outcome.position,
+        "comparison": comparison,
+        "uncompared": outcome.uncompared,
+    }
 
 
-def shown_money(amount_minor: int, currency: str) -> str:
-    """Return an amount for people, with all of the currency's digits: ``-1,234.50``."""
-    digits = CURRENCY_DIGITS[currency]
-    whole, fraction = divmod(abs(amount_minor), 10**digits)
-    sign = "-" if amount_minor < 0 else ""
-    return f"{sign}{whole:,}.{fraction:0{digits}d}" if digits else f"{sign}{whole:,}"
-
-
-def show_preview(console: Console, plan: ImportPlan) -> None:
+def show_preview(plan: ImportPlan) -> None:
     """Show what would be recorded, what is left out, and remarks about the file."""
     statement = plan.statement
-    console.print(_facts(plan))
-    console.print(_lines(statement))
+    answers.print(_facts(plan))
+    answers.print(_lines(statement))
     if statement.left_out:
-        console.print(f"[yellow]{len(statement.left_out)} lines are left out:[/]")
+        answers.print(f"[yellow]{len(statement.left_out)} lines are left out:[/]")
         for each in statement.left_out[:LEFT_OUT_SHOWN]:
-            console.print(f"  line {each.number}: {escape(each.reason)}")
+            answers.print(f"  line {each.number}: {escape(each.reason)}")
         if len(statement.left_out) > LEFT_OUT_SHOWN:
-            console.print(f"  and {len(statement.left_out) - LEFT_OUT_SHOWN} more")
+            answers.print(f"  and {len(statement.left_out) - LEFT_OUT_SHOWN} more")
     for remark in statement.remarks:
-        console.print(f"[yellow]Note:[/] {escape(remark)}")
+        answers.print(f"[yellow]Note:[/] {escape(remark)}")
 
 
-def show_report(console: Console, plan: ImportPlan, report: ImportReport) -> None:
+def show_report(plan: ImportPlan, outcome: Outcome) -> None:
     """Show what was recorded, and whether the balances of Saldo and the bank agree."""
-    outcome = report.outcome
-    console.print(
+    answers.print(
         f"[green]{outcome.recorded} recorded[/], {outcome.already_there} were there already "
         f"in account {escape(plan.account_id)}."
     )
     if outcome.reworded:
         numbers = ", ".join(str(number) for number in outcome.reworded[:REWORDED_SHOWN])
         more = "" if len(outcome.reworded) <= REWORDED_SHOWN else " and more"
-        console.print(
+        answers.print(
             f"[yellow]{len(outcome.reworded)} were there already with another description or "
             f"reference, and stay as they are:[/] lines {numbers}{more}"
         )
-    currency = plan.statement.currency
-    compared = report.comparison
-    if compared is None:
-        if report.uncompared:
-            console.print(f"[yellow]The balance was not compared:[/] {escape(report.uncompared)}")
+    if outcome.uncompared:
+        answers.print(f"[yellow]The balance was not compared:[/] {escape(outcome.uncompared)}")
+    if outcome.saldo_minor is not None:
+        _show_comparison(plan, outcome.saldo_minor)
+
+
+def _show_comparison(plan: ImportPlan, saldo_minor: int) -> None:
+    opening, closing = plan.statement.opening, plan.statement.closing
+    if closing is None:
         return
-    bank = f"{shown_money(compared.statement_minor, currency)} {currency}"
-    if not compared.difference_minor:
-        console.print(f"[green]The balance of {compared.on} agrees with the bank's: {bank}.[/]")
-        return
-    console.print(
-        f"[red]The balance of {compared.on} differs:[/] the bank says {bank}, Saldo "
-        f"{shown_money(compared.saldo_minor, currency)} {currency}: "
-        f"{shown_money(compared.difference_minor, currency)} {currency}."
-    )
-    hint = difference_hint(plan, compared)
-    if hint:
-        console.print(hint)
-
-
-def difference_hint(plan: ImportPlan, compared: Comparison) -> str | None:
-    """Return the likeliest reason of a difference, or None."""
-    opening = plan.statement.opening
-    if opening is None or plan.with_opening_balance:
-        return None
-    if compared.difference_minor != -opening.amount_minor:
-        return None
-    return (
-        "That is the statement's opening balance, which Saldo lacks: run the import again with "
-        "--with-opening-balance, which records nothing else twice."
-    )
-
-
-def preview_json(plan: ImportPlan) -> dict[str, Any]:
-    """Return the preview for scripts; amounts are decimal strings."""
-    statement = plan.statement
-    income, expense = _totals(statement)
-    days = _period(statement)
-    return {
-        "file": plan.file,
-        "format": statement.format,
-        "accountId": plan.account_id,
-        "bankAccount": statement.bank_account,
-        "currency": statement.currency,
-        "from": days and days[0],
-        "to": days and days[1],
-        "lines": len(statement.lines),
-        "income": format_minor(income, statement.currency),
-        "expense": format_minor(expense, statement.currency),
-        "opening": _balance_json(statement.opening, statement.currency),
-        "closing": _balance_json(statement.closing, statement.currency),
-        "leftOut": [{"line": each.number, "reason": each.reason} for each in statement.left_out],
-        "remarks": list(statement.remarks),
-    }
-
-
-def report_json(plan: ImportPlan, report: ImportReport) -> dict[str, Any]:
-    """Return the preview with the outcome, for scripts."""
-    compared = report.comparison
     currency = plan.statement.currency
-    comparison = compared and {
-        "on": compared.on.isoformat(),
-        "statement": format_minor(compared.statement_minor, currency),
-        "saldo": format_minor(compared.saldo_minor, currency),
-        "difference": format_minor(compared.difference_minor, currency),
-    }
-    return {
-        **preview_json(plan),
-        "recorded": report.outcome.recorded,
-        "alreadyThere": report.outcome.already_there,
-        "reworded": report.outcome.reworded,
-        "position": report.outcome.position,
-        "comparison": comparison,
-        "uncompared": report.uncompared,
-    }
+    difference_minor = saldo_minor - closing.amount_minor
+    bank = _money(closing.amount_minor, currency)
+    if not difference_minor:
+        answers.print(f"[green]The balance of {closing.on} agrees with the bank's: {bank}.[/]")
+        return
+    answers.print(
+        f"[red]The balance of {closing.on} differs:[/] the bank says {bank}, Saldo "
+        f"{_money(saldo_minor, currency)}: {_money(difference_minor, currency)}."
+    )
+    if opening and not plan.with_opening_balance and difference_minor == -opening.amount_minor:
+        answers.print(
+            "That is the statement's opening balance, which Saldo lacks: run the import again with "
+            "--with-opening-balance, which records nothing else twice."
+        )
 
 
 def _facts(plan: ImportPlan) -> Table:
     statement = plan.statement
-    currency = statement.currency
-    income, expense = _totals(statement)
-    days = _period(statement)
+    lines, currency = statement.lines, statement.currency
     table = Table(title=escape(plan.file), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -170,18 +145,18 @@ def _facts(plan: ImportPlan) -> Table:
     if statement.bank_account:
         table.add_row("Bank account", escape(statement.bank_account))
     table.add_row("Saldo account", escape(plan.account_id))
-    if days:
-        table.add_row("Period", f"{days[0]} to {days[1]}")
-    table.add_row("Lines", f"{len(statement.lines):,}")
-    table.add_row("Income", f"{shown_money(income, currency)} {currency}")
-    table.add_row("Expense", f"{shown_money(expense, currency)} {currency}")
-    for name, balance in (("Opening", statement.opening), ("Closing", statement.closing)):
+    if lines:
+        table.add_row("Period", f"{lines[0].occurred_on} to {lines[-1].occurred_on}")
+    table.add_row("Lines", f"{len(lines):,}")
+    table.add_row("Income", _money(_income_minor(statement), currency))
+    table.add_row("Expense", _money(_expense_minor(statement), currency))
+    recorded = ", recorded too" if plan.with_opening_balance else ", not recorded"
+    for name, balance, more in (
+        ("Opening balance", statement.opening, recorded),
+        ("Closing balance", statement.closing, ""),
+    ):
         if balance is not None:
-            recorded = ""
-            if name == "Opening":
-                recorded = ", recorded too" if plan.with_opening_balance else ", not recorded"
-            amount = shown_money(balance.amount_minor, currency)
-            table.add_row(f"{name} balance", f"{amount} {currency} on {balance.on}{recorded}")
+            table.add_row(name, f"{_money(balance.amount_minor, currency)} on {balance.on}{more}")
     return table
 
 
@@ -194,37 +169,43 @@ def _lines(statement: BankStatement) -> Table:
     table.add_column("Description", overflow="ellipsis", no_wrap=True, max_width=50)
     table.add_column("Reference", overflow="ellipsis", no_wrap=True, max_width=20)
     lines = statement.lines
-    if len(lines) <= FIRST_LINES_SHOWN + LAST_LINES_SHOWN:
-        shown, hidden = list(lines), 0
-    else:
-        shown = [*lines[:FIRST_LINES_SHOWN], *lines[-LAST_LINES_SHOWN:]]
-        hidden = len(lines) - len(shown)
-    for place, line in enumerate(shown):
-        if hidden and place == FIRST_LINES_SHOWN:
-            table.add_row("…", "", "", "", f"{hidden:,} more", "", style="dim")
-        income = line.amount_minor > 0
-        table.add_row(
-            str(line.number),
-            line.occurred_on.isoformat(),
-            "[green]INCOME[/]" if income else "[red]EXPENSE[/]",
-            shown_money(abs(line.amount_minor), statement.currency),
-            escape(line.description),
-            escape(line.reference or ""),
-        )
+    hidden = max(0, len(lines) - FIRST_LINES_SHOWN - LAST_LINES_SHOWN)
+    for line in lines[:FIRST_LINES_SHOWN]:
+        table.add_row(*_cells(line, statement.currency))
+    if hidden:
+        table.add_row("…", "", "", "", f"{hidden:,} more", "", style="dim")
+    for line in lines[FIRST_LINES_SHOWN + hidden :]:
+        table.add_row(*_cells(line, statement.currency))
     return table
 
 
-def _totals(statement: BankStatement) -> tuple[int, int]:
-    income = sum(line.amount_minor for line in statement.lines if line.amount_minor > 0)
-    expense = -sum(line.amount_minor for line in statement.lines if line.amount_minor < 0)
-    return income, expense
+def _cells(line: StatementLine, currency: str) -> tuple[str, ...]:
+    return (
+        str(line.number),
+        line.occurred_on.isoformat(),
+        "[green]INCOME[/]" if line.amount_minor > 0 else "[red]EXPENSE[/]",
+        _grouped(abs(line.amount_minor), currency),
+        escape(line.description),
+        escape(line.reference or ""),
+    )
 
 
-def _period(statement: BankStatement) -> tuple[str, str] | None:
-    if not statement.lines:
-        return None
-    days = (statement.lines[0].occurred_on, statement.lines[-1].occurred_on)
-    return days[0].isoformat(), days[1].isoformat()
+def _grouped(amount_minor: int, currency: str) -> str:
+    """Return an amount for people, with all of the currency's digits: ``-1,234.50``."""
+    digits = CURRENCY_DIGITS[currency]
+    return f"{Decimal(amount_minor).scaleb(-digits):,.{digits}f}"
+
+
+def _money(amount_minor: int, currency: str) -> str:
+    return f"{_grouped(amount_minor, currency)} {currency}"
+
+
+def _income_minor(statement: BankStatement) -> int:
+    return sum(line.amount_minor for line in statement.lines if line.amount_minor > 0)
+
+
+def _expense_minor(statement: BankStatement) -> int:
+    return -sum(line.amount_minor for line in statement.lines if line.amount_minor < 0)
 
 
 def _balance_json(balance: StatementBalance | None, currency: str) -> dict[str, str] | None:

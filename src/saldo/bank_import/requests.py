@@ -1,28 +1,41 @@
-"""The request bodies for the recorder: a line of NDJSON for each transaction, in chunks."""
+"""The request bodies of the imported lines, each with its idempotency key.
+
+A line is known by what the bank says about it in every file that shows it: reference, day and
+amount, or without a reference day, amount and description. Its place in the file and the file
+itself take no part. Equal lines of one day (two coffees) are numbered 1, 2, 3, so the account holds
+as many of them as the file that shows most. Files may overlap in any way, and even cut a day, as
+long as one of them shows the whole of that day.
+
+- A reference is not trusted alone. Banks use one twice (a batch, a document number, a fee).
+- The running balance of a CSV file takes no part. Many banks print it on the last line of a day
+  only, or post a line to an earlier day later on. The next file then shows other balances beside
+  the same lines, and each of them would be recorded twice. Without it the worst case is rarer: two
+  files that cut a day between equal lines lack one, which the closing balance shows.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from saldo.bank_import.keys import OPENING_KEY, idempotency_keys
+from saldo.bank_import.statement import StatementLine
 from saldo.domain.money import format_minor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from datetime import date
+    from collections.abc import Sequence
 
     from saldo.bank_import.statement import BankStatement
 
-# The recorder takes 10,000 lines in 8 MiB a request, and two such requests at a time. Smaller ones
-# are no slower, hold less in memory on both sides, and let the progress be seen.
-CHUNK_LINES_MAX = 5_000
-CHUNK_BYTES_MAX = 6 * 1024 * 1024
-# The first request is small and goes alone: what would refuse all of them (a token, the currency)
-# shows before much is sent.
-FIRST_CHUNK_LINES_MAX = 200
+# One for each account, whatever the file: an opening balance stands for all that was before, so a
+# second one would count the same past again.
+OPENING_KEY = "import:opening-balance"
+
+# Part of what is hashed: another way of telling lines apart must not meet the keys of this one.
+KEY_VERSION = "1"
+KEY_DIGEST_BYTES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +46,22 @@ class Outgoing:
     body: bytes
 
 
+def idempotency_keys(lines: Sequence[StatementLine]) -> list[str]:
+    """Return the key of each line, in their order. Give all lines of a file at once."""
+    keys: list[str] = []
+    seen: dict[str, int] = {}
+    for line in lines:
+        what = ("content", line.description)
+        if line.reference is not None:
+            what = ("reference", line.reference)
+        known_by = "\0".join((*what, line.occurred_on.isoformat(), str(line.amount_minor)))
+        seen[known_by] = seen.get(known_by, 0) + 1
+        text = f"{KEY_VERSION}\0{known_by}\0{seen[known_by]}"
+        digest = hashlib.blake2b(text.encode(), digest_size=KEY_DIGEST_BYTES).hexdigest()
+        keys.append(f"import:{digest}")
+    return keys
+
+
 def outgoing_lines(
     statement: BankStatement, account_id: str, *, with_opening_balance: bool
 ) -> list[Outgoing]:
@@ -41,50 +70,39 @@ def outgoing_lines(
     A line has neither the file's name nor its own number: the same transaction of another file must
     be the same request.
     """
-    encode = msgspec.json.Encoder().encode
-
-    def outgoing(number: int, amount_minor: int, on: date, key: str, **more: object) -> Outgoing:
-        members = {
-            "accountId": account_id,
-            "type": "INCOME" if amount_minor > 0 else "EXPENSE",
-            # a string, since an encoder would write a JSON number from a float
-            "value": format_minor(abs(amount_minor), statement.currency),
-            "currency": statement.currency,
-            # the bank's calendar day, so that a day of the statement is a day of effective time
-            "occurredAt": f"{on.isoformat()}T00:00:00Z",
-            "idempotencyKey": key,
-            **more,
-        }
-        return Outgoing(number=number, body=encode(members))
-
-    lines: list[Outgoing] = []
+    keyed = list(zip(idempotency_keys(statement.lines), statement.lines, strict=True))
     opening = statement.opening
     if with_opening_balance and opening is not None and opening.amount_minor:
-        lines.append(
-            outgoing(
-                0, opening.amount_minor, opening.on, OPENING_KEY, description="Opening balance"
-            )
+        first = StatementLine(
+            number=0,
+            occurred_on=opening.on,
+            amount_minor=opening.amount_minor,
+            description="Opening balance",
+            reference=None,
         )
-    for line, key in zip(statement.lines, idempotency_keys(statement.lines), strict=True):
-        more: dict[str, object] = {}
-        if line.description:
-            more["description"] = line.description
-        if line.reference is not None:
-            more["metadata"] = {"bankReference": line.reference}
-        lines.append(outgoing(line.number, line.amount_minor, line.occurred_on, key, **more))
-    return lines
+        keyed.insert(0, (OPENING_KEY, first))
+    encode = msgspec.json.Encoder().encode
+    return [
+        Outgoing(number=line.number, body=encode(_members(line, key, statement, account_id)))
+        for key, line in keyed
+    ]
 
 
-def chunks_of(lines: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
-    """Yield the lines of each request, within the bounds; those of the first are few."""
-    chunk: list[Outgoing] = []
-    size = 0
-    lines_max = FIRST_CHUNK_LINES_MAX
-    for line in lines:
-        if chunk and (len(chunk) == lines_max or size + len(line.body) + 1 > CHUNK_BYTES_MAX):
-            yield chunk
-            chunk, size, lines_max = [], 0, CHUNK_LINES_MAX
-        chunk.append(line)
-        size += len(line.body) + 1
-    if chunk:
-        yield chunk
+def _members(
+    line: StatementLine, key: str, statement: BankStatement, account_id: str
+) -> dict[str, object]:
+    members: dict[str, object] = {
+        "accountId": account_id,
+        "type": "INCOME" if line.amount_minor > 0 else "EXPENSE",
+        # a string, since an encoder would write a JSON number from a float
+        "value": format_minor(abs(line.amount_minor), statement.currency),
+        "currency": statement.currency,
+        # the bank's calendar day, so that a day of the statement is a day of effective time
+        "occurredAt": f"{line.occurred_on.isoformat()}T00:00:00Z",
+        "idempotencyKey": key,
+    }
+    if line.description:
+        members["description"] = line.description
+    if line.reference is not None:
+        members["metadata"] = {"bankReference": line.reference}
+    return members

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from saldo.bank_import import sender
-from saldo.bank_import.requests import FIRST_CHUNK_LINES_MAX
+from saldo.bank_import.sender import FIRST_CHUNK_LINES_MAX, Outcome
 from saldo.cli import app
 from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support import servers
@@ -281,17 +281,17 @@ def test_an_import_resumes_after_the_recorder_was_killed(
     file = written(tmp_path, "a.ofx", as_ofx(numbered(a_month(12_000))))
     before = Saldo(record_url=record.url, balance_url=balance.url, account="wesley")
 
-    # In the middle: two requests are answered, another is in flight and the last is not sent yet.
-    counted = sender._Sender._count
+    # In the middle: two requests are answered, and the others are not.
+    counted = Outcome.count
 
-    def count(self: Any, answer: Any) -> None:
-        counted(self, answer)
-        if self._outcome.done > FIRST_CHUNK_LINES_MAX:
+    def count(self: Outcome, content: bytes) -> None:
+        counted(self, content)
+        if self.done > FIRST_CHUNK_LINES_MAX:
             record.child.kill()
 
-    monkeypatch.setattr(sender._Sender, "_count", count)
+    monkeypatch.setattr(Outcome, "count", count)
     result = before.run(str(file), "--yes")
-    monkeypatch.setattr(sender._Sender, "_count", counted)
+    monkeypatch.setattr(Outcome, "count", counted)
 
     after = replace(before, record_url=serve(RECORD).url)
     answer = after.imported(file)
