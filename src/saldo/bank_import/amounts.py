@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 Decimal = Literal["comma", "point"]
 MARKS: dict[Decimal, str] = {"comma": ",", "point": "."}
-_BEFORE_CENTS: dict[str, Decimal] = {",": "comma", ".": "point"}
 
 # Checked before any arithmetic: int() of a million digits runs for seconds.
 AMOUNT_CHARACTERS_MAX = 64
@@ -31,9 +30,9 @@ _AMOUNT = re.compile(
     r"(?P<close>\))?",
     re.ASCII,
 )
-_PLAIN = {mark: re.compile(rf"([+-]?)([0-9]+)(?:[{mark}]([0-9]*))?", re.ASCII) for mark in ".,"}
-# Groups of three, or of two before the last three as in India; all by the same separator.
-_GROUPED = re.compile(r"[0-9]{1,3}(?:([.,' ])[0-9]{2,3}(?:\1[0-9]{2,3})*)?", re.ASCII)
+# Groups by the same separator: of three, or of two before the last three as in India. 1.23 with a
+# decimal comma is a mistake, not 123.
+_WHOLE = re.compile(r"[0-9]+|[0-9]{1,3}([.,' ])(?:[0-9]{2,3}\1)*[0-9]{3}", re.ASCII)
 _UNGROUPED = str.maketrans("", "", ".,' ")
 _SPACED = str.maketrans("", "", "' ")
 _DIGITS_AND_MARKS = re.compile(r"[0-9]*[.,][0-9.,]*", re.ASCII)
@@ -56,26 +55,6 @@ def parse_amount(text: str, currency: str, decimal: Decimal, *, number: int | No
 def _minor_units(text: str, currency: str, decimal: Decimal) -> int:
     if len(text) > AMOUNT_CHARACTERS_MAX:
         raise ValueError(f"the amount has more than {AMOUNT_CHARACTERS_MAX} characters")
-    match = _PLAIN[MARKS[decimal]].fullmatch(text)
-    if match is not None:
-        sign, whole, fraction = match.groups()
-        negative = sign == "-"
-    else:
-        negative, whole, fraction = _parse_written(text, currency, decimal)
-    fraction = fraction or ""
-    digits = CURRENCY_DIGITS[currency]
-    if fraction[digits:].strip("0"):
-        raise ValueError(
-            f"{text!r} has more digits after its decimal {decimal} than {currency} has"
-        )
-    amount_minor = int(whole + fraction[:digits].ljust(digits, "0"))
-    if amount_minor > MINOR_UNITS_MAX:
-        raise ValueError(f"{text!r} is larger than the ledger can hold")
-    return -amount_minor if negative else amount_minor
-
-
-def _parse_written(text: str, currency: str, decimal: Decimal) -> tuple[bool, str, str]:
-    """Return whether it is negative, its whole digits and its fraction; raise ValueError."""
     match = _AMOUNT.fullmatch(text.translate(_SIGNS_AND_SPACES).strip())
     if match is None:
         raise ValueError(f"{text!r} is not an amount")
@@ -91,22 +70,18 @@ def _parse_written(text: str, currency: str, decimal: Decimal) -> tuple[bool, st
     if len(signs) > 1 or bool(part["open"]) != bool(part["close"]):
         raise ValueError(f"{text!r} has no clear sign")
     mark = MARKS[decimal]
-    whole, marked, fraction = part["number"].strip().rpartition(mark)
-    if not marked:
-        whole, fraction = fraction, ""
-    if (fraction and not fraction.isdigit()) or (whole and not _is_whole(whole, mark)):
+    whole, _, fraction = part["number"].strip().partition(mark)
+    if (fraction and not fraction.isdigit()) or (whole and not _WHOLE.fullmatch(whole)):
         raise ValueError(f"{text!r} is not an amount with a decimal {decimal}")
-    return "-" in signs, whole.translate(_UNGROUPED), fraction
-
-
-def _is_whole(text: str, mark: str) -> bool:
-    if text.isdigit():
-        return True
-    match = _GROUPED.fullmatch(text)
-    # the last group is always of three: 1.23 with a decimal comma is a mistake, not 123
-    return (
-        match is not None and match.group(1) not in {None, mark} and text[-4:-3] == match.group(1)
-    )
+    digits = CURRENCY_DIGITS[currency]
+    if fraction[digits:].strip("0"):
+        raise ValueError(
+            f"{text!r} has more digits after its decimal {decimal} than {currency} has"
+        )
+    amount_minor = int(whole.translate(_UNGROUPED) + fraction[:digits].ljust(digits, "0"))
+    if amount_minor > MINOR_UNITS_MAX:
+        raise ValueError(f"{text!r} is larger than the ledger can hold")
+    return -amount_minor if "-" in signs else amount_minor
 
 
 def decimal_of(texts: Iterable[str]) -> Decimal | None:
@@ -115,34 +90,24 @@ def decimal_of(texts: Iterable[str]) -> Decimal | None:
     None when they leave it open: ``1,234`` alone may be either. Raise StatementError when one
     amount shows a comma and another a point.
     """
-    seen: dict[Decimal, str] = {}
-    separated = False
+    seen: dict[Decimal | None, str] = {}
     for text in texts:
-        # nearly every amount ends in a mark and two digits, and needs no closer look
-        shown = _BEFORE_CENTS.get(text[-3:-2])
-        if shown is None:
-            if "," not in text and "." not in text:
-                continue
-            shown = _shown_decimal(text)
-        if shown is None:
-            separated = True
-        elif shown not in seen:
-            seen[shown] = text
-            if len(seen) > 1:
-                raise StatementError(
-                    f"{seen['comma']!r} has a decimal comma and {seen['point']!r} a decimal point: "
-                    "say --decimal comma or --decimal point"
-                )
-    if seen:
-        return next(iter(seen))
+        if "," in text or "." in text:
+            seen.setdefault(_shown_decimal(text), text)
+    if "comma" in seen and "point" in seen:
+        raise StatementError(
+            f"{seen['comma']!r} has a decimal comma and {seen['point']!r} a decimal point: "
+            "say --decimal comma or --decimal point"
+        )
+    if "comma" in seen:
+        return "comma"
     # whole numbers without a separator read the same either way
-    return None if separated else "point"
+    return "point" if "point" in seen or not seen else None
 
 
 def _shown_decimal(text: str) -> Decimal | None:
     """Return the decimal separator that one amount shows; None when it may be either."""
-    found = _DIGITS_AND_MARKS.search(text.translate(_SIGNS_AND_SPACES).translate(_SPACED))
-    number = found.group() if found else ""
+    number = _DIGITS_AND_MARKS.findall(text.translate(_SIGNS_AND_SPACES).translate(_SPACED))[0]
     comma, point = number.count(","), number.count(".")
     if comma and point:
         return "comma" if number.rindex(",") > number.rindex(".") else "point"

@@ -19,7 +19,6 @@ from saldo.bank_import.statement import (
     DOCUMENT_TYPE,
     BankStatement,
     LeftOut,
-    Page,
     StatementBalance,
     StatementLine,
     choose_account,
@@ -30,7 +29,7 @@ from saldo.bank_import.statement import (
 from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from lxml.etree import _Element as Element
 
@@ -40,35 +39,38 @@ _ORDINAL = re.compile(r"[0-9]{1,6}", re.ASCII)
 HEAD_BYTES = 65_536
 _MESSAGE = re.compile(rb"<(?:[A-Za-z0-9_.-]+:)?(BkToCstmr[A-Za-z]+)")
 _OTHER_MESSAGES = {
-    "BkToCstmrAcctRpt": "a camt.052 report of the day, which may still change",
-    "BkToCstmrDbtCdtNtfctn": "a camt.054 notification, whose amounts are in a statement too",
+    b"BkToCstmrAcctRpt": "a camt.052 report of the day, which may still change",
+    b"BkToCstmrDbtCdtNtfctn": "a camt.054 notification, whose amounts are in a statement too",
 }
 
 
-def parse_camt(content: bytes, *, bank_account: str | None = None) -> BankStatement:
+def parse_camt(content: bytes, bank_account: str | None = None) -> BankStatement:
     """Return the statement in ``content``, or that of ``bank_account``; raise StatementError.
 
     Entries that are not booked are left out.
     """
+    head = content[:HEAD_BYTES]
+    message = _MESSAGE.search(head)
+    what = _OTHER_MESSAGES.get(message[1]) if message else None
+    if message and what:
+        raise StatementError(
+            f"the file is {what}: import the camt.053 statement",
+            number=head[: message.start()].count(b"\n") + 1,
+        )
     try:
         pages = _read(content)
     except etree.XMLSyntaxError as error:
         raise StatementError(f"the XML is broken: {error.msg}", number=error.lineno) from error
     if not pages:
         raise StatementError("the file holds no statement (Stmt)")
-    return join_pages("camt.053", choose_account(pages, lambda page: page.account, bank_account))
+    account, chosen = choose_account(
+        ((page.bank_account or "", page) for page in pages), bank_account
+    )
+    return join_pages("camt.053", account, chosen)
 
 
-def _read(content: bytes) -> list[Page]:
-    head = content[:HEAD_BYTES]
-    message = _MESSAGE.search(head)
-    name = message.group(1).decode() if message else ""
-    if message and name in _OTHER_MESSAGES:
-        raise StatementError(
-            f"the file is {_OTHER_MESSAGES[name]}: import the camt.053 statement",
-            number=head[: message.start()].count(b"\n") + 1,
-        )
-    pages: list[Page] = []
+def _read(content: bytes) -> list[BankStatement]:
+    pages: list[BankStatement] = []
     stream = etree.iterparse(
         io.BytesIO(content),
         tag=("{*}Acct", "{*}Bal", "{*}Ntry"),
@@ -86,15 +88,15 @@ def _read(content: bytes) -> list[Page]:
             continue
         if parent is not statement:
             statement = parent
-            pages.append(Page(number=_number(parent)))
+            pages.append(BankStatement(number=parent.sourceline))
         _take(element, pages[-1])
     # The parser sees it in any encoding and behind any comment. Nothing was loaded by it.
     if stream.root is not None and stream.root.getroottree().docinfo.doctype:
-        raise StatementError(DOCUMENT_TYPE, number=_number(stream.root))
+        raise StatementError(DOCUMENT_TYPE, number=stream.root.sourceline)
     return pages
 
 
-def _take(element: Element, page: Page) -> None:
+def _take(element: Element, page: BankStatement) -> None:
     name = _name(element)
     if name == "Ntry":
         _take_entry(element, page)
@@ -103,19 +105,18 @@ def _take(element: Element, page: Page) -> None:
     elif name == "Bal":
         _take_balance(element, page)
     else:
-        page.account = _at(element, "Id", "IBAN") or _at(element, "Id", "Othr", "Id") or ""
-        page.currency = _at(element, "Ccy") or page.currency
+        page.bank_account = _text(element, "Id/IBAN") or _text(element, "Id/Othr/Id")
+        page.currency = _text(element, "Ccy") or page.currency
 
 
-def _take_balance(element: Element, page: Page) -> None:
-    code = _at(element, "Tp", "CdOrPrtry", "Cd")
+def _take_balance(element: Element, page: BankStatement) -> None:
+    code = _text(element, "Tp/CdOrPrtry/Cd")
     if code not in {"OPBD", "PRCD", "CLBD"}:
         return
-    children = _children(element)
-    amount_minor = _amount(element, children, page)
-    on = _day(children.get("Dt"))
+    amount_minor = _amount(element, page)
+    on = _day(element, "Dt")
     if on is None:
-        raise StatementError(f"the balance {code} has no date", number=_number(element))
+        raise StatementError(f"the balance {code} has no date", number=element.sourceline)
     balance = StatementBalance(amount_minor=amount_minor, on=on)
     if code == "CLBD":
         page.closing = balance
@@ -123,137 +124,103 @@ def _take_balance(element: Element, page: Page) -> None:
         page.opening = balance
 
 
-def _take_entry(element: Element, page: Page) -> None:
-    number = _number(element)
-    children = _children(element)
-    status = _text(children.get("Sts")) or _at(element, "Sts", "Cd")
+def _take_entry(element: Element, page: BankStatement) -> None:
+    number = int(element.sourceline or 0)
+    status = _text(element, "Sts") or _text(element, "Sts/Cd")
     if status != "BOOK":
         page.left_out.append(LeftOut(number=number, reason=f"not booked: its status is {status}"))
         return
-    amount_minor = _amount(element, children, page)
-    booked = _day(children.get("BookgDt")) or _day(children.get("ValDt"))
+    amount_minor = _amount(element, page)
+    booked = _day(element, "BookgDt") or _day(element, "ValDt")
     if booked is None:
         raise StatementError("the entry has neither a booking date nor a value date", number=number)
-    details = list(element.iter(f"{_space(element)}TxDtls")) if "NtryDtls" in children else []
-    reference = _reference(children, details)
-    info = _text(children.get("AddtlNtryInf"))
+    details = element.findall("{*}NtryDtls/{*}TxDtls")
+    reference = _reference(element, details)
     page.lines.append(
         StatementLine(
             number=number,
             occurred_on=booked,
             amount_minor=amount_minor,
-            description=_description(details, amount_minor, info) or reference or "",
+            description=_description(element, details, amount_minor) or reference or "",
             reference=reference,
         )
     )
 
 
-def _amount(element: Element, children: Mapping[str, Element], page: Page) -> int:
+def _amount(element: Element, page: BankStatement) -> int:
     """Return signed minor units. A reversal's own indicator is right: it is not negated."""
-    amount = children.get("Amt")
-    text = _text(amount)
+    number = element.sourceline
+    amount, text = element.find("{*}Amt"), _text(element, "Amt")
     if amount is None or text is None:
-        raise StatementError(f"the {_name(element)} has no amount", number=_number(element))
+        raise StatementError(f"the {_name(element)} has no amount", number=number)
     currency = amount.get("Ccy") or ""
     page.currency = page.currency or currency
     if currency != page.currency or currency not in CURRENCY_DIGITS:
         raise StatementError(
             f"the amount is in {currency!r}, but the statement is in {page.currency!r}",
-            number=_number(element),
+            number=number,
         )
-    amount_minor = parse_amount(text, currency, "point", number=_number(element))
-    side = _text(children.get("CdtDbtInd"))
+    amount_minor = parse_amount(text, currency, "point", number=number)
+    side = _text(element, "CdtDbtInd")
     if side not in {"CRDT", "DBIT"}:
-        raise StatementError(f"CdtDbtInd is {side!r}, not CRDT or DBIT", number=_number(element))
+        raise StatementError(f"CdtDbtInd is {side!r}, not CRDT or DBIT", number=number)
     return amount_minor if side == "CRDT" else -amount_minor
 
 
-def _reference(children: Mapping[str, Element], details: Sequence[Element]) -> str | None:
+def _reference(element: Element, details: Sequence[Element]) -> str | None:
     """Return the bank's reference, else the entry's own, else the payment's."""
-    servicer = tidy_reference(_text(children.get("AcctSvcrRef")))
+    servicer = tidy_reference(_text(element, "AcctSvcrRef"))
     if servicer is not None:
         return servicer
-    own = tidy_reference(_text(children.get("NtryRef")))
+    own = tidy_reference(_text(element, "NtryRef"))
     if own is not None and not _ORDINAL.fullmatch(own):
         return own
     if len(details) != 1:
         return None
     names = ("AcctSvcrRef", "TxId", "EndToEndId", "InstrId")
-    return next(
-        (found for name in names if (found := tidy_reference(_at(details[0], "Refs", name)))),
-        None,
-    )
+    references = (tidy_reference(_text(details[0], f"Refs/{name}")) for name in names)
+    return next(filter(None, references), None)
 
 
-def _description(details: Sequence[Element], amount_minor: int, info: str | None) -> str:
+def _description(element: Element, details: Sequence[Element], amount_minor: int) -> str:
     """Return the other party and the purpose; for a batch, the bank's text or its size."""
     if len(details) == 1:
-        said = [
-            text for text in (_party(details[0], amount_minor), _remittance(details[0])) if text
-        ]
+        # money that comes in is described by who paid it, money that goes out by who got it
+        other = f"RltdPties/{'Dbtr' if amount_minor > 0 else 'Cdtr'}"
+        party = _text(details[0], f"{other}/Nm") or _text(details[0], f"{other}/Pty/Nm") or ""
+        said = list(filter(None, (tidy_description(party), _remittance(details[0]))))
         if said:
             return tidy_description(" - ".join(said))
+    info = _text(element, "AddtlNtryInf")
     if info:
         return tidy_description(info)
     return f"{len(details)} payments" if len(details) > 1 else ""
 
 
-def _party(details: Element, amount_minor: int) -> str | None:
-    # money that comes in is described by who paid it, money that goes out by who got it
-    other = "Dbtr" if amount_minor > 0 else "Cdtr"
-    name = _at(details, "RltdPties", other, "Nm") or _at(details, "RltdPties", other, "Pty", "Nm")
-    return tidy_description(name or "")
-
-
 def _remittance(details: Element) -> str:
-    space = _space(details)
-    said = [each.text for each in details.iter(f"{space}Ustrd") if each.text]
+    said = [each.text for each in details.iter("{*}Ustrd") if each.text]
     if not said:
-        references = (each.iter(f"{space}Ref") for each in details.iter(f"{space}Strd"))
+        references = (each.iter("{*}Ref") for each in details.iter("{*}Strd"))
         said = [each.text for found in references for each in found if each.text]
     return " ".join(said)
 
 
-def _day(holder: Element | None) -> date | None:
+def _day(element: Element, name: str) -> date | None:
     """Return the calendar day that the bank writes; its time and zone are left out."""
-    if holder is None:
-        return None
-    text = _text(next(holder.iterchildren(), None))
+    holder = element.find(f"{{*}}{name}/{{*}}*")
+    text = "" if holder is None else (holder.text or "").strip()
     try:
-        return None if text is None else date.fromisoformat(text[:10])
+        return date.fromisoformat(text[:10]) if text else None
     except ValueError as error:
-        raise StatementError(f"{text!r} is not a date", number=_number(holder)) from error
+        number = None if holder is None else holder.sourceline
+        raise StatementError(f"{text!r} is not a date", number=number) from error
 
 
-def _children(element: Element) -> dict[str, Element]:
-    """Return the children by their local names, the last one where a name repeats."""
-    cut = len(_space(element))
-    return {str(child.tag)[cut:]: child for child in element}
-
-
-def _at(element: Element, *names: str) -> str | None:
-    """Return the text of the descendant at the path of local names."""
-    space = _space(element)
-    found: Element | None = element
-    for name in names:
-        found = None if found is None else next(found.iterchildren(space + name), None)
-    return _text(found)
-
-
-def _text(element: Element | None) -> str | None:
-    return None if element is None or not element.text else element.text.strip() or None
-
-
-def _space(element: Element) -> str:
-    """Return the namespace with its braces: each version of the format has its own."""
-    tag = str(element.tag)
-    return tag[: tag.rfind("}") + 1]
+def _text(element: Element, path: str) -> str | None:
+    """Return the text at the path of local names: each version has its own namespace."""
+    text = element.findtext("{*}" + path.replace("/", "/{*}"))
+    return (text or "").strip() or None
 
 
 def _name(element: Element) -> str:
-    tag = str(element.tag)
-    return tag[tag.rfind("}") + 1 :]
-
-
-def _number(element: Element) -> int:
-    return int(element.sourceline or 0)
+    return etree.QName(element).localname

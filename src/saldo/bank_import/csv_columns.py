@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import unicodedata
@@ -78,47 +79,45 @@ _SYMBOLS = re.compile(r"\([^)]*\)|\[[^\]]*\]|R\$|US\$|[$€£]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsvLayout:
-    """Where the table stands in the file, and each thing in the table (indices from 0)."""
+    """Where the table stands in the file, and the column of each thing in it (from 0)."""
 
     delimiter: str
     rows_above: int
     width: int
+    columns: dict[str, int]
     description: tuple[int, ...]
-    date: int
-    amount: int | None = None
-    debit: int | None = None
-    credit: int | None = None
-    reference: int | None = None
-    balance: int | None = None
-    currency: int | None = None
-    side: int | None = None
-    status: int | None = None
 
     @property
-    def money(self) -> tuple[int, ...]:
-        """Return the columns that hold amounts of transactions."""
-        found = (self.amount, self.debit, self.credit)
-        return tuple(each for each in found if each is not None)
+    def money(self) -> tuple[str, ...]:
+        """Return the roles of the columns that hold amounts of transactions."""
+        return tuple(each for each in ("amount", "debit", "credit") if each in self.columns)
 
 
 def find_layout(text: str, options: ReadingOptions) -> CsvLayout:
     """Return the layout of the file; raise StatementError when it does not show one."""
     delimiters = DELIMITERS if options.delimiter is None else (options.delimiter,)
     top = text.split("\n", PREAMBLE_LINES_MAX)[:PREAMBLE_LINES_MAX]
-    found: list[tuple[int, CsvLayout]] = []
-    for delimiter in delimiters:
-        for above, cells in enumerate(_top_rows(top, delimiter)):
-            layout = _layout_of(cells, above, delimiter, options)
-            if layout is not None:
-                found.append(layout)
-    if not found:
-        _name_missing_column(top, delimiters, options)
-        raise StatementError(
-            "no header was recognised: say --date-column, --amount-column (or --debit-column and "
-            "--credit-column) and --description-column, by name or by number from 1"
-        )
-    # of equal ones the first: a later row that looks like a header as much is a transaction
-    return max(found, key=lambda each: each[0])[1]
+    rows = [
+        (delimiter, above, cells)
+        for delimiter in delimiters
+        for above, cells in enumerate(_top_rows(top, delimiter))
+    ]
+    layouts = [layout for row in rows if (layout := _layout_of(*row, options)) is not None]
+    if layouts:
+        # of equal ones the first: a later row that looks like a header as much is a transaction
+        return max(layouts, key=lambda each: each.width if options.by_number else len(each.columns))
+    for role in NAMES:
+        for told in options.columns(role):
+            if all(_place(told, cells) is None for _, _, cells in rows):
+                widest = max((cells for _, _, cells in rows), key=len, default=[])
+                shown = ", ".join(cell for cell in widest if cell)
+                raise StatementError(
+                    f"there is no column {told!r} for the {role}; a row of the file is: {shown}"
+                )
+    raise StatementError(
+        "no header was recognised: say --date-column, --amount-column (or --debit-column and "
+        "--credit-column) and --description-column, by name or by number from 1"
+    )
 
 
 def plain_name(text: str) -> str:
@@ -140,101 +139,63 @@ def plain_name(text: str) -> str:
 
 def _top_rows(top: Sequence[str], delimiter: str) -> list[list[str]]:
     rows: list[list[str]] = []
-    try:
+    # with another delimiter than the file's, anything may happen
+    with contextlib.suppress(csv.Error):
         rows.extend([cell.strip() for cell in row] for row in csv.reader(top, delimiter=delimiter))
-    except csv.Error:
-        # with another delimiter than the file's, anything may happen
-        return rows
     return rows
 
 
 def _layout_of(
-    cells: Sequence[str], above: int, delimiter: str, options: ReadingOptions
-) -> tuple[int, CsvLayout] | None:
-    """Return how good a header this row is, and the layout by it; None when it is none."""
-    if options.by_number:
-        column = int(options.date_column or "0") - 1
-        if not 0 <= column < len(cells) or not looks_like_date(cells[column]):
-            return None
-        # the row is the first transaction itself, and has no names to go by
-        roles = _roles([""] * len(cells), options)
-        above -= 1
-    else:
-        roles = _roles(cells, options)
-    if "date" not in roles or not _settle_money(roles, options):
+    delimiter: str, above: int, cells: Sequence[str], options: ReadingOptions
+) -> CsvLayout | None:
+    """Return the layout by the header ``cells``, or by the first transaction; None for others."""
+    names = [""] * len(cells) if options.by_number else cells
+    told = {role: [_place(each, names) for each in options.columns(role)] for role in NAMES}
+    plain = [plain_name(name) for name in names]
+    columns: dict[str, int] = {}
+    for role, known in NAMES.items():
+        named = (plain.index(name) for name in known if name in plain)
+        for place in told[role] or named:
+            if place is None:
+                return None
+            if told[role] or place not in columns.values():
+                columns.setdefault(role, place)
+    if "date" not in columns or not _settle_money(columns, options):
         return None
-    if any(_place(told, cells) is None for role in NAMES for told in options.columns(role)):
+    if options.by_number and not looks_like_date(cells[columns["date"]]):
         return None
-    quality = len(cells) if options.by_number else len(roles)
-    found = roles.pop("description", None)
-    described = [_place(told, cells) for told in options.columns("description")] or [found]
-    layout = CsvLayout(
+    described = told["description"] or [columns.get("description")]
+    return CsvLayout(
         delimiter=delimiter,
-        rows_above=above + 1,
+        rows_above=above if options.by_number else above + 1,
         width=len(cells),
+        columns=columns,
         description=tuple(each for each in described if each is not None),
-        **roles,
     )
-    return quality, layout
 
 
-def _settle_money(roles: dict[str, int], options: ReadingOptions) -> bool:
+def _settle_money(columns: dict[str, int], options: ReadingOptions) -> bool:
     """Keep one way to read amounts, the user's first. Return False where the row shows none.
 
     A debit column alone is none: the column of income has a name that is not known here.
     """
-    both = {"debit", "credit"}
-    if options.amount_column is not None:
-        dropped = both
-    elif options.debit_column or options.credit_column or roles.keys() >= both:
-        dropped = {"amount"}
-    elif "amount" in roles:
-        # "Credit" beside an amount is a word about it, not a column of money
-        dropped = both
-    else:
-        return False
+    dropped = {"debit", "credit"}
+    if options.amount_column is None:
+        if options.debit_column or options.credit_column or columns.keys() >= dropped:
+            dropped = {"amount"}
+        elif "amount" not in columns:
+            return False
+    # "Credit" beside an amount is a word about it, not a column of money
     for role in dropped:
-        roles.pop(role, None)
+        columns.pop(role, None)
     return True
-
-
-def _roles(cells: Sequence[str], options: ReadingOptions) -> dict[str, int]:
-    plain = [plain_name(cell) for cell in cells]
-    roles: dict[str, int] = {}
-    for role, names in NAMES.items():
-        told = options.columns(role)
-        if told:
-            column = _place(told[0], cells)
-            if column is not None:
-                roles[role] = column
-            continue
-        for name in names:
-            if name in plain and plain.index(name) not in roles.values():
-                roles[role] = plain.index(name)
-                break
-    return roles
 
 
 def _place(told: str, cells: Sequence[str]) -> int | None:
     if told in cells:
         return cells.index(told)
-    if told.isdigit() and 1 <= int(told) <= len(cells):
+    if told.isdecimal() and 1 <= int(told) <= len(cells):
         return int(told) - 1
     plain = [plain_name(cell) for cell in cells]
     wanted = plain_name(told)
     return plain.index(wanted) if wanted and wanted in plain else None
-
-
-def _name_missing_column(
-    top: Sequence[str], delimiters: Sequence[str], options: ReadingOptions
-) -> None:
-    """Raise StatementError for a column that the user named but no row at the top has."""
-    rows = [row for delimiter in delimiters for row in _top_rows(top, delimiter)]
-    for role in NAMES:
-        for told in options.columns(role):
-            if all(_place(told, row) is None for row in rows):
-                widest = max(rows, key=len, default=[])
-                shown = ", ".join(cell for cell in widest if cell)
-                raise StatementError(
-                    f"there is no column {told!r} for the {role}; a row of the file is: {shown}"
-                )

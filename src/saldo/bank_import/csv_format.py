@@ -5,24 +5,22 @@ What the file shows beyond doubt is detected. The user is asked for the rest; no
 
 from __future__ import annotations
 
-from dataclasses import replace
+import contextlib
+import csv
+import io
+import re
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from saldo.bank_import.amounts import Decimal, decimal_of, parse_amount
-from saldo.bank_import.csv_columns import (
-    CsvLayout,
-    find_layout,
-    names_in,
-    plain_name,
-)
-from saldo.bank_import.csv_rows import Row, read_table
-from saldo.bank_import.dates import read_dates
+from saldo.bank_import.csv_columns import CsvLayout, find_layout, names_in, plain_name
+from saldo.bank_import.dates import looks_like_date, read_dates
 from saldo.bank_import.encoding import decode_text
 from saldo.bank_import.errors import CurrencyUnknownError, StatementError
 from saldo.bank_import.statement import (
     BankStatement,
-    Page,
+    LeftOut,
     StatementBalance,
     StatementLine,
     gap_between,
@@ -33,7 +31,7 @@ from saldo.bank_import.statement import (
 from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from saldo.bank_import.reading_options import ReadingOptions
 
@@ -41,6 +39,50 @@ _SIDES = {
     **dict.fromkeys(names_in("d;dr;debit;debito;expense;despesa;saida;out;withdrawal"), -1),
     **dict.fromkeys(names_in("c;cr;credit;credito;income;receita;entrada;in;deposit"), 1),
 }
+_NOT_BOOKED = frozenset(
+    names_in(
+        "pending;reverted;declined;failed;cancelled;canceled;pendente;cancelado;cancelada;"
+        "agendado;agendada;futuro;estornado"
+    )
+)
+# Lines that state a balance between the transactions, as Brazilian banks print them. They are
+# searched for by their beginnings first, since most descriptions are none of them.
+_STATING = re.compile(
+    r"s ?a ?l ?d ?o|opening|closing|balance|previous|total|totais|sub", re.IGNORECASE
+)
+_OPENING_NAMES = frozenset(
+    names_in(
+        "saldo anterior;saldo inicial;opening balance;balance brought forward;previous balance"
+    )
+)
+_BALANCE_NAMES = _OPENING_NAMES | frozenset(
+    names_in(
+        "saldo;s a l d o;saldo final;saldo atual;saldo do dia;saldo parcial;saldo total;"
+        "saldo disponivel;saldo total disponivel dia;saldo em conta corrente;saldo em c corrente;"
+        "saldo da conta;closing balance;balance carried forward;total;totais;totals;subtotal"
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row's texts by their roles, and the line that it starts on."""
+
+    number: int
+    texts: dict[str, str]
+
+    def text(self, role: str) -> str:
+        """Return the text; blank where the file has no such column."""
+        return self.texts.get(role, "")
+
+
+@dataclass(slots=True)
+class _Table:
+    """The rows below the header: transactions, the opening balance, and what is left out."""
+
+    rows: list[_Row] = field(default_factory=list)
+    opening: _Row | None = None
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def parse_csv(
@@ -52,40 +94,113 @@ def parse_csv(
     """
     text = decode_text(content, options.encoding)
     layout = find_layout(text, options)
-    table = read_table(text, layout)
-    if not table.rows:
+    table = _read_table(text, layout)
+    rows = table.rows
+    if not rows:
         raise StatementError("there is no transaction in the file")
-    currency = _currency(table.rows, layout, currency)
-    money = _Money(table.rows, layout, currency, options.decimal)
-    lines = _lines(table.rows, layout, money, options)
-    balances = [money.parse(row, layout.balance) for row in table.rows]
+    money = _Money(_currency(rows, currency), options.decimal or _decimal(rows, layout))
+    lines = _lines(rows, money, options)
+    balances = [money.parse(row, "balance") for row in rows]
     if _latest_first(lines, balances):
         lines.reverse()
         balances.reverse()
     opening, closing = _outer_balances(lines, balances)
     if opening is None and table.opening is not None:
-        opening = money.stated_opening(table.opening, lines[0])
-    page = Page(currency=currency, lines=lines, left_out=table.left_out)
+        opening = _stated_opening(table.opening, money, lines[0])
+    page = BankStatement(currency=money.currency, lines=lines, left_out=table.left_out)
     gap_minor = gap_between(opening, closing, lines)
-    remark = (
-        "the lines do not add up from the first balance to the last one "
-        f"(off by {gap_minor} minor units): some may be missing"
-    )
-    remarks = [remark] if gap_minor else []
-    return replace(join_pages("csv", [page], remarks), opening=opening, closing=closing)
+    if gap_minor:
+        page.remarks.append(
+            "the lines do not add up from the first balance to the last one "
+            f"(off by {gap_minor} minor units): some may be missing"
+        )
+    statement = join_pages("csv", "", [page])
+    statement.opening, statement.closing = opening, closing
+    return statement
 
 
-def _currency(rows: Sequence[Row], layout: CsvLayout, asked: str | None) -> str:
-    currency = asked
-    if layout.currency is not None:
-        for row in rows:
-            stated = row.cell(layout.currency).upper()
-            if stated and currency is not None and stated != currency:
-                raise StatementError(
-                    f"the line is in {stated}, but the statement is in {currency}",
-                    number=row.number,
-                )
-            currency = currency or stated or None
+def _read_table(text: str, layout: CsvLayout) -> _Table:
+    """Sort the rows below the header; raise StatementError for one that is broken."""
+    table = _Table()
+    for number, cells in _cells_below(text, layout):
+        row = _row(number, cells, layout)
+        if row is None:
+            table.left_out.append(LeftOut(number=number, reason="a note, not a transaction"))
+            continue
+        balance = _balance_name(cells, layout)
+        if balance in _OPENING_NAMES and not table.rows:
+            table.opening = row
+        status = row.text("status")
+        if balance is not None:
+            reason = "a balance or total, not a transaction"
+        elif status and plain_name(status) in _NOT_BOOKED:
+            reason = f"not booked: its status is {status}"
+        elif not any(row.text(role) for role in layout.money):
+            reason = "it has no amount"
+        elif not row.text("date"):
+            raise StatementError("the row has an amount but no date", number=number)
+        else:
+            table.rows.append(row)
+            continue
+        table.left_out.append(LeftOut(number=number, reason=reason))
+    return table
+
+
+def _cells_below(text: str, layout: CsvLayout) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows below the header that are not blank, with the line that each starts on."""
+    reader = csv.reader(io.StringIO(text), delimiter=layout.delimiter, strict=True)
+    number = 1
+    try:
+        for place, row in enumerate(reader):
+            cells = [cell.strip() for cell in row]
+            if place >= layout.rows_above and any(cells):
+                yield number, cells
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise StatementError(
+            f"the row is broken ({error}): a quote may be open", number=number
+        ) from error
+
+
+def _row(number: int, cells: list[str], layout: CsvLayout) -> _Row | None:
+    """Return the row, None for a note that has no place for an amount; raise StatementError."""
+    date = layout.columns["date"]
+    needed = max(date, *(layout.columns[role] for role in layout.money)) + 1
+    if len(cells) < needed:
+        if len(cells) > date and looks_like_date(cells[date]):
+            raise StatementError(
+                f"the row has {len(cells)} columns where {needed} are needed: it is cut off",
+                number=number,
+            )
+        return None
+    if any(cells[layout.width :]):
+        raise StatementError(
+            f"the row has {len(cells)} columns where the header has {layout.width}", number=number
+        )
+    cells += [""] * (layout.width - len(cells))
+    texts = {role: cells[column] for role, column in layout.columns.items()}
+    texts["description"] = " - ".join(filter(None, (cells[each] for each in layout.description)))
+    return _Row(number, texts)
+
+
+def _balance_name(cells: Sequence[str], layout: CsvLayout) -> str | None:
+    """Return the plain name of a row that states a balance or a total."""
+    for column in (*layout.description, layout.columns["date"], 0):
+        if _STATING.match(cells[column]):
+            name = plain_name(cells[column])
+            if name in _BALANCE_NAMES:
+                return name
+    return None
+
+
+def _currency(rows: Sequence[_Row], currency: str | None) -> str:
+    for row in rows:
+        stated = row.text("currency").upper()
+        if stated and currency is not None and stated != currency:
+            raise StatementError(
+                f"the line is in {stated}, but the statement is in {currency}", number=row.number
+            )
+        currency = currency or stated or None
     if currency is None:
         raise CurrencyUnknownError("the file does not name its currency: say --currency")
     if currency not in CURRENCY_DIGITS:
@@ -93,105 +208,95 @@ def _currency(rows: Sequence[Row], layout: CsvLayout, asked: str | None) -> str:
     return currency
 
 
-def _decimal(rows: Sequence[Row], layout: CsvLayout) -> Decimal:
-    columns = [*layout.money, *([] if layout.balance is None else [layout.balance])]
-    found = decimal_of(row.cells[column] for row in rows for column in columns)
+def _decimal(rows: Sequence[_Row], layout: CsvLayout) -> Decimal:
+    found = decimal_of(row.text(role) for row in rows for role in (*layout.money, "balance"))
     if found is not None:
         return found
-    undecided = next(
-        (row for row in rows if any(m in row.cells[c] for c in layout.money for m in ",.")),
-        rows[0],
-    )
+    undecided = (row for row in rows for role in layout.money if set(",.") & set(row.text(role)))
     raise StatementError(
         "the amounts do not show whether they have a decimal comma or a decimal point: "
         "say --decimal comma or --decimal point",
-        number=undecided.number,
+        number=next(undecided, rows[0]).number,
     )
 
 
-def _lines(
-    rows: Sequence[Row], layout: CsvLayout, money: _Money, options: ReadingOptions
-) -> list[StatementLine]:
-    days = read_dates(((row.number, row.cells[layout.date]) for row in rows), options.date_format)
+def _lines(rows: Sequence[_Row], money: _Money, options: ReadingOptions) -> list[StatementLine]:
+    days = read_dates(((row.number, row.text("date")) for row in rows), options.date_format)
     return [
         StatementLine(
             number=row.number,
-            occurred_on=days[row.cells[layout.date]],
-            amount_minor=money.of(row),
-            description=tidy_description(
-                " - ".join(filter(None, (row.cells[each] for each in layout.description)))
-            ),
-            reference=tidy_reference(row.cell(layout.reference)),
+            occurred_on=days[row.text("date")],
+            amount_minor=amount_minor,
+            description=tidy_description(row.text("description")),
+            reference=tidy_reference(row.text("reference")),
         )
-        for row in rows
+        for row, amount_minor in zip(rows, money.amounts(rows), strict=True)
     ]
 
 
+@dataclass(frozen=True, slots=True)
 class _Money:
-    """Reads a row's signed amount and its balance."""
+    """Reads amounts in one currency, written in one way."""
 
-    def __init__(
-        self, rows: Sequence[Row], layout: CsvLayout, currency: str, decimal: Decimal | None
-    ) -> None:
-        self._layout = layout
-        self._currency = currency
-        self._decimal: Decimal = decimal or _decimal(rows, layout)
-        self._debit_sign = 0
-        self._side = layout.side
-        # a column called "type" tells the sides only when it tells nothing else
-        if layout.amount is None or any(
-            plain_name(text) not in _SIDES for text in {row.cell(layout.side) for row in rows}
-        ):
-            self._side = None
+    currency: str
+    decimal: Decimal
 
-    def of(self, row: Row) -> int:
-        """Return signed minor units; raise StatementError."""
-        if self._layout.amount is None:
-            return self._of_two_columns(row)
-        amount_minor = self.parse(row, self._layout.amount) or 0
-        if self._side is None:
-            return amount_minor
-        side = row.cells[self._side]
-        sign = _SIDES[plain_name(side)]
-        if amount_minor < 0 < sign:
-            raise StatementError(
-                f"the amount is negative, but its side is {side!r}", number=row.number
-            )
-        return sign * abs(amount_minor)
-
-    def _of_two_columns(self, row: Row) -> int:
-        debit_minor = self.parse(row, self._layout.debit) or 0
-        credit_minor = self.parse(row, self._layout.credit) or 0
-        if debit_minor and credit_minor:
-            raise StatementError("the row has both a debit and a credit", number=row.number)
-        if credit_minor < 0:
-            raise StatementError("the credit is negative", number=row.number)
-        if not debit_minor:
-            return credit_minor
-        # some banks write debits with a minus and some without, but none does both
-        sign = 1 if debit_minor > 0 else -1
-        if self._debit_sign not in {0, sign}:
-            raise StatementError("some debits are negative and some are not", number=row.number)
-        self._debit_sign = sign
-        return -abs(debit_minor)
-
-    def parse(self, row: Row, column: int | None) -> int | None:
-        """Return the cell's amount, None for a blank cell; raise StatementError."""
-        text = row.cell(column)
+    def parse(self, row: _Row, role: str) -> int | None:
+        """Return the amount in that column, None for a blank one; raise StatementError."""
+        text = row.text(role)
         if not text:
             return None
-        return parse_amount(text, self._currency, self._decimal, number=row.number)
+        return parse_amount(text, self.currency, self.decimal, number=row.number)
 
-    def stated_opening(self, row: Row, first: StatementLine) -> StatementBalance | None:
-        """Return the balance of a line such as SALDO ANTERIOR, in either column."""
-        column = self._layout.balance if row.cell(self._layout.balance) else self._layout.amount
-        try:
-            amount_minor = self.parse(row, column)
-        except StatementError:
-            return None
-        if amount_minor is None:
-            return None
-        return StatementBalance(amount_minor=amount_minor, on=first.occurred_on)
+    def amounts(self, rows: Sequence[_Row]) -> list[int]:
+        """Return each row's signed minor units; raise StatementError."""
+        if "amount" not in rows[0].texts:
+            return self._of_two_columns(rows)
+        amounts = [self.parse(row, "amount") or 0 for row in rows]
+        # a column called "type" tells the sides only when it tells nothing else
+        signs = {
+            text: _SIDES.get(plain_name(text), 0) for text in {row.text("side") for row in rows}
+        }
+        if not all(signs.values()):
+            return amounts
+        for row, amount_minor in zip(rows, amounts, strict=True):
+            if amount_minor < 0 < signs[row.text("side")]:
+                raise StatementError(
+                    f"the amount is negative, but its side is {row.text('side')!r}",
+                    number=row.number,
+                )
+        return [
+            signs[row.text("side")] * abs(each) for row, each in zip(rows, amounts, strict=True)
+        ]
+
+    def _of_two_columns(self, rows: Sequence[_Row]) -> list[int]:
+        amounts: list[int] = []
+        # some banks write debits with a minus and some without, but none does both
+        debits_negative: bool | None = None
+        for row in rows:
+            debit_minor = self.parse(row, "debit") or 0
+            credit_minor = self.parse(row, "credit") or 0
+            if debit_minor and credit_minor:
+                raise StatementError("the row has both a debit and a credit", number=row.number)
+            if credit_minor < 0:
+                raise StatementError("the credit is negative", number=row.number)
+            if debit_minor:
+                if debits_negative not in {None, debit_minor < 0}:
+                    raise StatementError(
+                        "some debits are negative and some are not", number=row.number
+                    )
+                debits_negative = debit_minor < 0
+            amounts.append(credit_minor - abs(debit_minor))
+        return amounts
+
+
+def _stated_opening(row: _Row, money: _Money, first: StatementLine) -> StatementBalance | None:
+    """Return the balance of a line such as SALDO ANTERIOR, in either column."""
+    with contextlib.suppress(StatementError):
+        amount_minor = money.parse(row, "balance" if row.text("balance") else "amount")
+        if amount_minor is not None:
+            return StatementBalance(amount_minor=amount_minor, on=first.occurred_on)
+    return None
 
 
 def _latest_first(lines: Sequence[StatementLine], balances: Sequence[int | None]) -> bool:

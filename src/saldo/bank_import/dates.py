@@ -55,42 +55,35 @@ def read_dates(texts: Iterable[tuple[int, str]], order: Order | None) -> dict[st
     first_lines: dict[str, int] = {}
     for number, text in texts:
         first_lines.setdefault(text, number)
-    possible = [order] if order else list(ORDERS)
-    readings: dict[Order, dict[str, date]] = {each: {} for each in possible}
+    readings: dict[Order, dict[str, date]] = {each: {} for each in ([order] if order else ORDERS)}
     for text, number in first_lines.items():
-        for each in list(readings):
-            day = _in_order(text, each)
-            if day is None and len(readings) > 1:
+        days = {each: _in_order(text, each) for each in readings}
+        if not any(days.values()):
+            raise StatementError(_fault(text, order, readings), number=number)
+        for each, day in days.items():
+            if day is None:
                 del readings[each]
-            elif day is None:
-                raise StatementError(_fault(text, each, order, first_lines), number=number)
             else:
                 readings[each][text] = day
-    distinct = list({tuple(days.values()): each for each, days in readings.items()}.values())
-    if len(distinct) > 1:
-        _ask_for_order(readings, first_lines)
-    return readings[distinct[0]]
-
-
-def _ask_for_order(readings: dict[Order, dict[str, date]], first_lines: dict[str, int]) -> None:
     for text, number in first_lines.items():
-        days = {days[text]: order for order, days in readings.items()}
-        if len(days) > 1:
-            choices = " or ".join(
-                f"{day.isoformat()} (--date-format {order})" for day, order in days.items()
+        choices = {days[text]: each for each, days in readings.items()}
+        if len(choices) > 1:
+            either = " or ".join(
+                f"{day.isoformat()} (--date-format {each})" for day, each in choices.items()
             )
             raise StatementError(
-                f"the dates do not show their order: {text!r} is {choices}", number=number
+                f"the dates do not show their order: {text!r} is {either}", number=number
             )
+    return next(iter(readings.values()))
 
 
-def _fault(text: str, order: Order, asked: Order | None, first_lines: dict[str, int]) -> str:
+def _fault(text: str, asked: Order | None, readings: dict[Order, dict[str, date]]) -> str:
     if not looks_like_date(text):
         return f"{text!r} is not a date"
     if asked:
         return f"{text!r} is not a date in the order {asked}"
-    earlier = next((each for each in first_lines if _in_order(each, order) is not None), None)
-    return f"{text!r} is not a date in the order {order} of {earlier!r} before it"
+    order, earlier = next(iter(readings.items()))
+    return f"{text!r} is not a date in the order {order} of {next(iter(earlier))!r} before it"
 
 
 def _in_order(text: str, order: Order) -> date | None:

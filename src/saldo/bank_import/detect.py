@@ -35,36 +35,31 @@ def read_statement(
 
     A CSV file that does not name its currency is read in the account's, ``currency_held``.
     """
+    # Only the reader that is needed is loaded: together they take half a second, which every other
+    # command of `saldo` would spend too.
     options = options or ReadingOptions()
     if not content.strip():
         raise StatementError("the file is empty")
     found = options.format or detect_format(content)
-    statement = _parse(content, found, options, currency_held)
-    if options.currency is not None and options.currency != statement.currency:
-        raise StatementError(f"the statement is in {statement.currency}, not in {options.currency}")
-    return statement
-
-
-def _parse(
-    content: bytes, found: Format, options: ReadingOptions, currency_held: str | None
-) -> BankStatement:
-    # Only the reader that is needed is loaded: together they take half a second, which every other
-    # command of `saldo` would spend too.
     if found == "csv":
         from saldo.bank_import.csv_format import parse_csv
 
-        return parse_csv(content, options, options.currency or currency_held)
-    if found == "ofx":
+        statement = parse_csv(content, options, options.currency or currency_held)
+    elif found == "ofx":
         from saldo.bank_import.ofx import parse_ofx
 
-        return parse_ofx(content, bank_account=options.bank_account)
-    if found == "mt940":
+        statement = parse_ofx(content, options.bank_account)
+    elif found == "mt940":
         from saldo.bank_import.mt940 import parse_mt940
 
-        return parse_mt940(content, bank_account=options.bank_account)
-    from saldo.bank_import.camt import parse_camt
+        statement = parse_mt940(content, options.bank_account)
+    else:
+        from saldo.bank_import.camt import parse_camt
 
-    return parse_camt(content, bank_account=options.bank_account)
+        statement = parse_camt(content, options.bank_account)
+    if options.currency is not None and options.currency != statement.currency:
+        raise StatementError(f"the statement is in {statement.currency}, not in {options.currency}")
+    return statement
 
 
 def detect_format(content: bytes) -> Format:

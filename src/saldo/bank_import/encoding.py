@@ -12,13 +12,13 @@ import contextlib
 from saldo.bank_import.errors import StatementError
 
 # The longer marks first: UTF-32's begins with UTF-16's.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def decode_text(content: bytes, encoding: str | None = None) -> str:
@@ -27,18 +27,12 @@ def decode_text(content: bytes, encoding: str | None = None) -> str:
     In this order: a byte-order mark, ``encoding`` when one is named, UTF-8 when the bytes are
     UTF-8, else Windows-1252, what banks mean when they say ISO 8859-1.
     """
-    for mark, name in _MARKS:
-        if content.startswith(mark):
-            text = _strictly(content[len(mark) :], name)
-            break
-    else:
-        text = _strictly(content, encoding) if encoding else _guess(content)
+    known = next((name for mark, name in _MARKS.items() if content.startswith(mark)), encoding)
+    text = _strictly(content, known) if known else _guess(content)
     if "\0" in text:
         number = text.count("\n", 0, text.index("\0")) + 1
         raise StatementError("the file is not text: it holds a zero byte", number=number)
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _strictly(content: bytes, encoding: str) -> str:
@@ -51,7 +45,8 @@ def _strictly(content: bytes, encoding: str) -> str:
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise StatementError(
-            f"the text is not {encoding}: say --encoding with the right one", number=number
+            f"the text is not {encoding.removesuffix('-sig')}: say --encoding with the right one",
+            number=number,
         ) from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import calendar
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mt940 import Options, models, processors, tags
@@ -19,7 +19,6 @@ from saldo.bank_import.encoding import decode_text
 from saldo.bank_import.errors import StatementError
 from saldo.bank_import.statement import (
     BankStatement,
-    Page,
     StatementBalance,
     StatementLine,
     choose_account,
@@ -30,6 +29,7 @@ from saldo.bank_import.statement import (
 from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import date
 
 _TAG = re.compile(r":([0-9]{2}[A-Z]?|NS):", re.ASCII)
@@ -56,24 +56,22 @@ class _Field:
     number: int
 
 
-@dataclass(slots=True)
-class _RawPage:
-    """The fields from one :20: to the next."""
-
-    number: int
-    account: str = ""
-    opening: _Field | None = None
-    closing: _Field | None = None
-    lines: list[tuple[_Field, str]] = field(default_factory=list)
-
-
-def parse_mt940(content: bytes, *, bank_account: str | None = None) -> BankStatement:
+def parse_mt940(content: bytes, bank_account: str | None = None) -> BankStatement:
     """Return the statement in ``content``, or that of ``bank_account``; raise StatementError."""
-    pages = _pages(_fields(decode_text(content)))
+    pages: list[list[_Field]] = []
+    for each in _fields(decode_text(content)):
+        if each.tag == "20":
+            pages.append([])
+        elif not pages:
+            raise StatementError(
+                f":{each.tag}: stands before :20:, with which an MT940 statement begins",
+                number=each.number,
+            )
+        pages[-1].append(each)
     if not pages:
         raise StatementError("there is no :20: in the file, with which an MT940 statement begins")
-    chosen = choose_account(pages, lambda page: page.account, bank_account)
-    return join_pages("mt940", [_read(page) for page in chosen])
+    account, chosen = choose_account(((_account(page), page) for page in pages), bank_account)
+    return join_pages("mt940", account, [_read(page) for page in chosen])
 
 
 def _fields(text: str) -> list[_Field]:
@@ -81,7 +79,7 @@ def _fields(text: str) -> list[_Field]:
     is_open = False
     for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.rstrip()
-        if "{" in line[:1]:
+        if line.startswith("{"):
             line = _ENVELOPE.sub("", line).removeprefix("{4:")
         match = _TAG.match(line)
         if match is not None:
@@ -98,63 +96,49 @@ def _fields(text: str) -> list[_Field]:
     return fields
 
 
-def _pages(fields: list[_Field]) -> list[_RawPage]:
-    pages: list[_RawPage] = []
-    previous = ""
+def _account(fields: Sequence[_Field]) -> str:
+    stated = [each.text for each in fields if each.tag in {"25", "25P"}]
+    return stated[-1].split("\n")[0].strip() if stated else ""
+
+
+def _read(fields: Sequence[_Field]) -> BankStatement:
+    page = BankStatement()
+    booked: list[tuple[_Field, list[str]]] = []
+    previous = closing_currency = ""
     for each in fields:
-        if each.tag == "20":
-            pages.append(_RawPage(number=each.number))
-        elif not pages:
-            raise StatementError(
-                f":{each.tag}: stands before :20:, with which an MT940 statement begins",
-                number=each.number,
-            )
-        page = pages[-1]
-        if each.tag in {"25", "25P"}:
-            page.account = each.text.split("\n")[0].strip()
-        elif each.tag in {"60F", "60M"}:
-            page.opening = each
+        if each.tag in {"60F", "60M"}:
+            page.opening, page.currency = _balance(each)
         elif each.tag in {"62F", "62M"}:
-            page.closing = each
+            page.closing, closing_currency = _balance(each)
+            page.number = each.number
         elif each.tag == "61":
-            page.lines.append((each, ""))
-        elif each.tag == "86" and previous in {"61", "86", "NS"} and page.lines:
+            booked.append((each, []))
+        elif each.tag == "86" and previous in {"61", "86", "NS"} and booked:
             # after :62: it is about the whole statement
-            at, details = page.lines[-1]
-            page.lines[-1] = (at, f"{details}\n{each.text}" if details else each.text)
+            booked[-1][1].append(each.text)
         previous = each.tag
-    return pages
-
-
-def _read(page: _RawPage) -> Page:
     if page.opening is None or page.closing is None:
         tag = "60F" if page.opening is None else "62F"
         raise StatementError(
             f"the statement that begins here has no field {tag}: the file is not complete",
+            number=fields[0].number,
+        )
+    if closing_currency != page.currency:
+        raise StatementError(
+            f"the statement opens in {page.currency} and closes in {closing_currency}",
             number=page.number,
         )
-    opening, currency = _balance(page.opening)
-    closing, closing_currency = _balance(page.closing)
-    if closing_currency != currency:
-        raise StatementError(
-            f"the statement opens in {currency} and closes in {closing_currency}",
-            number=page.closing.number,
-        )
-    return Page(
-        number=page.closing.number,
-        account=page.account,
-        currency=currency,
-        opening=opening,
-        closing=closing,
-        lines=[_line(at, details, currency) for at, details in page.lines],
-    )
+    page.lines = [
+        _line(at, "\n".join(filter(None, details)), page.currency) for at, details in booked
+    ]
+    return page
 
 
 def _balance(at: _Field) -> tuple[StatementBalance, str]:
     match = _BALANCE.fullmatch(at.text.strip())
-    part: dict[str, str] = match.groupdict() if match else {}
-    currency = part.get("currency", "").upper()
-    on = day_of(part["year"], part["month"], _in_february(part)) if part else None
+    part = match.groupdict() if match else {"currency": ""}
+    currency = part["currency"].upper()
+    on = _day(part) if match else None
     if on is None or currency not in CURRENCY_DIGITS:
         raise StatementError(
             f":{at.tag}: {at.text[:40]!r} is not a balance such as C261124EUR1234,56",
@@ -173,33 +157,35 @@ def _line(at: _Field, details: str, currency: str) -> StatementLine:
             f":61: {at.text[:40]!r} is not a statement line such as 2611241124C1,5NTRFREF//ID",
             number=at.number,
         )
-    part: dict[str, str | None] = match.groupdict()
-    amount_minor = parse_amount(part["amount"] or "", currency, "comma", number=at.number)
+    part = match.groupdict("")
+    amount_minor = parse_amount(part["amount"], currency, "comma", number=at.number)
     # D takes money out, and so does the reversal of a credit
-    if (part["status"] or "").upper() in {"D", "RC"}:
+    if part["status"].upper() in {"D", "RC"}:
         amount_minor = -amount_minor
-    first_line, _, more = at.text.partition("\n")
-    customer = part["customer_reference"] or ""
+    customer = part["customer_reference"]
     if len(customer) == CUSTOMER_REFERENCE_CHARACTERS and not part["bank_reference"]:
         # a reference that is longer than SWIFT allows runs on to the end of its line
-        customer = first_line[first_line.rindex(customer) :]
+        customer = at.text[match.start("customer_reference") :].partition("\n")[0]
     references = [tidy_reference(customer), tidy_reference(part["bank_reference"])]
     reference = "//".join(each for each in references if each) or None
     return StatementLine(
         number=at.number,
         occurred_on=_booked_on(part, at),
         amount_minor=amount_minor,
-        description=_description(details) or tidy_description(more) or reference or "",
+        description=_description(details)
+        or tidy_description(at.text.partition("\n")[2])
+        or reference
+        or "",
         reference=reference,
     )
 
 
-def _booked_on(part: dict[str, str | None], at: _Field) -> date:
+def _booked_on(part: dict[str, str], at: _Field) -> date:
     """Return the entry date, in the year next to the value date; without one, the value date."""
-    valued = day_of(part["year"] or "", part["month"] or "", _in_february(part))
+    valued = _day(part)
     if valued is None:
         raise StatementError(f":61: {at.text[:6]!r} is not a date", number=at.number)
-    month, day = part["entry_month"] or "", part["entry_day"] or ""
+    month, day = part["entry_month"], part["entry_day"]
     if not month.strip() or not day.strip():
         return valued
     booked = day_of(str(valued.year), month, day)
@@ -210,12 +196,12 @@ def _booked_on(part: dict[str, str | None], at: _Field) -> date:
     return booked
 
 
-def _in_february(part: dict[str, Any]) -> str:
+def _day(part: dict[str, str]) -> date | None:
     """Return the day. Banks that count months of 30 days write 30 February for its last day."""
-    day = str(part["day"])
-    if part["month"] != "02" or day not in {"29", "30"}:
-        return day
-    return str(min(int(day), calendar.monthrange(2000 + int(part["year"]), 2)[1]))
+    year, month, day = part["year"], part["month"], part["day"]
+    if month == "02" and day in {"29", "30"}:
+        day = str(min(int(day), calendar.monthrange(2000 + int(year), 2)[1]))
+    return day_of(year, month, day)
 
 
 def _description(details: str) -> str:

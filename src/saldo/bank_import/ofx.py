@@ -1,81 +1,89 @@
 """OFX statements: version 1 (SGML) and 2 (XML), of bank accounts and credit cards.
 
-The structure around the transactions is read by ofxtools. The transactions themselves are cut out
-first and read in ofx_lines: its tree needs 3 s for 100,000 of them and does not keep their lines.
+Version 1 has no end tags for the elements that hold text, so no XML parser reads it. ofxtools does,
+but needs 3 s for 100,000 transactions and forgets on which line they stood.
 """
 
 from __future__ import annotations
 
+import html
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ofxtools.Parser import TreeBuilder
-
+from saldo.bank_import.amounts import Decimal, parse_amount
+from saldo.bank_import.dates import day_of
 from saldo.bank_import.encoding import decode_text
 from saldo.bank_import.errors import StatementError
-from saldo.bank_import.ofx_lines import END, START, Block, read_amount, read_date, read_line
 from saldo.bank_import.statement import (
     DOCUMENT_TYPE,
     BankStatement,
     LeftOut,
-    Page,
     StatementBalance,
     StatementLine,
     choose_account,
     join_pages,
+    tidy_description,
+    tidy_reference,
 )
 from saldo.domain.money import CURRENCY_DIGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from datetime import date
-    from xml.etree.ElementTree import Element
 
 _BODY = re.compile(r"<OFX>", re.IGNORECASE)
 _DOCTYPE = re.compile(r"<!(?:DOCTYPE|ENTITY)\b")
-_TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9._]*)>")
-_POSITION = re.compile(r"position=\[([0-9]+):")
+_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
+# A whole transaction, one tag of what is around them, or half a tag; and the text behind it.
+_TOKEN = re.compile(
+    r"(?:<STMTTRN>(.*?)</STMTTRN>|<(/?)([A-Z][A-Z0-9._]*)>|</)([^<]*)", re.IGNORECASE | re.DOTALL
+)
+_ELEMENT = re.compile(r"<([A-Z][A-Z0-9.]*)>([^<]*)", re.IGNORECASE)
+_ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#([0-9]{1,7}));")
+_DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})", re.ASCII)
 
-# The element of a statement, and within it the one that says whose it is.
-_STATEMENTS = {"STMTRS": "BANKACCTFROM", "CCSTMTRS": "CCACCTFROM"}
+_STATEMENTS = frozenset({"STMTRS", "CCSTMTRS"})
+# What is put before the name of a text within these elements.
+_PLACES = {"BANKACCTFROM": "account ", "CCACCTFROM": "account ", "LEDGERBAL": "balance "}
+_REFUSED = {
+    "STMTTRN": "<STMTTRN> is never closed by </STMTTRN>",
+    "INVSTMTRS": (
+        "the file is of an investment account: only bank accounts and cards are imported"
+    ),
+}
 
 
 @dataclass(slots=True)
 class _Source:
-    """A statement's element, its account, and the blocks of its transactions."""
+    """The texts of one statement, and its transactions with the line that each starts on."""
 
-    element: Element
-    account: str
-    blocks: list[Block]
+    texts: dict[str, str] = field(default_factory=dict)
+    transactions: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def account(self) -> str:
+        names = ("account BANKID", "account BRANCHID", "account ACCTID")
+        return "/".join(self.texts[name] for name in names if name in self.texts)
 
 
-def parse_ofx(content: bytes, *, bank_account: str | None = None) -> BankStatement:
+def parse_ofx(content: bytes, bank_account: str | None = None) -> BankStatement:
     """Return the statement in ``content``, or that of ``bank_account``; raise StatementError.
 
     OFX states no opening balance: it is worked out from the closing one when that is of a day that
     the lines reach.
     """
     text = decode_text(content)
-    body = _body_start(text)
-    if "<stmttrn>" in text:
-        text = _TAG.sub(lambda tag: tag.group().upper(), text)
-    skeleton, blocks = _cut_out(text, body)
-    elements = [each for each in _read_skeleton(skeleton).iter() if each.tag in _STATEMENTS]
-    if not elements:
+    start = _body_start(text)
+    sources = _sources(_CDATA.sub(lambda cdata: cdata[1].replace("<", "&lt;"), text), start)
+    if not sources:
         raise StatementError("the file holds no statement of a bank account or credit card")
-    sources = [
-        _Source(element, _account(element), blocks.get(index, []))
-        for index, element in enumerate(elements)
-    ]
-    chosen = choose_account(sources, lambda source: source.account, bank_account)
+    account, chosen = choose_account(((each.account, each) for each in sources), bank_account)
     pages = [_page(source) for source in chosen]
-    last = chosen[-1].element
-    lines = [line for page in pages for line in page.lines if line.amount_minor]
-    if len(pages) == 1:
-        pages[0].opening = _opening(pages[0].closing, lines, last)
-    own = [block for source in chosen for block in source.blocks]
-    return join_pages("ofx", pages, _remarks(lines, own, pages[-1].closing, last))
+    if len(pages) > 1:
+        pages[0].opening = None
+    return join_pages("ofx", account, pages)
 
 
 def _body_start(text: str) -> int:
@@ -91,156 +99,151 @@ def _body_start(text: str) -> int:
     doctype = _DOCTYPE.search(text)
     if doctype is not None:
         raise StatementError(DOCUMENT_TYPE, number=text.count("\n", 0, doctype.start()) + 1)
-    if "<INVSTMTRS>" in text:
-        raise StatementError(
-            "the file is of an investment account: only bank accounts and cards are imported"
-        )
     return found.start()
 
 
-def _page(source: _Source) -> Page:
-    currency = _text(source.element, "CURDEF") or ""
+def _sources(text: str, start: int) -> list[_Source]:
+    sources: list[_Source] = []
+    for number, path, name, transaction, behind in _tokens(text, start):
+        in_statement = not _STATEMENTS.isdisjoint(path)
+        if transaction is not None and not in_statement:
+            raise StatementError("the transaction is outside of a statement", number=number)
+        if name in _REFUSED or "<STMTTRN>" in (transaction or "").upper():
+            raise StatementError(_REFUSED[name or "STMTTRN"], number=number)
+        if transaction is not None:
+            sources[-1].transactions.append((number, transaction))
+        elif name in _STATEMENTS:
+            sources.append(_Source())
+        elif in_statement and behind:
+            place = next((each for each in reversed(path) if each in _PLACES), "")
+            sources[-1].texts.setdefault(_PLACES.get(place, "") + name, behind)
+    return sources
+
+
+def _tokens(text: str, start: int) -> Iterator[tuple[int, list[str], str, str | None, str]]:
+    """Yield each start tag and transaction: line, open elements, tag, transaction, text behind."""
+    path: list[str] = []
+    number, counted, leaf = 1, 0, ""
+    for token in _TOKEN.finditer(text, start):
+        number += text.count("\n", counted, token.start())
+        counted = token.start()
+        transaction, end, tag, behind = token.groups()
+        name, behind = (tag or "").upper(), behind.strip()
+        if end and name != leaf and name not in path:
+            raise StatementError(f"</{name}> closes nothing", number=number)
+        if (behind and (end or not name)) or (not name and transaction is None):
+            raise StatementError("the OFX tags do not fit together here", number=number)
+        if not end:
+            yield number, path, name, transaction, behind
+            if name and not behind:
+                path.append(name)
+        elif name != leaf:
+            # an empty element may lack its end tag, so those in between are closed too
+            while path.pop() != name:
+                pass
+        # an element that holds text needs no end tag in version 1
+        leaf = name if behind else ""
+
+
+def _page(source: _Source) -> BankStatement:
+    currency = source.texts.get("CURDEF", "")
     if currency not in CURRENCY_DIGITS:
         raise StatementError(f"CURDEF is {currency!r}, which is not an ISO 4217 currency")
-    page = Page(
-        account=source.account,
-        currency=currency,
-        closing=_closing(source.element, currency),
-    )
-    for block in source.blocks:
-        if "<CORRECTFITID>" in block.text:
+    page = BankStatement(currency=currency)
+    strange: list[int] = []
+    for number, transaction in source.transactions:
+        texts = {name.upper(): text.strip() for name, text in _ELEMENT.findall(transaction)}
+        if "CORRECTFITID" in texts:
             reason = "the bank corrects an earlier line: do so by hand"
-            page.left_out.append(LeftOut(number=block.number, reason=reason))
-        else:
-            page.lines.append(read_line(block, currency))
-    return page
-
-
-def _cut_out(text: str, start: int) -> tuple[str, dict[int, list[Block]]]:
-    """Return the text from ``start`` without its transactions, and those by their statement.
-
-    The text keeps its line ends, so that positions in it still tell the line.
-    """
-    head, *parts = text.split(START)
-    blocks: dict[int, list[Block]] = {}
-    number = head.count("\n") + 1
-    statement = _statements_opened(head) - 1
-    skeleton = ["\n" * head.count("\n", 0, start), head[start:]]
-    for part in parts:
-        body, end, rest = part.partition(END)
-        if not end:
-            raise StatementError(f"{START} is never closed by {END}", number=number)
-        blocks.setdefault(statement, []).append(Block(body, number))
-        skeleton += ["\n" * body.count("\n"), rest]
-        statement += _statements_opened(rest)
-        number += part.count("\n")
-    return "".join(skeleton), blocks
-
-
-def _statements_opened(text: str) -> int:
-    return text.count("<STMTRS>") + text.count("<CCSTMTRS>")
-
-
-def _read_skeleton(skeleton: str) -> Element:
-    _check_nesting(skeleton)
-    builder = TreeBuilder()
-    try:
-        builder.feed(skeleton)
-        root: Element = builder.close()
-    except (SyntaxError, IndexError, AssertionError) as error:
-        # ofxtools' own error is a SyntaxError, as is that of the standard library's tree, whose
-        # others get through. Its message quotes the whole document before it says where.
-        position = _POSITION.search(str(error), max(0, len(str(error)) - 80))
-        number = skeleton.count("\n", 0, int(position.group(1))) + 1 if position else None
-        raise StatementError("the OFX tags do not fit together here", number=number) from error
-    return root
-
-
-def _check_nesting(skeleton: str) -> None:
-    """Raise StatementError for an end tag that closes nothing: ofxtools lets it pass."""
-    open_tags: list[tuple[str, int]] = []
-    for tag in _TAG.finditer(skeleton):
-        closes, name = tag.groups()
-        if not closes:
-            open_tags.append((name, tag.start()))
+            page.left_out.append(LeftOut(number=number, reason=reason))
             continue
-        # elements that hold text need no end tag in version 1, so those in between are closed too
-        while open_tags and open_tags[-1][0] != name:
-            open_tags.pop()
-        if not open_tags:
-            raise StatementError(
-                f"</{name}> closes nothing", number=skeleton.count("\n", 0, tag.start()) + 1
-            )
-        open_tags.pop()
-
-
-def _account(statement: Element) -> str:
-    source = next(statement.iter(_STATEMENTS[statement.tag]), None)
-    if source is None:
-        return ""
-    parts = [_text(source, name) for name in ("BANKID", "BRANCHID", "ACCTID")]
-    return "/".join(part for part in parts if part)
-
-
-def _closing(statement: Element, currency: str) -> StatementBalance | None:
-    ledger = next(statement.iter("LEDGERBAL"), None)
-    amount = None if ledger is None else _text(ledger, "BALAMT")
-    on = None if ledger is None else _text(ledger, "DTASOF")
-    if amount is None or on is None:
-        return None
-    return StatementBalance(
-        amount_minor=read_amount(amount, currency, None), on=read_date(on, "DTASOF", None)
-    )
-
-
-def _listed_until(lines: Sequence[StatementLine], statement: Element) -> date | None:
-    """Return the last day that the file covers, by its DTEND or its last line."""
-    stated = _text(statement, "DTEND")
-    days = [line.occurred_on for line in lines]
-    if stated is not None:
-        days.append(read_date(stated, "DTEND", None))
-    return max(days, default=None)
-
-
-def _opening(
-    closing: StatementBalance | None, lines: Sequence[StatementLine], statement: Element
-) -> StatementBalance | None:
-    until = _listed_until(lines, statement)
-    if closing is None or until is None or not lines:
-        return None
-    if not max(line.occurred_on for line in lines) <= closing.on <= until:
-        return None
-    return StatementBalance(
-        amount_minor=closing.amount_minor - sum(line.amount_minor for line in lines),
-        on=min(line.occurred_on for line in lines),
-    )
-
-
-def _remarks(
-    lines: Sequence[StatementLine],
-    blocks: Sequence[Block],
-    closing: StatementBalance | None,
-    statement: Element,
-) -> Iterator[str]:
-    until = _listed_until(lines, statement)
-    if closing is not None and until is not None and closing.on > until:
-        yield (
-            f"the bank's balance is of {closing.on}, but the lines end on {until}: "
-            "it may count transactions that are not in this file"
-        )
-    debits = {block.number for block in blocks if "<TRNTYPE>DEBIT" in block.text}
-    strange = [line.number for line in lines if line.amount_minor > 0 and line.number in debits]
+        line = _line(texts, currency, number)
+        page.lines.append(line)
+        if line.amount_minor > 0 and texts.get("TRNTYPE", "").startswith("DEBIT"):
+            strange.append(number)
+    _set_balances(page, source.texts)
     if strange:
-        yield (
+        page.remarks.append(
             f"{len(strange)} lines are called DEBIT but have a positive amount, the first on line "
             f"{strange[0]}: they count as income, by their sign"
         )
-    missing = sum(1 for line in lines if line.reference is None)
+    missing = sum(line.reference is None for line in page.lines if line.amount_minor)
     if missing:
-        yield f"{missing} lines have no FITID: they are known by day, amount and description"
+        page.remarks.append(
+            f"{missing} lines have no FITID: they are known by day, amount and description"
+        )
+    return page
 
 
-def _text(element: Element, name: str) -> str | None:
-    # anywhere below: an empty element without its end tag swallows those that follow it
-    found = next(element.iter(name), None)
-    return None if found is None or not found.text else found.text.strip()
+def _set_balances(page: BankStatement, texts: dict[str, str]) -> None:
+    """Set the closing balance, and the opening one if the closing one counts these lines only."""
+    moved = [line for line in page.lines if line.amount_minor]
+    days = [line.occurred_on for line in moved]
+    ends = [_day(texts["DTEND"], "DTEND")] if "DTEND" in texts else []
+    amount, on = texts.get("balance BALAMT"), texts.get("balance DTASOF")
+    if amount is None or on is None:
+        return
+    closing = StatementBalance(amount_minor=_amount(amount, page.currency), on=_day(on, "DTASOF"))
+    page.closing = closing
+    until = max([*days, *ends], default=closing.on)
+    if closing.on > until:
+        page.remarks.append(
+            f"the bank's balance is of {closing.on}, but the lines end on {until}: "
+            "it may count transactions that are not in this file"
+        )
+    elif moved and max(days) <= closing.on:
+        opening_minor = closing.amount_minor - sum(line.amount_minor for line in moved)
+        page.opening = StatementBalance(amount_minor=opening_minor, on=min(days))
+
+
+def _line(texts: dict[str, str], currency: str, number: int) -> StatementLine:
+    for name in ("TRNAMT", "DTPOSTED"):
+        if name not in texts:
+            raise StatementError(f"the transaction has no {name}", number=number)
+    if "CURRENCY" in texts and texts.get("CURSYM", currency) != currency:
+        raise StatementError(
+            f"the amount is in {texts['CURSYM']}, but the statement is in {currency}",
+            number=number,
+        )
+    return StatementLine(
+        number=number,
+        occurred_on=_day(texts["DTPOSTED"], "DTPOSTED", number),
+        amount_minor=_amount(texts["TRNAMT"], currency, number),
+        description=_description(texts),
+        reference=tidy_reference(_unescape(texts.get("FITID", ""))),
+    )
+
+
+def _description(texts: dict[str, str]) -> str:
+    name = tidy_description(_unescape(texts.get("NAME", "")))
+    memo = tidy_description(_unescape(texts.get("MEMO", "")))
+    if not name or memo.startswith(name):
+        return memo or texts.get("TRNTYPE", "")
+    if not memo or name.startswith(memo):
+        return name
+    return tidy_description(f"{name} - {memo}")
+
+
+def _unescape(text: str) -> str:
+    return _ENTITY.sub(_character, text)
+
+
+def _character(entity: re.Match[str]) -> str:
+    if entity[1] is None:
+        return html.unescape(entity[0])
+    return chr(int(entity[1])) if int(entity[1]) <= sys.maxunicode else ""
+
+
+def _amount(text: str, currency: str, number: int | None = None) -> int:
+    # OFX knows no thousands separator, so a single comma or point is the decimal one
+    decimal: Decimal = "comma" if text.rfind(",") > text.rfind(".") else "point"
+    return parse_amount(text, currency, decimal, number=number)
+
+
+def _day(text: str, name: str, number: int | None = None) -> date:
+    """Return the day of the bank's own calendar: the time zone behind it is left out."""
+    match = _DATE.match(text)
+    day = day_of(*match.groups()) if match else None
+    if day is None:
+        raise StatementError(f"{name} is {text[:40]!r}, which is not a date", number=number)
+    return day

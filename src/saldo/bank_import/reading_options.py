@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -14,7 +15,7 @@ from saldo.domain.money import CURRENCY_DIGITS
 Format = Literal["ofx", "mt940", "camt", "csv"]
 FORMATS: tuple[Format, ...] = ("ofx", "mt940", "camt", "csv")
 
-_CSV = "CSV files"
+_option_of_csv = partial(typer.Option, rich_help_panel="CSV files")
 
 
 def _checked_currency(currency: str | None) -> str | None:
@@ -31,7 +32,7 @@ def _checked_delimiter(delimiter: str | None) -> str | None:
     return mark
 
 
-Column = Annotated[str | None, typer.Option(rich_help_panel=_CSV)]
+Column = Annotated[str | None, _option_of_csv()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,31 +52,23 @@ class ReadingOptions:
             callback=_checked_currency,
         ),
     ] = None
-    encoding: Annotated[
-        str | None, typer.Option(help="UTF-8, else Windows-1252.", rich_help_panel=_CSV)
-    ] = None
-    delimiter: Annotated[
-        str | None, typer.Option(rich_help_panel=_CSV, callback=_checked_delimiter)
-    ] = None
-    decimal: Annotated[Decimal | None, typer.Option(rich_help_panel=_CSV)] = None
+    encoding: Annotated[str | None, _option_of_csv(help="UTF-8, else Windows-1252.")] = None
+    delimiter: Annotated[str | None, _option_of_csv(callback=_checked_delimiter)] = None
+    decimal: Annotated[Decimal | None, _option_of_csv()] = None
     date_format: Annotated[
-        Order | None,
-        typer.Option(help="The order of day, month and year.", rich_help_panel=_CSV),
+        Order | None, _option_of_csv(help="The order of day, month and year.")
     ] = None
     date_column: Annotated[
-        str | None,
-        typer.Option(help="By name, or by number from 1; so are all.", rich_help_panel=_CSV),
+        str | None, _option_of_csv(help="By name, or by number from 1; so are all.")
     ] = None
     amount_column: Column = None
     debit_column: Column = None
     credit_column: Column = None
     description_column: Annotated[
-        list[str] | None,
-        typer.Option(help="May be given several times.", rich_help_panel=_CSV),
+        list[str] | None, _option_of_csv(help="May be given several times.")
     ] = None
     reference_column: Annotated[
-        str | None,
-        typer.Option(help="The bank's own id of a transaction.", rich_help_panel=_CSV),
+        str | None, _option_of_csv(help="The bank's own id of a transaction.")
     ] = None
     balance_column: Column = None
 
@@ -88,4 +81,4 @@ class ReadingOptions:
     def by_number(self) -> bool:
         """Return whether the file may have no header: date and amounts are given by number."""
         money = self.amount_column or self.debit_column or self.credit_column or ""
-        return (self.date_column or "").isdigit() and money.isdigit()
+        return (self.date_column or "").isdecimal() and money.isdecimal()

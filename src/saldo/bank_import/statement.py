@@ -11,7 +11,7 @@ from saldo.bank_import.errors import StatementError
 from saldo.domain.commands import DESCRIPTION_CHARACTERS_MAX, METADATA_CHARACTERS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import date
 
 PageType = TypeVar("PageType")
@@ -53,43 +53,32 @@ class LeftOut:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BankStatement:
-    """One account's lines, earliest day first, with what else the file says about it."""
-
-    format: str
-    bank_account: str | None
-    currency: str
-    opening: StatementBalance | None
-    closing: StatementBalance | None
-    lines: tuple[StatementLine, ...]
-    left_out: tuple[LeftOut, ...]
-    remarks: tuple[str, ...]
-
-
 @dataclass(slots=True, kw_only=True)
-class Page:
-    """A part of a file: one account's lines between an opening and a closing balance.
+class BankStatement:
+    """One account's lines, earliest day first, with what else the file says about it.
 
-    ``number`` is the line of the file to name when the lines do not lead from one to the other.
+    A file may hold it in several pages, each with its own balances. ``number`` is the line of the
+    file to name when a page's lines do not lead from its opening balance to its closing one.
     """
 
-    number: int | None = None
-    account: str = ""
+    format: str = ""
+    bank_account: str | None = None
     currency: str = ""
     opening: StatementBalance | None = None
     closing: StatementBalance | None = None
     lines: list[StatementLine] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    number: int | None = None
 
 
 def choose_account(
-    pages: Iterable[PageType], account_of: Callable[[PageType], str], wanted: str | None
-) -> list[PageType]:
-    """Return the pages of the account ``wanted``, or of the only one; raise StatementError."""
+    pages: Iterable[tuple[str, PageType]], wanted: str | None
+) -> tuple[str, list[PageType]]:
+    """Return the account ``wanted``, or the only one, and its pages; raise StatementError."""
     accounts: dict[str, list[PageType]] = {}
-    for page in pages:
-        accounts.setdefault(account_of(page), []).append(page)
+    for account, page in pages:
+        accounts.setdefault(account, []).append(page)
     known = ", ".join(accounts)
     if wanted is not None and wanted not in accounts:
         raise StatementError(f"the file has no statement of the account {wanted}: it has {known}")
@@ -97,18 +86,24 @@ def choose_account(
         raise StatementError(
             f"the file holds several accounts: choose one with --bank-account ({known})"
         )
-    return accounts[next(iter(accounts)) if wanted is None else wanted]
+    chosen = next(iter(accounts)) if wanted is None else wanted
+    return chosen, accounts[chosen]
 
 
-def join_pages(
-    format_name: str, pages: Sequence[Page], remarks: Iterable[str] = ()
-) -> BankStatement:
+def join_pages(format_name: str, account: str, pages: Sequence[BankStatement]) -> BankStatement:
     """Return the statement that ``pages`` make; raise StatementError.
 
     Lines that do not lead from a page's opening balance to its closing one are refused: one of them
     is missing. Lines that move no money are left out, as no ledger records them.
     """
     first = pages[0]
+    joined = BankStatement(
+        format=format_name,
+        bank_account=account or None,
+        currency=first.currency,
+        opening=first.opening,
+        closing=pages[-1].closing,
+    )
     for page in pages:
         if page.currency != first.currency:
             raise StatementError(
@@ -121,26 +116,17 @@ def join_pages(
                 f"(off by {gap_minor} minor units): a line is missing or was changed",
                 number=page.number,
             )
-    lines = [line for page in pages for line in page.lines]
-    left_out = [
-        LeftOut(number=each.number, reason="the amount is zero")
-        for each in lines
-        if not each.amount_minor
-    ]
-    left_out += [each for page in pages for each in page.left_out]
-    return BankStatement(
-        format=format_name,
-        bank_account=first.account or None,
-        currency=first.currency,
-        opening=first.opening,
-        closing=pages[-1].closing,
-        # Those of one day keep the order of the file.
-        lines=tuple(
-            sorted((each for each in lines if each.amount_minor), key=lambda each: each.occurred_on)
-        ),
-        left_out=tuple(sorted(left_out, key=lambda each: each.number)),
-        remarks=tuple(remarks),
-    )
+        joined.left_out += page.left_out
+        joined.remarks += page.remarks
+        for line in page.lines:
+            if line.amount_minor:
+                joined.lines.append(line)
+            else:
+                joined.left_out.append(LeftOut(number=line.number, reason="the amount is zero"))
+    # The lines of one day keep the order of the file.
+    joined.lines.sort(key=lambda line: line.occurred_on)
+    joined.left_out.sort(key=lambda each: each.number)
+    return joined
 
 
 def gap_between(

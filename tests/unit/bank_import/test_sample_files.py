@@ -367,7 +367,7 @@ def test_ofx_on_one_line_is_read() -> None:
 
     on_one = read(content.replace(b"\n", b" "), options).lines
 
-    assert on_one == tuple(replace(line, number=1) for line in lines)
+    assert on_one == [replace(line, number=1) for line in lines]
 
 
 @UNHURRIED
