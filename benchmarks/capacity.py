@@ -146,14 +146,14 @@ def pods(us_a_second: float) -> int:
 def measured_table(measured: Measured) -> str:
     """Format the inputs as Markdown."""
     rows = [
-        ("record_transaction, CPU a transaction", f"{measured.record_us:,.0f} us"),
-        ("get_balance, CPU a read", f"{measured.read_us:,.0f} us"),
-        ("project_balance, CPU an event", f"{measured.project_us:,.0f} us"),
-        ("PostgreSQL, CPU a recorded transaction", f"{measured.postgres_record_us:,.0f} us"),
-        ("PostgreSQL, CPU a projected event", f"{measured.postgres_project_us:,.0f} us"),
-        ("PostgreSQL, CPU a read", f"{measured.postgres_read_us:,.0f} us"),
-        ("WAL a transaction, both sides", f"{measured.wal_bytes:,.0f} bytes"),
-        ("stored a transaction, both sides with indexes", f"{measured.stored_bytes:,.0f} bytes"),
+        ("record_transaction, CPU per transaction", f"{measured.record_us:,.0f} us"),
+        ("get_balance, CPU per read", f"{measured.read_us:,.0f} us"),
+        ("project_balance, CPU per event", f"{measured.project_us:,.0f} us"),
+        ("PostgreSQL, CPU per recorded transaction", f"{measured.postgres_record_us:,.0f} us"),
+        ("PostgreSQL, CPU per projected event", f"{measured.postgres_project_us:,.0f} us"),
+        ("PostgreSQL, CPU per read", f"{measured.postgres_read_us:,.0f} us"),
+        ("WAL per transaction, both sides", f"{measured.wal_bytes:,.0f} bytes"),
+        ("stored per transaction, both sides with indexes", f"{measured.stored_bytes:,.0f} bytes"),
     ]
     return "\n".join(
         ["| measured | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)]
@@ -172,14 +172,14 @@ def plan_table(measured: Measured) -> str:
         ("connections, both sides", [f"{p.connections:,}" for p in plans]),
         ("cores of PostgreSQL", [f"{p.cores:,.1f}" for p in plans]),
         ("WAL", [f"{p.wal_mb_per_s:,.0f} MB/s" for p in plans]),
-        ("database a day", [f"{p.stored_tb_a_day:,.2f} TB" for p in plans]),
+        ("database growth per day", [f"{p.stored_tb_a_day:,.2f} TB" for p in plans]),
         ("PostgreSQL servers", [f"{p.servers:,}" for p in plans]),
     ]
     head = "| | " + " | ".join(f"{p.per_s:,}/s" for p in plans) + " |"
     rule = "|---|" + "---|" * len(plans)
     body = [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows]
     end = (
-        f"One PostgreSQL server of {SERVER_CORES} cores ends at about "
+        f"One PostgreSQL server of {SERVER_CORES} cores reaches its limit at about "
         f"{measured.server_max_per_s:,.0f} transactions a second."
     )
     return "\n".join([head, rule, *body, "", end])

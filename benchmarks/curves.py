@@ -32,27 +32,27 @@ LABELS = {
     "get_per_s": ("GET, throughput", "/s"),
     "get_cpu_us": ("GET, CPU of the function", "us"),
     "get_p50_ms": ("GET, median latency", "ms"),
-    "lag_p50_ms": ("from the 201 to the balance, p50", "ms"),
-    "lag_p99_ms": ("from the 201 to the balance, p99", "ms"),
-    "idle_percent": ("CPU of recorder and projector, sweeps running, nobody asks", "%"),
-    "idle_postgres_percent": ("CPU of PostgreSQL meanwhile", "%"),
-    "stored_events": ("events stored in fact", ""),
+    "lag_p50_ms": ("delay from the 201 to the balance, p50", "ms"),
+    "lag_p99_ms": ("delay from the 201 to the balance, p99", "ms"),
+    "idle_percent": ("CPU of recorder and projector when idle, sweeps running", "%"),
+    "idle_postgres_percent": ("CPU of PostgreSQL when idle", "%"),
+    "stored_events": ("events actually stored", ""),
     "database_mb": ("database", "MB"),
     "record_mb": ("resident memory of record_transaction", "MB"),
     "balance_mb": ("resident memory of get_balance", "MB"),
     "project_mb": ("resident memory of project_balance", "MB"),
     "outbox_mb": ("outbox with its indexes", "MB"),
-    "outbox_rows": ("outbox, rows that wait", ""),
+    "outbox_rows": ("outbox, waiting rows", ""),
     "outbox_dead_rows": ("outbox, dead rows", ""),
-    "behind_events": ("events that are not projected yet", ""),
-    "stream_hot_percent": ("updates of streams that touched no index (HOT)", "%"),
-    "balance_hot_percent": ("updates of balances that touched no index (HOT)", "%"),
+    "behind_events": ("unprojected events", ""),
+    "stream_hot_percent": ("stream updates without an index update (HOT)", "%"),
+    "balance_hot_percent": ("balance updates without an index update (HOT)", "%"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """What was measured at one place of a curve, round by round."""
+    """What was measured at one point of a curve, round by round."""
 
     x: float
     rounds: list[dict[str, float]]
@@ -84,7 +84,7 @@ class Curve:
     points: list[Point] = field(default_factory=list)
 
     def note(self, x: float, values: dict[str, float]) -> None:
-        """One more round at ``x``."""
+        """Add a round at ``x``."""
         for point in self.points:
             if point.x == x:
                 point.rounds.append(values)
@@ -93,12 +93,12 @@ class Curve:
 
     @property
     def names(self) -> list[str]:
-        """The values that it has somewhere."""
+        """The values that any of its points has."""
         return list(dict.fromkeys(name for point in self.points for name in point.values))
 
     @property
     def about(self) -> str:
-        """Where it comes from, in one line."""
+        """Its source, in one line."""
         rounds = max((len(point.rounds) for point in self.points), default=0)
         medians = f", medians of {rounds} rounds" if rounds > 1 else ""
         early = f" It ended early: {self.ended_early}" if self.ended_early else ""
@@ -129,7 +129,7 @@ def label_of(name: str) -> str:
 
 
 def thinned(points: list[Point]) -> list[Point]:
-    """At most COLUMNS_MAX of the points, the first and the last among them."""
+    """Return at most COLUMNS_MAX of the points, including the first and the last."""
     if len(points) <= COLUMNS_MAX:
         return points
     last = len(points) - 1

@@ -1,4 +1,4 @@
-"""Puts the tables of the committed reports into the documents, between their marks.
+"""The command that writes the tables of the committed reports into the documents.
 
 python -m benchmarks.documents
 """
@@ -25,7 +25,7 @@ CAPACITY = services.ROOT / "docs" / "capacity.md"
 
 def bench_table(report: Report) -> str:
     """Format the figures of a report as Markdown."""
-    lines = ["| figure | measured | limit | ratio | to reach | |", "|---|---|---|---|---|---|"]
+    lines = ["| figure | measured | limit | ratio | target | |", "|---|---|---|---|---|---|"]
     for row in report.rows:
         figure = row.figure
         spread = f" ({number(row.low)} to {number(row.high)})" if len(row.rounds) > 1 else ""
@@ -43,7 +43,7 @@ def bench_table(report: Report) -> str:
 
 
 def tables() -> dict[Path, dict[str, str]]:
-    """For each document, its tables by the name of their marks."""
+    """Return the tables of each document, by the name of their marks."""
     measured = capacity.read_measured()
     figures = bench_table(read_report(capacity.REPORTS / "bench.json"))
     curves = read_long(capacity.REPORTS / "long.json").curves
@@ -61,12 +61,12 @@ def tables() -> dict[Path, dict[str, str]]:
 
 
 def between_marks(text: str, name: str, table: str) -> str:
-    """``text`` with ``table`` between the marks ``name``; ValueError when they are not there."""
+    """Return ``text`` with ``table`` between the marks ``name``; ValueError if they are missing."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     before, found, rest = text.partition(begin)
     _, ended, after = rest.partition(end)
     if not found or not ended:
-        raise ValueError(f"the marks of {name} are not there")
+        raise ValueError(f"the marks of {name} are missing")
     return f"{before}{begin}\n{table}\n\n{end}{after}"
 
 

@@ -1,4 +1,4 @@
-"""The rows of the benchmark: what each one measures, against which limit, and what is to reach."""
+"""The rows of the benchmark: what each measures, its limit and its target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Relation = Literal["at most", "at least"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One row. ``unit`` is of what is measured and of its limit alike."""
+    """One row. ``unit`` is that of the measured value and of its limit."""
 
     key: str
     title: str
@@ -37,7 +37,7 @@ FIGURES = (
     ),
     Figure(
         key="post_hot",
-        title="the same, one hot account: throughput",
+        title="POST /transactions, one hot account: throughput",
         limit="the throughput over 1,000 accounts",
         unit="/s",
         relation="at least",
@@ -53,7 +53,7 @@ FIGURES = (
     ),
     Figure(
         key="bulk",
-        title="bulk record, 1,000 a request: rows",
+        title="bulk POST, 1,000 transactions per request: throughput",
         limit="100-row INSERT + commit, 10 clients, in pgbench",
         unit="/s",
         relation="at least",
@@ -69,7 +69,7 @@ FIGURES = (
     ),
     Figure(
         key="project_cpu",
-        title="projection, 100 in flight: CPU of the function an event",
+        title="projection, 100 in flight: CPU of the function per event",
         limit="the empty CloudEvent function, the same deliveries",
         unit="us",
         relation="at most",
@@ -77,7 +77,7 @@ FIGURES = (
     ),
     Figure(
         key="lag_p50",
-        title="from the 201 to the balance at half load, p50",
+        title="delay from the 201 to the balance at half load, p50",
         limit=None,
         unit="ms",
         relation="at most",
@@ -85,7 +85,7 @@ FIGURES = (
     ),
     Figure(
         key="lag_p99",
-        title="from the 201 to the balance at half load, p99",
+        title="delay from the 201 to the balance at half load, p99",
         limit=None,
         unit="ms",
         relation="at most",
@@ -93,7 +93,7 @@ FIGURES = (
     ),
     Figure(
         key="start",
-        title="start: process to /readyz, the slowest function",
+        title="time from start to the first 200 of /readyz, slowest function",
         limit="importing functions-framework alone",
         unit="s",
         relation="at most",
@@ -101,7 +101,7 @@ FIGURES = (
     ),
     Figure(
         key="memory_idle",
-        title="resident memory idle, the largest function",
+        title="resident memory when idle, largest function",
         limit="the empty function",
         unit="MB",
         relation="at most",
@@ -109,7 +109,7 @@ FIGURES = (
     ),
     Figure(
         key="memory_loaded",
-        title="resident memory after all load, the largest function",
+        title="resident memory after all loads, largest function",
         limit="the empty function",
         unit="MB",
         relation="at most",
@@ -117,7 +117,7 @@ FIGURES = (
     ),
     Figure(
         key="share_idempotency",
-        title="share of the idempotency key in the recorder's profile",
+        title="share of the recorder's profile: idempotency keys",
         limit=None,
         unit="%",
         relation="at most",
@@ -125,7 +125,7 @@ FIGURES = (
     ),
     Figure(
         key="share_chain",
-        title="share of the hash chain",
+        title="share of the recorder's profile: hash chain",
         limit=None,
         unit="%",
         relation="at most",
@@ -133,7 +133,7 @@ FIGURES = (
     ),
     Figure(
         key="share_auth",
-        title="share of the authentication",
+        title="share of the recorder's profile: authentication",
         limit=None,
         unit="%",
         relation="at most",
@@ -141,7 +141,7 @@ FIGURES = (
     ),
     Figure(
         key="share_tracing",
-        title="share of tracing at 1 %",
+        title="share of the recorder's profile: tracing 1 % of the requests",
         limit=None,
         unit="%",
         relation="at most",
@@ -153,7 +153,7 @@ BY_KEY = {figure.key: figure for figure in FIGURES}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One turn of a row: what was measured, its limit in the same turn, and what stands beside."""
+    """One round of a row: the measured value, its limit in the same round, and further values."""
 
     measured: float
     limit: float | None = None
@@ -161,7 +161,7 @@ class Round:
 
     @property
     def judged(self) -> float:
-        """The ratio, or what was measured where there is no limit."""
+        """The ratio, or the measured value if there is no limit."""
         return self.measured if self.limit is None else self.measured / self.limit
 
 
@@ -174,27 +174,27 @@ class Row:
 
     @property
     def median(self) -> float:
-        """The median of what is judged."""
+        """The median of the judged values."""
         return statistics.median(each.judged for each in self.rounds)
 
     @property
     def low(self) -> float:
-        """The smallest of what is judged."""
+        """The smallest judged value."""
         return min(each.judged for each in self.rounds)
 
     @property
     def high(self) -> float:
-        """The largest of what is judged."""
+        """The largest judged value."""
         return max(each.judged for each in self.rounds)
 
     @property
     def measured(self) -> float:
-        """The median of what was measured."""
+        """The median of the measured values."""
         return statistics.median(each.measured for each in self.rounds)
 
     @property
     def limit(self) -> float | None:
-        """The median of the limit."""
+        """The median of the limits."""
         limits = [each.limit for each in self.rounds if each.limit is not None]
         return statistics.median(limits) if limits else None
 

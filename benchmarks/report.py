@@ -177,16 +177,16 @@ def beside_text(row: Row) -> str:
 
 
 def beside_label(name: str, figure: Figure) -> tuple[str, str]:
-    """How a value that stands beside is called, and its unit."""
+    """Return the name of a further value, and its unit."""
     labels = {
         "per_s": ("throughput", "/s"),
-        "pinned_per_s": ("with a core of its own", "/s"),
+        "pinned_per_s": ("on its own core", "/s"),
         "limit_per_s": ("the limit's", "/s"),
         "rate_per_s": ("at", "/s"),
         "cpu_us": ("CPU", "us"),
         "postgres_us": ("PostgreSQL's CPU", "us"),
-        "wal_bytes": ("its WAL", "bytes"),
-        "cpu_us_a_row": ("CPU a row", "us"),
+        "wal_bytes": ("WAL", "bytes"),
+        "cpu_us_a_row": ("CPU per row", "us"),
     }
     if name in labels:
         return labels[name]
@@ -203,7 +203,7 @@ def show(report: Report, console: Console) -> None:
     table.add_column("limit", justify="right", no_wrap=True)
     table.add_column("median", justify="right", no_wrap=True)
     table.add_column("spread", justify="right", no_wrap=True)
-    table.add_column("to reach", justify="right", no_wrap=True)
+    table.add_column("target", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in report.rows:
         unit = row.figure.judged_unit()

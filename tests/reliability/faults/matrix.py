@@ -193,9 +193,7 @@ def table(runs: Sequence[Run]) -> str:
     by_cell: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_cell[run.cell].append(run)
-    head = (
-        "| fault | runs | operations | lost | doubled | stale | wrong | recovery, s | window hits |"
-    )
+    head = "| fault | runs | operations | lost | doubled | stale | wrong | recovery, s | hits |"
     lines = [head, "|---|--:|--:|--:|--:|--:|--:|--:|---|"]
     for cell in CELLS:
         own = by_cell.get(cell.name, [])
@@ -217,22 +215,27 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-MEASURED: dict[str, tuple[str, ...]] = {
-    "kafka-out": ("p99_before_ms", "p99_during_ms"),
-    "kafka-never": ("p99_before_ms", "p99_during_ms"),
-    "schema-unknown": ("accounts", "others_measured", "others_lag_p99_ms"),
-    "overloaded": (
-        "sustained_a_second",
-        "offered_a_second",
-        "recorded_a_second",
-        "refused",
-        "refusal_p50_ms",
-        "refusal_p99_ms",
-        "memory_before_mb",
-        "memory_largest_mb",
-        "first_again_s",
-    ),
-    "withheld": ("swept_after_s",),
+# The notes of a cell that the document shows, by cell and name.
+MEASURED: dict[str, dict[str, str]] = {
+    "kafka-out": {"p99_before_ms": "p99 before {} ms", "p99_during_ms": "p99 during {} ms"},
+    "kafka-never": {"p99_before_ms": "p99 before {} ms", "p99_during_ms": "p99 during {} ms"},
+    "schema-unknown": {
+        "accounts": "{} accounts",
+        "others_measured": "{} others measured",
+        "others_lag_p99_ms": "p99 of the others' lag {} ms",
+    },
+    "overloaded": {
+        "sustained_a_second": "sustained {}/s",
+        "offered_a_second": "offered {}/s",
+        "recorded_a_second": "recorded {}/s",
+        "refused": "{} refused",
+        "refusal_p50_ms": "refusal p50 {} ms",
+        "refusal_p99_ms": "refusal p99 {} ms",
+        "memory_before_mb": "memory before {} MB",
+        "memory_largest_mb": "memory at most {} MB",
+        "first_again_s": "first success afterwards {} s",
+    },
+    "withheld": {"swept_after_s": "swept after {} s"},
 }
 
 
@@ -240,15 +243,17 @@ def measures(runs: Sequence[Run]) -> str:
     """Return the further measurements of some cells, run by run."""
     lines = ["| cell | form | machine | measured |", "|---|---|---|---|"]
     for run in runs:
-        names = MEASURED.get(run.cell)
-        if names and not run.failure:
-            told = ", ".join(f"{name} {run.notes[name]}" for name in names if name in run.notes)
-            lines.append(f"| {run.cell} | {run.form} | {run.machine} | {told} |")
+        shown = MEASURED.get(run.cell)
+        if shown and not run.failure:
+            notes = [
+                text.format(run.notes[name]) for name, text in shown.items() if name in run.notes
+            ]
+            lines.append(f"| {run.cell} | {run.form} | {run.machine} | {', '.join(notes)} |")
     return "\n".join(lines)
 
 
 def document(runs: Sequence[Run]) -> str:
-    """docs/reliability.md with its tables made anew; the words around them are kept."""
+    """Return docs/reliability.md with new tables; the text around them is kept."""
     text = DOCUMENT.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
@@ -256,7 +261,7 @@ def document(runs: Sequence[Run]) -> str:
         return f"{before}{BEGIN}\nNo run was kept yet.\n{END}{after}"
     forms = sorted({run.form for run in runs})
     told = f"{len(runs)} runs ({', '.join(forms)}), {runs[0].at[:10]} to {runs[-1].at[:10]}."
-    made = f"{told}\n\n{table(runs)}\n\nMeasured beside:\n\n{measures(runs)}"
+    made = f"{told}\n\n{table(runs)}\n\nFurther measurements:\n\n{measures(runs)}"
     return f"{before}{BEGIN}\n{made}\n{END}{after}"
 
 

@@ -65,7 +65,7 @@ def test_every_consumer_has_a_partition(per_s: int) -> None:
 
 
 def test_table_shows_the_limit_of_one_server() -> None:
-    assert "ends at about 75,000 transactions a second" in plan_table(MEASURED)
+    assert "reaches its limit at about 75,000 transactions a second" in plan_table(MEASURED)
 
 
 def test_missing_mark_is_reported() -> None:
