@@ -50,7 +50,7 @@ NAMED: dict[str, frozenset[tuple[str, str]]] = {
         event_store.PostgresTransaction.find_repeated,
         # Not the look without locks: it reads the accounts, and would be made without a key, too.
         event_store._repeated_arguments,  # noqa: SLF001 - what the look does for keys
-        batch._looked_up,  # noqa: SLF001
+        batch._lookup_of,  # noqa: SLF001
     ),
     "share_chain": _codes(events.chain_hash, events.private_hash, events.genesis_hash),
     "share_auth": _codes(

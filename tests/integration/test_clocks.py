@@ -51,7 +51,7 @@ async def test_recorded_time_is_the_clock_of_the_store(
     """On a new account, on one that exists, and under locks."""
     await writer.record(*[income()] * number)
     if number == 2:
-        writer.around.contention.met()
+        writer.deps.contention.met()
     before = await store_now(superuser)
     [stored] = await writer.record(income())
     event = transaction(stored)
@@ -62,7 +62,7 @@ async def test_recorded_time_is_the_clock_of_the_store(
 async def test_time_is_read_once_the_locks_are_held(writer: Writer, superuser: Connection) -> None:
     """What had to wait was recorded after what it waited for."""
     await writer.record(income("1"))
-    writer.around.contention.met()
+    writer.deps.contention.met()
     async with superuser.transaction():
         await superuser.execute("SELECT FROM event_store.stream FOR UPDATE")
         recording = asyncio.create_task(writer.record(income("2")))
@@ -84,7 +84,7 @@ async def test_events_get_the_right_time_after_one_from_the_future(
     await writer.record_at(before + ahead, income("1"))
     for locked in (False, True):
         if locked:
-            writer.around.contention.met()
+            writer.deps.contention.met()
         [stored] = await writer.record(income("2"))
         event = transaction(stored)
         assert event.recorded_at == before + ahead
@@ -220,7 +220,7 @@ async def test_outbox_rows_from_the_future_are_sent(writer: Writer, superuser: C
     await superuser.execute(
         "UPDATE event_store.outbox SET claimed_until = appended_at WHERE account_id = 'other'"
     )
-    assert {row.stored.account_id for row in await writer.outbox.claim()} == {ACCOUNT, "other"}
+    assert {row.account_id for row in await writer.outbox.claim()} == {ACCOUNT, "other"}
     assert await writer.outbox.claim() == []
 
 
@@ -234,7 +234,7 @@ async def test_events_from_the_future_are_reported_once_as_no_fault(
     await writer.record(income("1"), income("1", "other"))
     await writer.record_at(now + timedelta(days=400), income("2"))
     await writer.record(income("4"))
-    await writer.store.erase_private(ACCOUNT, 2)
+    await writer.events.erase_private(ACCOUNT, 2)
     async with opened(database) as ledger:
         await ledger.project(ACCOUNT, "other")
         report = await ledger.verify()

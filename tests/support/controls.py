@@ -12,14 +12,14 @@ from saldo.domain.commands import Kind, RecordTransaction, ReverseTransaction, S
 from saldo.domain.tag import Tag
 from saldo.domain.value import parse_value
 from saldo.project.fold import StreamEvent
-from saldo.record.batch import Ledger, decide_batch
+from saldo.record.decision import Ledger, decide_batch
 from saldo.record.intent import Intent, StoredEvent, prepare_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from saldo.domain.commands import Command
-    from saldo.record.batch import Outcome
+    from saldo.record.decision import Outcome
     from saldo.record.intent import Key
 
 ACCOUNT = "wesley"
@@ -95,7 +95,11 @@ def intent(
         )
         for number, command in enumerate(commands)
     )
-    return Intent(lines=lines, expected=None if expected is None else Tag(expected))
+    return Intent(
+        lines=lines,
+        is_bulk=len(lines) > 1,
+        expected=None if expected is None else Tag(expected),
+    )
 
 
 def ledger(*accounts: Account) -> Ledger:

@@ -16,9 +16,11 @@ from saldo.project.catch_up import Surroundings as ProjectorSurroundings
 from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
 from saldo.project.projector import Projector
 from saldo.query.balances import Balances
-from saldo.record.batch import Decided, Outcome, Surroundings, decide_batch, record_batch
+from saldo.record.batch import Dependencies, record_batch
+from saldo.record.decision import Decided, Outcome, decide_batch
 from saldo.record.outbox import PostgresOutbox
 from saldo.record.postgres import PostgresEventStore
+from saldo.record.stored_events import StoredEvents
 from saldo.serve.database import open_pool
 from saldo.serve.settings import read_settings
 from tests.support.controls import BRL, SECRET, Clock, events_of, intent, ledger
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from saldo.domain.commands import Command, RecordTransaction
     from saldo.record.intent import Intent, StoredEvent
-    from saldo.record.postgres import Transaction
+    from saldo.record.ports import Transaction
     from tests.support.servers import Database
 
 DEADLINE_S = 120.0
@@ -71,12 +73,17 @@ class Writer:
     store: PostgresEventStore
     outbox: PostgresOutbox
     clock: Clock
-    around: Surroundings
+    deps: Dependencies
     committed: list[Decided] = field(default_factory=list)
+
+    @property
+    def events(self) -> StoredEvents:
+        """The event store as clients read it."""
+        return StoredEvents(self.pool)
 
     async def outcomes(self, *intents: Intent) -> list[Outcome]:
         """Record a batch of these intents and return the outcomes."""
-        return await record_batch(intents, self.around, self.committed.append)
+        return await record_batch(intents, self.deps, self.committed.append)
 
     async def record(self, *commands: Command) -> list[StoredEvent]:
         """Record the commands, each a request of its own, in one batch."""
@@ -95,11 +102,10 @@ class Writer:
         """Write the command's event; the caller ends the transaction."""
         account_id = command.account_id
         transaction = await self.store.begin()
-        await transaction.lock([account_id])
-        accounts, now = await transaction.read_accounts()
+        accounts, now = await transaction.lock([account_id])
         drafted = decide_batch([intent(command)], ledger(accounts[account_id]), moment or now, BRL)
         drafted.decided_at = now
-        await drafted.append_to(transaction)
+        await transaction.append(drafted)
         return transaction
 
 
@@ -109,13 +115,13 @@ async def writer_on(url: str) -> AsyncIterator[Writer]:
     clock = Clock()
     async with open_pool(url, size_max=4, application="test-writer") as pool:
         store = PostgresEventStore(pool)
-        around = Surroundings(
+        deps = Dependencies(
             store=store,
             monotonic=clock.monotonic,
             sleep=clock.sleep,
             default_currency=BRL,
         )
-        yield Writer(pool, store, PostgresOutbox(pool), clock, around)
+        yield Writer(pool, store, PostgresOutbox(pool), clock, deps)
 
 
 @dataclass(slots=True)
@@ -282,8 +288,8 @@ class Unreachable(Clock):
 
 def on_clock(writer: Writer, clock: Clock) -> Writer:
     """Return the writer, with its waits on another clock."""
-    around = replace(writer.around, monotonic=clock.monotonic, sleep=clock.sleep)
-    return Writer(writer.pool, writer.store, writer.outbox, clock, around, writer.committed)
+    deps = replace(writer.deps, monotonic=clock.monotonic, sleep=clock.sleep)
+    return Writer(writer.pool, writer.store, writer.outbox, clock, deps, writer.committed)
 
 
 Cut: TypeAlias = Literal["cut-before", "cut-after", "cut-late"]

@@ -13,15 +13,17 @@ import asyncpg
 from msgspec.structs import replace
 
 from saldo.domain.account import evolve
-from saldo.domain.events import TransactionRecorded, chain_hash, format_time, public_text
+from saldo.domain.events import TransactionRecorded, chain_hash, public_text
 from saldo.operate.settings import OperatorSettings
 from saldo.operate.verification.run import Report, verify
 from saldo.project.catch_up import Surroundings as ProjectSurroundings
 from saldo.project.catch_up import catch_up
 from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
-from saldo.record.batch import Surroundings, record_batch
+from saldo.record.batch import Dependencies, record_batch
+from saldo.record.decision import Decided
 from saldo.record.intent import StoredEvent
 from saldo.record.postgres import PostgresEventStore
+from saldo.record.stored_events import StoredEvents
 from tests.support.controls import BRL, events_of, income, intent
 
 if TYPE_CHECKING:
@@ -41,18 +43,18 @@ class Ledger:
 
     async def record(self, *commands: Command, key: str | None = None) -> list[StoredEvent]:
         """Record one request; the events it became."""
-        around = Surroundings(
+        deps = Dependencies(
             store=PostgresEventStore(self.pool),
             monotonic=time.monotonic,
             sleep=asyncio.sleep,
             default_currency=BRL,
         )
-        [outcome] = await record_batch([intent(*commands, key=key)], around, lambda _: None)
+        [outcome] = await record_batch([intent(*commands, key=key)], deps, lambda _: None)
         return events_of(outcome)
 
     async def erase(self, account_id: str, position: int) -> None:
         """Erase the private part of one event."""
-        await PostgresEventStore(self.pool).erase_private(account_id, position)
+        await StoredEvents(self.pool).erase_private(account_id, position)
 
     async def project(self, *account_ids: str) -> None:
         """Catch the accounts up to the end of their streams."""
@@ -85,16 +87,13 @@ async def opened(database: Database) -> AsyncIterator[Ledger]:
 
 async def append_forged(ledger: Ledger, fact: Event) -> StoredEvent:
     """Append an event that chains rightly, whatever the rules say of it."""
-    store = PostgresEventStore(ledger.pool)
-    account = await store.find_account(fact.account_id)
+    account = await StoredEvents(ledger.pool).find_account(fact.account_id)
     assert account is not None
     line = intent(income("1", fact.account_id)).lines[0]
     fact = replace(fact, position=account.position + 1, private_hash=line.private_hash)
-    occurred_at = fact.occurred_at if isinstance(fact, TransactionRecorded) else fact.recorded_at
-    text = public_text(
-        fact, occurred_at=format_time(occurred_at), recorded_at=format_time(fact.recorded_at)
-    )
-    read, account = account, evolve(account, fact, chain_hash(account.hash, text))
+    text = public_text(fact)
+    decided = Decided(read={fact.account_id: account}, decided_at=datetime.now(UTC))
+    account = evolve(account, fact, chain_hash(account.hash, text))
     stored = StoredEvent(
         account_id=fact.account_id,
         position=fact.position,
@@ -108,8 +107,9 @@ async def append_forged(ledger: Ledger, fact: Event) -> StoredEvent:
         fingerprint=None,
         reverses=fact.reverses if isinstance(fact, TransactionRecorded) else None,
     )
-    now = datetime.now(UTC)
-    await store.append([stored], [account], [None], read=[read], decided_at=now)
+    decided.events = [stored]
+    decided.accounts = {fact.account_id: account}
+    await PostgresEventStore(ledger.pool).append(decided)
     return stored
 
 

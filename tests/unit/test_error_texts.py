@@ -21,9 +21,7 @@ from saldo.domain.tag import Tag
 from saldo.operate.verification.findings import FaultError
 from saldo.project.postgres import ReadModelRefused
 from saldo.query.balances import ProjectionBehind
-from saldo.record.batch import OutcomeUnknown
-from saldo.record.intent import LinesRefused
-from saldo.record.postgres import Contradicted
+from saldo.record.errors import Contradicted, LinesRefused, OutcomeUnknown
 from saldo.serve.http.problems import (
     INTERNAL,
     FieldError,

@@ -104,13 +104,13 @@ def request_hash(key_hash: bytes, key_line: int, fingerprint: bytes) -> str:
     return hashlib.sha256(key_hash + line + fingerprint).hexdigest()
 
 
-def public_text(event: Event, *, occurred_at: str, recorded_at: str) -> str:
-    """The exact JSON text of an event.
+def public_text(event: Event) -> str:
+    """Return the exact JSON text of an event.
 
     Written by hand, not by a JSON encoder: every member is of an alphabet that needs no escape
-    (account ids by their pattern), and the order of members must never change. The two times come
-    in as text since a batch shares them.
+    (account ids by their pattern), and the order of members must never change.
     """
+    recorded_at = format_time(event.recorded_at)
     request = "null" if event.request_hash is None else f'"{event.request_hash}"'
     if isinstance(event, OverdraftLimitSet):
         limit = "null" if event.limit_minor is None else event.limit_minor
@@ -122,6 +122,9 @@ def public_text(event: Event, *, occurred_at: str, recorded_at: str) -> str:
             f'"requestHash":{request}}}'
         )
     reverses = "null" if event.reverses is None else f'"{event.reverses}"'
+    occurred_at = recorded_at
+    if event.occurred_at != event.recorded_at:
+        occurred_at = format_time(event.occurred_at)
     return (
         f'{{"schema":{SCHEMA_NEWEST},"account":"{event.account_id}",'
         f'"position":{event.position},"id":"{event.event_id!s}","type":"transaction-recorded",'

@@ -28,7 +28,7 @@ from saldo.operate.terminal import (
     respond,
     written,
 )
-from saldo.record.postgres import ERASE_PRIVATE
+from saldo.record.stored_events import ERASE_PRIVATE
 
 ERASURES = """
 SELECT account_id AS account, position, hash, erased_at AS "erasedAt" FROM event_store.event

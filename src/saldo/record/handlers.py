@@ -10,20 +10,19 @@ from uuid import UUID
 from starlette.responses import Response
 
 from saldo.domain.commands import Command, RecordTransaction, ReverseTransaction
-from saldo.domain.errors import AmountOutOfRange, IdempotencyKeyReused, Refused, TooManyDigits
+from saldo.domain.errors import AmountOutOfRange, TooManyDigits
 from saldo.domain.events import TransactionRecorded, genesis_hash, read_event
 from saldo.domain.tag import tag_of
 from saldo.record.cloud_events import attributes_of, data_of, structured
+from saldo.record.errors import AccountNotFound, TransactionNotFound
 from saldo.record.intent import (
     EventKey,
     Intent,
-    LinesRefused,
     Recorded,
     StoredEvent,
     prepare_line,
     prepare_lines,
 )
-from saldo.record.postgres import READ_FAILURES
 from saldo.record.requests import (
     BULK_BYTES_MAX,
     checked_account_id,
@@ -40,6 +39,7 @@ from saldo.record.responses import (
     limit_json,
     transaction_json,
 )
+from saldo.record.stored_events import READ_FAILURES
 from saldo.serve.database import translating
 from saldo.serve.http.auth import (
     ADMIN,
@@ -86,14 +86,6 @@ _ARRAY = re.compile(rb"[ \t\r\n]*\[")
 _TRANSACTION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 PING = "dev.knative.sources.ping"
 REQUESTED = "saldo.transaction.requested"
-
-
-class TransactionNotFound(Exception):
-    """There is no such transaction."""
-
-
-class AccountNotFound(Exception):
-    """There is no such account."""
 
 
 # The query parameters of GET /accounts/{id}/events, and how often each may stand.
@@ -166,7 +158,7 @@ async def get_limit(recorder: Recorder, request: Request, account_id: str) -> Re
     caller = await recorder.caller(request)
     checked_account_id(account_id)
     caller.require(READ, account_id)
-    account = await recorder.store.find_account(account_id)
+    account = await recorder.events.find_account(account_id)
     if account is None or account.currency is None:
         raise AccountNotFound
     tag = tag_of(account.position, account.hash)
@@ -180,7 +172,7 @@ async def get_transaction(recorder: Recorder, request: Request, transaction_id: 
     """``GET /transactions/{id}``: the event, from the store itself, with what proves it."""
     caller = await recorder.caller(request)
     stored = await _find(recorder, transaction_id, caller, READ)
-    reversal = await recorder.store.find_reversal(stored.account_id, stored.event_id)
+    reversal = await recorder.events.find_reversal(stored.account_id, stored.event_id)
     previous = await _hash_before(recorder, stored.account_id, stored.position)
     reversed_by = None if reversal is None else str(reversal.event_id)
     tag = tag_of(stored.position, stored.hash)
@@ -202,10 +194,10 @@ async def get_events(recorder: Recorder, request: Request, account_id: str) -> R
     caller.require(READ, account_id)
     after = whole_number(request, "after", 0, 0, 2**62)
     limit = whole_number(request, "limit", 100, 1, EVENTS_PAGE_MAX)
-    events = await recorder.store.events_after(account_id, after, limit)
+    events = await recorder.events.after(account_id, after, limit)
     previous = await _hash_before(recorder, account_id, after + 1)
     # No event after that position: nothing is there, or nothing yet; its first event tells which.
-    if not events and (after == 0 or await recorder.store.hash_at(account_id, 1) is None):
+    if not events and (after == 0 or await recorder.events.hash_at(account_id, 1) is None):
         raise AccountNotFound
     return _json(events_json(events, previous), 200)
 
@@ -218,7 +210,7 @@ async def delete_private(recorder: Recorder, request: Request, transaction_id: s
     caller = await recorder.caller(request)
     stored = await _find(recorder, transaction_id, caller, ADMIN)
     refuse_if_match(request, "is not known here: an event never changes but by this")
-    await recorder.store.erase_private(stored.account_id, stored.position)
+    await recorder.events.erase_private(stored.account_id, stored.position)
     return Response(status_code=204)
 
 
@@ -262,23 +254,9 @@ async def _post_bulk(
         subject=caller.subject,
         idempotency_key=key,
     )
-    try:
-        recorded = await recorder.record_bulk(
-            Intent(lines=lines, traceparent=traceparent_of(request))
-        )
-    except LinesRefused as refused:
-        # A key of the whole request that was used for another one says it of every line.
-        if key is not None and any(
-            isinstance(e, IdempotencyKeyReused) for _, e in refused.refusals
-        ):
-            raise IdempotencyKeyReused from refused
-        raise
-    except IdempotencyKeyReused as refusal:
-        if key is not None:
-            raise
-        raise LinesRefused([(1, refusal)]) from refusal
-    except Refused as refusal:  # a request of one line is decided as a single transaction is
-        raise LinesRefused([(1, refusal)]) from refusal
+    recorded = await recorder.record_bulk(
+        Intent(lines=lines, is_bulk=True, traceparent=traceparent_of(request))
+    )
     headers = {}
     if all(each.replayed for each in recorded):
         headers["Idempotency-Replayed"] = "true"
@@ -340,7 +318,7 @@ async def _find(recorder: Recorder, transaction_id: str, caller: Caller, scope: 
     caller.require(scope)
     if not _TRANSACTION_ID.fullmatch(transaction_id):
         raise TransactionNotFound
-    stored = await recorder.store.find_event(UUID(transaction_id))
+    stored = await recorder.events.find(UUID(transaction_id))
     if stored is None or (caller.accounts is not None and stored.account_id not in caller.accounts):
         raise TransactionNotFound
     return stored
@@ -349,7 +327,7 @@ async def _find(recorder: Recorder, transaction_id: str, caller: Caller, scope: 
 async def _hash_before(recorder: Recorder, account_id: str, position: int) -> str | None:
     if position <= 1:
         return genesis_hash(account_id).hex()
-    found = await recorder.store.hash_at(account_id, position - 1)
+    found = await recorder.events.hash_at(account_id, position - 1)
     return None if found is None else found.hex()
 
 

@@ -23,7 +23,6 @@ from saldo.domain.commands import (
     ReverseTransaction,
     SetOverdraftLimit,
 )
-from saldo.domain.errors import Refused
 from saldo.domain.events import private_hash, request_hash
 
 if TYPE_CHECKING:
@@ -75,9 +74,13 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """The lines of one request: recorded together or not at all."""
+    """The lines of one request: recorded together or not at all.
+
+    The refusal of a bulk request names its refused lines.
+    """
 
     lines: tuple[Line, ...]
+    is_bulk: bool = False
     expected: Tag | None = None  # the state that the account must be in
     traceparent: str | None = None
 
@@ -87,7 +90,10 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the event table: what is written for a line, and what a repeated one finds."""
+    """A row of the event table: what is written for a line, and what a repeated one finds.
+
+    `traceparent` is kept in the outbox only.
+    """
 
     account_id: str
     position: int
@@ -100,6 +106,7 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
     key_line: int | None
     fingerprint: bytes | None
     reverses: UUID | None
+    traceparent: str | None = None
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -107,17 +114,6 @@ class Recorded(msgspec.Struct, frozen=True):
 
     stored: StoredEvent
     replayed: bool
-
-
-class LinesRefused(Refused):
-    """Nothing was recorded: at least one line of the request was refused."""
-
-    def __init__(self, refusals: list[tuple[int, Refused]]) -> None:
-        first, _ = refusals[0]
-        super().__init__(
-            f"Nothing was recorded: {len(refusals)} lines were refused, the first is line {first}."
-        )
-        self.refusals = refusals
 
 
 def new_event_id(random: bytes | None = None) -> UUID:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from saldo.record.postgres import stored_event
+from saldo.record.intent import StoredEvent
 from saldo.serve.clock import store_now
 
 if TYPE_CHECKING:
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     import asyncpg
-
-    from saldo.record.intent import StoredEvent
 
 # Younger rows belong to the relay of the process that wrote them.
 SWEEP_AGE_S = 3.0
@@ -51,14 +48,9 @@ ORDER BY e.account_id, e.position
 
 # A row of an event that was erased stays until the record without the private part was sent: the
 # acknowledgement of the record before it is of what was sent then.
-#
-# The columns come as one text each, with commas, which no account id has: of an array the driver
-# looks at every element twice.
 ACKNOWLEDGE = """
 DELETE FROM event_store.outbox AS o
-USING unnest(string_to_array($1, ','), string_to_array($2, ',')::bigint[],
-             string_to_array($3, ',')::bool[])
-    AS a (account_id, position, erased)
+USING unnest($1::text[], $2::bigint[], $3::bool[]) AS a (account_id, position, erased)
 WHERE o.account_id = a.account_id AND o.position = a.position AND (a.erased OR NOT o.erased)
 """
 
@@ -73,47 +65,18 @@ FROM (SELECT appended_at FROM event_store.outbox ORDER BY appended_at LIMIT 1000
 """
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
-    """An event that awaits Kafka, with the trace that recorded it."""
-
-    stored: StoredEvent
-    traceparent: str | None
-
-
-class Outbox(Protocol):
-    """What the relay needs of the outbox."""
-
-    async def claim(self) -> list[OutboxRow]:
-        """Rows that are older than SWEEP_AGE_S and unclaimed, claimed for CLAIM_S."""
-
-    async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
-        """Delete what Kafka has acknowledged: (account id, position, sent as erased) each.
-
-        A row whose event was erased after it was sent stays, to be sent again.
-        """
-
-    async def note_sweep(self, found: int) -> None:
-        """Remember that a sweep came to its end, for the operator."""
-
-
 class PostgresOutbox:
     """Outbox, on a pool of connections."""
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         self._pool = pool
 
-    async def claim(self) -> list[OutboxRow]:
+    async def claim(self) -> list[StoredEvent]:
         rows = await self._pool.fetch(CLAIM, SWEEP_AGE_S, CLAIM_S, CLAIM_ROWS_MAX)
-        return [OutboxRow(stored_event(row), row["traceparent"]) for row in rows]
+        return [StoredEvent(**row) for row in rows]
 
     async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
-        await self._pool.execute(
-            ACKNOWLEDGE,
-            ",".join([account_id for account_id, _, _ in sent]),
-            ",".join([str(position) for _, position, _ in sent]),
-            ",".join(["t" if erased else "f" for _, _, erased in sent]),
-        )
+        await self._pool.execute(ACKNOWLEDGE, *zip(*sent, strict=True))
 
     async def store_now(self) -> datetime:
         """The event store's time."""

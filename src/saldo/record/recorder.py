@@ -8,13 +8,14 @@ import time
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from saldo.record.batch import Decided, Outcome, Surroundings, record_batch
+from saldo.record.batch import Dependencies, record_batch
 from saldo.record.intent import Intent, Recorded
 from saldo.record.kafka import KafkaSender
 from saldo.record.outbox import PostgresOutbox
 from saldo.record.postgres import PostgresEventStore
 from saldo.record.relay import Relay
 from saldo.record.requests import BULK_BYTES_MAX, BULK_LINES_MAX
+from saldo.record.stored_events import StoredEvents
 from saldo.serve.clock import StoreClock
 from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit, QueueFull
@@ -27,6 +28,7 @@ from saldo.serve.telemetry import metrics
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from saldo.record.decision import Decided, Outcome
     from saldo.serve.http.request import Request
     from saldo.serve.settings import Settings
 
@@ -60,7 +62,7 @@ class Recorder:
             raise ValueError(message)
         self.settings = settings
         self.pool = function_pool(settings, settings.event_store_url, "event_store")
-        self.store = PostgresEventStore(self.pool)
+        self.events = StoredEvents(self.pool)
         self.outbox = PostgresOutbox(self.pool)
         self.relay = Relay(self.outbox, asyncio.sleep)
         self.sender = KafkaSender(settings.kafka, self.relay.delivered)
@@ -71,8 +73,8 @@ class Recorder:
         self.outbox_depth: tuple[int, float] | None = None
         self.authenticator = authenticator_of(settings.callers)
         self.sources = authenticator_of(settings.sources, settings.source_subjects)
-        self.around = Surroundings(
-            store=self.store,
+        self.deps = Dependencies(
+            store=PostgresEventStore(self.pool),
             monotonic=time.monotonic,
             sleep=asyncio.sleep,
             default_currency=settings.default_currency,
@@ -120,7 +122,7 @@ class Recorder:
         return await self.relay.sweep()
 
     async def _record(self, intents: Sequence[Intent]) -> Sequence[list[Recorded] | Exception]:
-        outcomes: list[Outcome] = await record_batch(intents, self.around, self._committed)
+        outcomes: list[Outcome] = await record_batch(intents, self.deps, self._committed)
         replayed = sum(
             each.replayed for outcome in outcomes if isinstance(outcome, list) for each in outcome
         )
@@ -129,7 +131,7 @@ class Recorder:
 
     def _committed(self, decided: Decided) -> None:
         metrics.EVENTS_RECORDED.add(amount=len(decided.events))
-        self.relay.send_committed(decided.events, decided.traceparents)
+        self.relay.send_committed(decided.events)
 
     async def record_single(self, intent: Intent) -> Recorded:
         """Record an intent of one line; raises TooBusy, a Refused or a store's error."""

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from saldo.record.cloud_events import KafkaRecord, kafka_record
+from saldo.record.cloud_events import kafka_record
 from saldo.serve.telemetry import tracing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from saldo.record.intent import StoredEvent
-    from saldo.record.outbox import Outbox
+    from saldo.record.ports import Outbox, Sender
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +31,6 @@ ACKNOWLEDGE_INTERVAL_S = 0.05
 SWEEP_ROUNDS_MAX = 1_000
 SWEEP_WAIT_S = 12.0
 DRAIN_S = 6.0
-
-
-class Sender(Protocol):
-    """What carries records to Kafka."""
-
-    def send(self, record: KafkaRecord) -> bool:
-        """Hand ``record`` over; False when it does not fit now. The outcome comes to the relay.
-
-        Raises ValueError for a record that will never fit.
-        """
-
-    async def flush(self, timeout_s: float) -> None:
-        """Wait for the outcome of what was handed over, up to ``timeout_s``."""
 
 
 class Relay:
@@ -80,13 +67,11 @@ class Relay:
         """How many records await Kafka's acknowledgement."""
         return len(self._in_flight)
 
-    def send_committed(
-        self, events: Sequence[StoredEvent], traceparents: Sequence[str | None]
-    ) -> None:
+    def send_committed(self, events: Sequence[StoredEvent]) -> None:
         """Send what was just committed, in order. Returns at once and never raises."""
-        for stored, traceparent in zip(events, traceparents, strict=True):
+        for stored in events:
             with contextlib.suppress(ValueError):  # it makes no record, as the sweep will say
-                if not self._send(stored, traceparent):
+                if not self._send(stored):
                     return  # Kafka is behind: the rest is the sweep's, and cannot overtake by much
 
     def delivered(self, outcomes: Sequence[tuple[str, int, bool]]) -> None:
@@ -128,10 +113,10 @@ class Relay:
                 refused = False
                 sent: list[tuple[str, int]] = []
                 for row in rows:
-                    if (row.stored.account_id, row.stored.position) in self._in_flight:
+                    if (row.account_id, row.position) in self._in_flight:
                         continue  # handed over already, its outcome is still to come
                     try:
-                        accepted = self._send(row.stored, row.traceparent)
+                        accepted = self._send(row)
                     except ValueError:
                         # A text that was damaged, or is too large, makes no record. Its row stays,
                         # for the operator to see; the others must not wait for it.
@@ -140,7 +125,7 @@ class Relay:
                     if not accepted:
                         refused = True
                         break
-                    sent.append((row.stored.account_id, row.stored.position))
+                    sent.append((row.account_id, row.position))
                 if not rows:
                     break
                 # Only the rows of this round: under load something else is always in flight.
@@ -163,9 +148,10 @@ class Relay:
         if self._deleting is not None:
             await asyncio.wait([self._deleting], timeout=DRAIN_S)
 
-    def _send(self, stored: StoredEvent, traceparent: str | None) -> bool:
+    def _send(self, stored: StoredEvent) -> bool:
         if self._sender is None or len(self._in_flight) >= IN_FLIGHT_MAX:
             return False
+        traceparent = stored.traceparent
         span = tracing.begin_send(traceparent)
         if span is not None:
             traceparent = span.traceparent

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from saldo.domain import errors
 from saldo.record import handlers
-from saldo.record.batch import OutcomeUnknown
-from saldo.record.handlers import AccountNotFound, TransactionNotFound
-from saldo.record.intent import LinesRefused
-from saldo.record.postgres import StoreBusy, StoreUnavailable
+from saldo.record.errors import (
+    AccountNotFound,
+    LinesRefused,
+    OutcomeUnknown,
+    StoreBusy,
+    StoreUnavailable,
+    TransactionNotFound,
+)
 from saldo.record.recorder import open_recorder
 from saldo.serve.http import auth
 from saldo.serve.http.problems import COMMON_RULES, Invalid, Rule

@@ -13,8 +13,7 @@ import pytest
 from local import postgres
 from saldo.domain import errors
 from saldo.query import position_watch as watch
-from saldo.record import batch
-from saldo.record import postgres as event_store
+from saldo.record import errors as record_errors
 from saldo.serve.functions import BALANCE, RECORD
 from saldo.serve.http.problems import INTERNAL, TYPE_PREFIX, problem_response
 from tests.support import servers
@@ -113,9 +112,9 @@ WHICH = UUID("019ab3f2-7b1e-7c3a-9d55-0f6a3c1b2d4e")
 @pytest.mark.parametrize(
     ("error", "name", "members"),
     [
-        (event_store.StoreBusy(), "store-busy", {}),
+        (record_errors.StoreBusy(), "store-busy", {}),
         (
-            batch.OutcomeUnknown(transaction_id=WHICH),
+            record_errors.OutcomeUnknown(transaction_id=WHICH),
             "outcome-unknown",
             {"transactionId": str(WHICH)},
         ),

@@ -13,7 +13,7 @@ from saldo.project.postgres import ReadModelUnavailable
 from saldo.query import balances
 from saldo.query.system_status import System
 from saldo.record.batch import Contention
-from saldo.record.postgres import StoreUnavailable
+from saldo.record.errors import StoreUnavailable
 from tests.support.controls import ACCOUNT, income, intent
 from tests.support.sides import projector_on, reader_on, with_options, writer_on
 
@@ -117,7 +117,7 @@ async def test_recorder_reports_at_once_that_nothing_was_recorded(
         with pytest.raises(StoreUnavailable):
             await refused.outcomes(intent(income("2", "new")))
         with pytest.raises(StoreUnavailable):
-            await refused.store.erase_private(ACCOUNT, 1)
+            await refused.events.erase_private(ACCOUNT, 1)
         assert refused.clock.seconds == 0  # it did not try again
         assert refused.committed == []
     assert await superuser.fetchval("SELECT count(*) FROM event_store.event") == 1
@@ -132,9 +132,9 @@ async def test_reads_of_the_recorder_are_unavailable_at_once(
     await superuser.execute(refusal.statement)
     async with writer_on(url_of(database, "saldo_record", refusal)) as refused:
         reads: list[Callable[[], Awaitable[object]]] = [
-            lambda: refused.store.find_event(stored.event_id),
-            lambda: refused.store.find_account(ACCOUNT),
-            lambda: refused.store.events_after(ACCOUNT, 0, 10),
+            lambda: refused.events.find(stored.event_id),
+            lambda: refused.events.find_account(ACCOUNT),
+            lambda: refused.events.after(ACCOUNT, 0, 10),
         ]
         for read in reads:
             with pytest.raises(StoreUnavailable):
@@ -163,7 +163,7 @@ async def test_projector_has_every_delivery_retried(
     database: Database, writer: Writer, superuser: Connection, refusal: Refusal
 ) -> None:
     [stored] = await writer.record(income("1"))
-    await writer.store.erase_private(ACCOUNT, stored.position)
+    await writer.events.erase_private(ACCOUNT, stored.position)
     await superuser.execute(refusal.statement)
     async with projector_on(url_of(database, "saldo_project", refusal)) as projector:
         for event in (recorded(1), dead(), ping()):

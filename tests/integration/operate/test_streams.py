@@ -13,7 +13,7 @@ from saldo.operate import streams
 from saldo.operate.erasures import Repeated, repeat_erasures, save_erasures
 from saldo.operate.errors import CommandError
 from saldo.operate.streams import Moved, export_streams, restore_streams
-from saldo.record.postgres import PostgresEventStore
+from saldo.record.stored_events import StoredEvents
 from tests.integration.operate.test_rebuild import model, rebuild
 from tests.support import servers
 from tests.support.controls import expense, income, limit
@@ -171,7 +171,7 @@ async def test_texts_erased_since_an_export_are_erased_again(
         await fill(ledger)
         older = await exported(ledger)
         [later] = await ledger.record(income("1", "carla", description="later"))
-        store = PostgresEventStore(ledger.pool)
+        store = StoredEvents(ledger.pool)
         for account_id, position in (("bruno", 2), ("carla", later.position)):
             await store.erase_private(account_id, position)
         out = io.StringIO()

@@ -403,7 +403,7 @@ async def test_an_erasure_clears_the_statement_and_keeps_the_chain(
 ) -> None:
     stored = await writer.record(income("1", description="rent", metadata={"a": "b"}), income("2"))
     await projector.take(delivery(stored[1]))
-    await writer.store.erase_private(ACCOUNT, 1)
+    await writer.events.erase_private(ACCOUNT, 1)
     # Its record comes once more, now without the private part.
     await projector.take(erased_by(stored[0]))
     assert [tuple(row) for row in await superuser.fetch(WORDS)] == [(None, None)] * 2
@@ -420,7 +420,7 @@ async def test_the_sweep_erases_a_copy_whose_record_was_lost(
 ) -> None:
     await writer.record(income("1", description="rent"))
     await projector.sweep()
-    await writer.store.erase_private(ACCOUNT, 1)
+    await writer.events.erase_private(ACCOUNT, 1)
     await projector.sweep()
     assert [tuple(row) for row in await superuser.fetch(WORDS)] == [(None, None)]
 
@@ -454,7 +454,7 @@ async def test_an_erasure_stamped_in_the_future_hides_no_later_one(
         " WHERE account_id = 'a'"
     )
     await projector.sweep()
-    await writer.store.erase_private("b", 1)
+    await writer.events.erase_private("b", 1)
     await projector.sweep()
     words = "SELECT account_id FROM read_model.statement WHERE description IS NOT NULL"
     assert [row["account_id"] for row in await superuser.fetch(words)] == ["a"]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from saldo.record.batch import OutcomeUnknown, decide_batch
-from saldo.record.postgres import APPEND_DELAY_MAX, Contradicted
+from saldo.record.decision import decide_batch
+from saldo.record.errors import Contradicted, OutcomeUnknown
+from saldo.record.ports import APPEND_DELAY_MAX
 from tests.support.controls import ACCOUNT, BRL, Clock, events_of, income, intent, ledger
 from tests.support.proxy import APPENDS, Rule
 from tests.support.sides import (
@@ -146,8 +147,7 @@ async def test_an_append_is_refused_long_after_its_decision(
     async with writer_on(database.dsn()) as writer:
         await writer.record(income("1"))
         transaction = await writer.store.begin()
-        await transaction.lock([ACCOUNT])
-        accounts, now = await transaction.read_accounts()
+        accounts, now = await transaction.lock([ACCOUNT])
         decided = decide_batch([intent(income("2"))], ledger(accounts[ACCOUNT]), now, BRL)
         if not locked:
             await transaction.roll_back()
@@ -155,10 +155,10 @@ async def test_an_append_is_refused_long_after_its_decision(
         decided.decided_at = now - APPEND_DELAY_MAX - timedelta(seconds=1)
         try:
             with pytest.raises(Contradicted):
-                await decided.append_to(target)
+                await target.append(decided)
             assert await superuser.fetchval("SELECT count(*) FROM event_store.event") == 1
             decided.decided_at = now - APPEND_DELAY_MAX / 2
-            await decided.append_to(target)
+            await target.append(decided)
             if locked:
                 await transaction.commit()
         finally:

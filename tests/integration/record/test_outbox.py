@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, Message
+from msgspec.structs import replace
 
 from saldo.record.cloud_events import kafka_record
 from saldo.record.kafka import KafkaSender
@@ -76,7 +77,7 @@ async def test_a_committed_row_is_sent_with_headers_and_deleted(
     stored = await writer.record(income("1", description="é"), income("2", "b"), limit("5"))
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     async with relay_to(kafka.bootstrap_servers, topic, writer) as relay:
-        relay.send_committed(stored, [trace, None, None])
+        relay.send_committed([replace(stored[0], traceparent=trace), *stored[1:]])
         await until(lambda: is_outbox_empty(superuser))
     messages = {_place(m): m for m in await asyncio.to_thread(read_topic, kafka, topic, 3)}
     for event, traceparent in zip(stored, [trace, None, None], strict=True):
@@ -122,7 +123,7 @@ async def test_young_rows_belong_to_the_relay_that_wrote_them(
     await writer.record(income("1"))
     assert await writer.outbox.claim() == []
     await age_outbox(superuser)
-    assert [row.stored.position for row in await writer.outbox.claim()] == [1]
+    assert [row.position for row in await writer.outbox.claim()] == [1]
 
 
 async def test_a_row_committed_late_is_swept(writer: Writer, superuser: Connection) -> None:
@@ -132,13 +133,13 @@ async def test_a_row_committed_late_is_swept(writer: Writer, superuser: Connecti
     late = await writer.append_uncommitted(income("2", "late"))
     await writer.record(income("1", "soon"))
     await age_outbox(superuser)
-    assert [row.stored.account_id for row in await writer.outbox.claim()] == ["soon"]
+    assert [row.account_id for row in await writer.outbox.claim()] == ["soon"]
     await late.commit()
     await superuser.execute(
         "UPDATE event_store.outbox SET appended_at = appended_at - interval '1 hour'"
         " WHERE account_id = 'late'"
     )
-    assert [row.stored.account_id for row in await writer.outbox.claim()] == ["late"]
+    assert [row.account_id for row in await writer.outbox.claim()] == ["late"]
 
 
 async def test_a_claim_skips_claimed_rows_and_expires(
@@ -150,8 +151,8 @@ async def test_a_claim_skips_claimed_rows_and_expires(
         await superuser.execute("SELECT FROM event_store.outbox WHERE position <= 2 FOR UPDATE")
         async with asyncio.timeout(READ_TIMEOUT_S):
             claimed = await writer.outbox.claim()
-    assert [row.stored.position for row in claimed] == [3, 4, 5, 6]
-    assert [row.stored.position for row in await writer.outbox.claim()] == [1, 2]
+    assert [row.position for row in claimed] == [3, 4, 5, 6]
+    assert [row.position for row in await writer.outbox.claim()] == [1, 2]
     assert await writer.outbox.claim() == []
     await age_outbox(superuser)
     assert len(await writer.outbox.claim()) == 6
@@ -161,7 +162,7 @@ async def test_two_sweeps_divide_the_rows(writer: Writer, superuser: Connection)
     await writer.record(*[income("1", f"a{number}") for number in range(CLAIM_ROWS_MAX * 2)])
     await age_outbox(superuser)
     claims = await asyncio.gather(writer.outbox.claim(), writer.outbox.claim())
-    rows = [(row.stored.account_id, row.stored.position) for claim in claims for row in claim]
+    rows = [(row.account_id, row.position) for claim in claims for row in claim]
     assert len(rows) == len(set(rows))
 
 
@@ -213,8 +214,8 @@ async def test_an_erasure_is_sent_while_its_row_is_in_flight(
     [stored] = await writer.record(income("1", description="rent"))
     relay, sender = Relay(writer.outbox, asyncio.sleep), Keeping()
     relay.use(sender)
-    relay.send_committed([stored], [None])
-    await writer.store.erase_private(ACCOUNT, 1)
+    relay.send_committed([stored])
+    await writer.events.erase_private(ACCOUNT, 1)
     relay.delivered([(ACCOUNT, 1, True)])
     await relay.drain()
     await age_outbox(superuser)
@@ -301,7 +302,7 @@ async def test_other_rows_in_flight_do_not_delay_the_sweep(
     await writer.record(*[income("1", f"a{number}") for number in range(CLAIM_ROWS_MAX + 50)])
     relay = Relay(writer.outbox, asyncio.sleep)
     relay.use(AllButTheFirst(takes=10_000))
-    relay.send_committed([live], [None])
+    relay.send_committed([live])
     await age_outbox(superuser)
     # Had it waited for the first, it would have stopped after its first round.
     assert await relay.sweep() == CLAIM_ROWS_MAX + 50
@@ -313,7 +314,7 @@ async def test_an_unreachable_kafka_delays_no_request(
 ) -> None:
     stored = await writer.record(*[income("1")] * 50)
     async with relay_to(NO_KAFKA, "transactions", writer) as relay:
-        relay.send_committed(stored, [None] * 50)
+        relay.send_committed(stored)
         assert [e.position for e in await writer.record(income("1"))] == [51]
         # Kafka's client gives a record up after 8 s: had anybody waited, these had failed.
         assert (relay.in_flight, relay.failed) == (50, 0)
@@ -324,7 +325,7 @@ async def test_a_refused_record_and_later_ones_wait_for_the_sweep(writer: Writer
     stored = await writer.record(*[income("1")] * 5)
     relay, full = Relay(writer.outbox, asyncio.sleep), Full(takes=2)
     relay.use(full)
-    relay.send_committed(stored, [None] * 5)
+    relay.send_committed(stored)
     assert (relay.in_flight, full.offered) == (2, 3)
 
 
@@ -353,7 +354,7 @@ async def test_rows_that_could_not_be_deleted_are_sent_again(
     outbox = Failing(writer.pool)
     relay, sender = Relay(outbox, asyncio.sleep), AtOnce(takes=9)
     relay.use(sender)
-    relay.send_committed(stored, [None])
+    relay.send_committed(stored)
 
     async def failed() -> bool:
         return outbox.failures == 0

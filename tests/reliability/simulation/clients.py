@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from saldo.domain.commands import Kind, ReverseTransaction
 from saldo.domain.errors import AlreadyReversed, InsufficientFunds, PositionConflict, Refused
 from saldo.domain.tag import Tag
-from saldo.record.batch import OutcomeUnknown
+from saldo.record.errors import OutcomeUnknown
 from saldo.record.intent import RANDOM_BYTES, Intent, prepare_line, prepare_lines
 from tests.reliability.history.history import Attempt, Line, PastRead, Read, Receipt
 from tests.reliability.simulation.world import NoAnswer
@@ -257,7 +257,7 @@ class Client:
         # Their own ids tell the time of this machine, which a seed does not know.
         lines = tuple(replace(line, event_id=UUID(int=chance.getrandbits(128))) for line in lines)
         expected = None if request.expected is None else Tag(request.expected)
-        return Intent(lines=lines, expected=expected)
+        return Intent(lines=lines, is_bulk=len(lines) > 1, expected=expected)
 
     def _log(self, request: Request, invoked_s: float, answer: Answer) -> None:
         said = type(answer).__name__ if isinstance(answer, Exception) else "201"

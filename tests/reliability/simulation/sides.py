@@ -15,8 +15,8 @@ from saldo.project.catch_up import Surroundings as ProjectorSurroundings
 from saldo.project.deliveries import Delivery
 from saldo.project.postgres import ReadModelBusy, ReadModelUnavailable
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp, Projection
-from saldo.record.batch import Decided, Outcome, OutcomeUnknown, Surroundings, record_batch
-from saldo.record.postgres import StoreBusy, StoreUnavailable
+from saldo.record.batch import Dependencies, record_batch
+from saldo.record.errors import OutcomeUnknown, StoreBusy, StoreUnavailable
 from saldo.record.relay import Relay
 from saldo.serve.clock import StoreClock
 from saldo.serve.group_commit import GroupCommit, QueueFull
@@ -29,6 +29,7 @@ from tests.support.controls import BRL
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
 
+    from saldo.record.decision import Decided, Outcome
     from saldo.record.intent import Intent, Recorded
     from tests.reliability.simulation.world import Process
 
@@ -62,7 +63,7 @@ class Recorder:
 
     def __init__(self, servers: Servers, process: Process) -> None:
         self.process = process
-        self._around = Surroundings(
+        self._deps = Dependencies(
             store=servers.store,
             monotonic=process.world.loop.time,
             sleep=asyncio.sleep,
@@ -102,11 +103,11 @@ class Recorder:
         await self._relay.drain()
 
     async def _record(self, intents: Sequence[Intent]) -> list[Outcome]:
-        return await record_batch(intents, self._around, self._committed)
+        return await record_batch(intents, self._deps, self._committed)
 
     def _committed(self, decided: Decided) -> None:
         self.process.world.note("batch-committed", len(decided.events))
-        self._relay.send_committed(decided.events, decided.traceparents)
+        self._relay.send_committed(decided.events)
 
 
 def _answer(each: list[Recorded] | BaseException) -> list[Recorded] | Exception:

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 from saldo.domain.account import Account, new_account
 from saldo.project.fold import StreamEvent
 from saldo.project.postgres import ReadModelUnavailable
-from saldo.record.outbox import CLAIM_S, SWEEP_AGE_S, OutboxRow
-from saldo.record.postgres import (
-    APPEND_DELAY_MAX,
+from saldo.record.errors import (
     STREAM_POSITION,
     CommitUnknown,
     Contradicted,
     StoreBusy,
     StoreUnavailable,
 )
+from saldo.record.outbox import CLAIM_S, SWEEP_AGE_S
+from saldo.record.ports import APPEND_DELAY_MAX, Lookup
 from tests.reliability.simulation.loop import OWNER
 from tests.reliability.simulation.world import COMMIT_S_MAX, DOWN_S_MAX, Process, World
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from saldo.record.decision import Decided
     from saldo.record.intent import StoredEvent
 
 # As in sql/roles.sql.
@@ -221,50 +222,38 @@ class EventStore:
         return Transaction(self)
 
     async def look(
-        self,
-        account_ids: Sequence[str],
-        keys: Sequence[tuple[str, bytes]],
-        reversals: Sequence[tuple[str, UUID]],
+        self, lookup: Lookup
     ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
         await self.world.step("store look")
         if self.world.database_is_down or self.world.happens(self.world.faults.cut):
             raise StoreUnavailable
-        found = {each: self.accounts[each] for each in account_ids if each in self.accounts}
-        repeated = self.repeated(keys, reversals)
+        wanted = lookup.account_ids
+        found = {each: self.accounts[each] for each in wanted if each in self.accounts}
+        repeated = self.repeated(lookup)
         now = self.world.database_now()
         await self.world.step("store looked")  # the answer is on its way, others go on
-        return (found, repeated, now) if len(found) == len(account_ids) else None
+        return (found, repeated, now) if len(found) == len(wanted) else None
 
-    async def append(
-        self,
-        events: Sequence[StoredEvent],
-        accounts: Sequence[Account],
-        traceparents: Sequence[str | None],
-        *,
-        read: Sequence[Account],
-        decided_at: datetime,
-    ) -> None:
+    async def append(self, decided: Decided) -> None:
         await self.world.step("store connect")
         if self.world.database_is_down:
             raise StoreUnavailable
-        await Statement(self).run(events, accounts, traceparents, read=read, decided_at=decided_at)
+        await Statement(self).run(decided)
 
-    def repeated(
-        self, keys: Sequence[tuple[str, bytes]], reversals: Sequence[tuple[str, UUID]]
-    ) -> list[StoredEvent]:
+    def repeated(self, lookup: Lookup) -> list[StoredEvent]:
         """Return what is recorded under the keys, and as reversals."""
-        found = [event for key in keys for event in self.by_key.get(key, ())]
-        return found + [self.by_reversed[each] for each in reversals if each in self.by_reversed]
+        found = [event for key in lookup.keys for event in self.by_key.get(key, ())]
+        reversals = (self.by_reversed.get(each) for each in lookup.reversals)
+        return found + [each for each in reversals if each is not None]
 
-    def stands(self, read: Sequence[Account], decided_at: datetime) -> bool:
-        """Whether every account stands as it was read, not too long ago."""
-        if self.world.database_now() > decided_at + APPEND_DELAY_MAX:
+    def stands(self, decided: Decided) -> bool:
+        """Return whether every account is as it was read, not too long ago."""
+        if self.world.database_now() > decided.decided_at + APPEND_DELAY_MAX:
             self.world.note("append-too-old")
             return False
         known = self.accounts
-        return all(
-            (known.get(each.account_id) or new_account(each.account_id)).hash == each.hash
-            for each in read
+        return decided.fits(
+            {each: known.get(each) or new_account(each) for each in decided.accounts}
         )
 
     def contradiction(self, event: StoredEvent) -> str | None:
@@ -308,16 +297,11 @@ class Transaction(Session):
     def __init__(self, store: EventStore) -> None:
         super().__init__(store.world, store.locks, "store")
         self._store = store
-        self._events: list[StoredEvent] = []
-        self._accounts: list[Account] = []
-        self._read: Sequence[Account] = ()
+        self._decided: Decided | None = None
         self._stood = False
-        self._decided_at = store.world.database_now()
-        self._locked: dict[str, Account] = {}
-        self._locked_at = store.world.database_now()
         self._appended_at = store.world.database_now()
 
-    async def lock(self, account_ids: Sequence[str]) -> None:
+    async def lock(self, account_ids: Sequence[str]) -> tuple[dict[str, Account], datetime]:
         """Those that exist first; where one is missing, all, in the same order."""
         await self._arrive("lock", StoreUnavailable, StoreBusy)
         existing = [each for each in account_ids if each in self._store.accounts]
@@ -327,8 +311,8 @@ class Transaction(Session):
             await self._take(account_ids)
             await self._arrive("read", StoreUnavailable, StoreBusy)
         known = self._store.accounts
-        self._locked = {each: known.get(each) or new_account(each) for each in account_ids}
-        self._locked_at = self._world.database_now()
+        locked = {each: known.get(each) or new_account(each) for each in account_ids}
+        return locked, self._world.database_now()
 
     async def _take(self, account_ids: Sequence[str]) -> None:
         for account_id in sorted(account_ids):
@@ -340,37 +324,21 @@ class Transaction(Session):
         if self._is_over or self._is_cut:
             self._locks.let_go(self)
 
-    async def read_accounts(self) -> tuple[dict[str, Account], datetime]:
-        return dict(self._locked), self._locked_at
-
-    async def find_repeated(
-        self,
-        keys: Sequence[tuple[str, bytes]],
-        reversals: Sequence[tuple[str, UUID]],
-    ) -> list[StoredEvent]:
+    async def find_repeated(self, lookup: Lookup) -> list[StoredEvent]:
         await self._arrive("look up", StoreUnavailable, StoreBusy)
-        return self._store.repeated(keys, reversals)
+        return self._store.repeated(lookup)
 
-    async def append(
-        self,
-        events: Sequence[StoredEvent],
-        accounts: Sequence[Account],
-        traceparents: Sequence[str | None],
-        *,
-        read: Sequence[Account],
-        decided_at: datetime,
-    ) -> None:
-        assert len(traceparents) == len(events)
-        self._store.written.update(event.event_id for event in events)
+    async def append(self, decided: Decided) -> None:
+        self._store.written.update(event.event_id for event in decided.events)
         await self._arrive("append", StoreUnavailable, StoreBusy)
-        if not self._store.stands(read, decided_at):
+        if not self._store.stands(decided):
             raise Contradicted(STREAM_POSITION)
-        for event in events:
+        for event in decided.events:
             constraint = self._store.contradiction(event)
             if constraint is not None:
                 self._world.note("contradicted", constraint)
                 raise Contradicted(constraint)
-        self._events, self._accounts = list(events), list(accounts)
+        self._decided = decided
         # Stamped now, visible only with the commit, which may come much later.
         self._appended_at = self._world.database_now()
 
@@ -386,42 +354,33 @@ class Transaction(Session):
         await self._commit(CommitUnknown, StoreBusy)
 
     def _apply(self) -> None:
-        for event in self._events:
+        if self._decided is None:
+            return
+        for event in self._decided.events:
             self._store.add(event, self._appended_at)
-        for account in self._accounts:
-            self._store.accounts[account.account_id] = account
+        self._store.accounts |= self._decided.accounts
 
 
 class Statement(Transaction):
     """An append that commits by itself: its whole way is a COMMIT of unknown outcome."""
 
-    async def run(
-        self,
-        events: Sequence[StoredEvent],
-        accounts: Sequence[Account],
-        traceparents: Sequence[str | None],
-        *,
-        read: Sequence[Account],
-        decided_at: datetime,
-    ) -> None:
+    async def run(self, decided: Decided) -> None:
         """Append; cut off, it may be carried out once the server gets to it, or never."""
-        assert len(traceparents) == len(events)
-        self._events, self._accounts = list(events), list(accounts)
-        self._read, self._decided_at = read, decided_at
-        self._store.written.update(event.event_id for event in events)
+        self._decided = decided
+        self._store.written.update(event.event_id for event in decided.events)
         self._is_committing = True
         try:
-            await self._run()
+            await self._run(decided)
         except StoreBusy:  # the server has refused it
             self._end(commits=False)
             raise
 
-    async def _run(self) -> None:
+    async def _run(self, decided: Decided) -> None:
         await self._arrive("append and commit", CommitUnknown, StoreBusy)
-        await self._take([account.account_id for account in self._accounts])
+        await self._take(list(decided.accounts))
         if self._is_over or self._is_cut:
             raise CommitUnknown
-        if not self._store.stands(self._read, self._decided_at):
+        if not self._store.stands(decided):
             self._world.note("overtaken")
             self._end(commits=False)
             raise Contradicted(STREAM_POSITION)
@@ -430,13 +389,13 @@ class Statement(Transaction):
         await self._commit(CommitUnknown, StoreBusy)
 
     def _end(self, commits: bool) -> None:
-        if not commits or self._is_over:
+        if not commits or self._is_over or self._decided is None:
             super()._end(commits=False)
-        elif not self._locks.are_free(self, [each.account_id for each in self._accounts]):
+        elif not self._locks.are_free(self, list(self._decided.accounts)):
             # It waits for who holds them now: carried out later than anybody may think.
             self._world.loop.call_later(LATE_S, self._end, commits)
         else:
-            late = not self._stood and not self._store.stands(self._read, self._decided_at)
+            late = not self._stood and not self._store.stands(self._decided)
             self._world.note("append-came-too-late" if late else "append-carried-out")
             self._appended_at = self._world.database_now()
             super()._end(commits=not late)
@@ -449,7 +408,7 @@ class Outbox:
         self._store = store
         self._world = store.world
 
-    async def claim(self) -> list[OutboxRow]:
+    async def claim(self) -> list[StoredEvent]:
         await self._before("claim")
         now = self._world.database_now()
         due = sorted(
@@ -465,7 +424,7 @@ class Outbox:
             self._store.outbox[key].claimed_until = now + timedelta(seconds=CLAIM_S)
         await self._after("claimed")
         keys = sorted(key for _, key in due)
-        return [OutboxRow(self._store.events[a][position - 1], None) for a, position in keys]
+        return [self._store.events[a][position - 1] for a, position in keys]
 
     async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
         await self._before("acknowledge")

@@ -78,14 +78,6 @@ SALARY_TEXT = (
 )
 
 
-def text_of(event: Event) -> str:
-    recorded_at = format_time(event.recorded_at)
-    occurred_at = recorded_at
-    if isinstance(event, TransactionRecorded):
-        occurred_at = format_time(event.occurred_at)
-    return public_text(event, occurred_at=occurred_at, recorded_at=recorded_at)
-
-
 def changed(**members: object) -> str:
     return json.dumps(json.loads(SALARY_TEXT) | members)
 
@@ -112,7 +104,7 @@ def test_an_unknown_event_text_is_unreadable_with_a_reason(text: str) -> None:
 
 def test_the_public_text_is_exact_to_the_byte() -> None:
     """It is hashed and kept for ever: neither a member nor their order may ever change."""
-    assert text_of(SALARY) == SALARY_TEXT
+    assert public_text(SALARY) == SALARY_TEXT
 
 
 def test_the_text_of_a_limit_is_exact_to_the_byte() -> None:
@@ -126,7 +118,7 @@ def test_the_text_of_a_limit_is_exact_to_the_byte() -> None:
         private_hash="cd",
         request_hash="ef",
     )
-    assert text_of(event) == (
+    assert public_text(event) == (
         '{"schema":2,"account":"wesley","position":2,"id":"00000000-0000-0000-0000-000000000002",'
         '"type":"limit-set","limitMinor":null,"currency":"BRL",'
         '"recordedAt":"2026-11-24T06:30:15.123456Z","privateHash":"cd","requestHash":"ef"}'
@@ -140,7 +132,7 @@ def test_a_text_of_schema_1_is_still_read() -> None:
 
 @given(EVENTS)
 def test_every_event_is_valid_json_and_read_back_equal(event: Event) -> None:
-    text = text_of(event)
+    text = public_text(event)
     assert json.dumps(json.loads(text), separators=(",", ":")) == text
     assert read_event(text) == event
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -24,20 +23,19 @@ from saldo.record.batch import (
     ATTEMPTS_MAX,
     DEADLINE_S,
     Contention,
-    Ledger,
-    OutcomeUnknown,
-    Surroundings,
-    decide_batch,
+    Dependencies,
     record_batch,
 )
-from saldo.record.intent import Intent
-from saldo.record.postgres import (
+from saldo.record.decision import Decided, Ledger, decide_batch
+from saldo.record.errors import (
     STREAM_POSITION,
     CommitUnknown,
     Contradicted,
+    OutcomeUnknown,
     StoreBusy,
     StoreUnavailable,
 )
+from saldo.record.intent import Intent
 from tests.support.controls import BRL, NOW, Clock, expense, income, intent, limit, reversal
 
 if TYPE_CHECKING:
@@ -45,12 +43,11 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from saldo.record.batch import Decided, Outcome
+    from saldo.record.decision import Outcome
     from saldo.record.intent import StoredEvent
+    from saldo.record.ports import Lookup
 
 ANA, BIA, CLEO = "ana", "bia", "cleo"
-Keys: TypeAlias = "Sequence[tuple[str, bytes]]"
-Reversals: TypeAlias = "Sequence[tuple[str, UUID]]"
 # How a commit ends: with a response; without one, carried out, undone or on its way still; refused.
 Ending: TypeAlias = Literal["answered", "kept", "undone", "late", "busy"]
 
@@ -75,9 +72,11 @@ class Tables:
 
     accounts: dict[str, Account] = field(default_factory=dict)
     events: list[StoredEvent] = field(default_factory=list)
-    on_its_way: list[StoredEvent] = field(default_factory=list)
-    ends: dict[str, Account] = field(default_factory=dict)
-    was_read: list[Account] = field(default_factory=list)
+    on_its_way: Decided | None = None
+
+    def copied(self) -> Tables:
+        """Return a copy that may go on without this one."""
+        return replace(self, accounts=dict(self.accounts), events=list(self.events))
 
     def record(self, one: Intent) -> None:
         """Record it as another process does that meets no fault."""
@@ -85,26 +84,23 @@ class Tables:
             each: self.accounts.get(each) or new_account(each) for each in one.account_ids()
         }
         decided = decide_batch([one], Ledger(accounts, self.events), NOW, BRL)
-        self.commit(decided.events, list(decided.accounts.values()))
+        self.commit(decided)
 
-    def commit(self, events: Sequence[StoredEvent], accounts: Sequence[Account]) -> None:
-        self.events += events
-        self.accounts |= {account.account_id: account for account in accounts}
+    def commit(self, decided: Decided) -> None:
+        self.events += decided.events
+        self.accounts |= decided.accounts
 
-    def stand_as(self, read: Sequence[Account]) -> bool:
-        """Whether none of the accounts has moved on since it was read."""
-        return all(
-            each.account_id in self.accounts and self.accounts[each.account_id].hash == each.hash
-            for each in read
-        )
+    def stand_as_read(self, decided: Decided) -> bool:
+        """Return whether none of the accounts has moved on since it was read."""
+        return decided.accounts.keys() <= self.accounts.keys() and decided.fits(self.accounts)
 
     def late_comes(self) -> bool:
         """Carry out the append on its way, and return whether it wrote something."""
-        events, self.on_its_way = self.on_its_way, []
-        comes = bool(events) and self.stand_as(self.was_read)
-        if comes:
-            self.commit(events, list(self.ends.values()))
-        return comes
+        late, self.on_its_way = self.on_its_way, None
+        if late is None or not self.stand_as_read(late):
+            return False
+        self.commit(late)
+        return True
 
 
 class Store:
@@ -129,13 +125,13 @@ class Store:
         if self.at.late_comes:
             self.tables.late_comes()
 
-    def end(self, events: Sequence[StoredEvent], accounts: Sequence[Account]) -> None:
+    def end(self, decided: Decided) -> None:
         """End a commit as the attempt says."""
         assert self.at is not None
         if self.at.ending == "busy":
             raise StoreBusy
         if self.at.ending in {"answered", "kept"}:
-            self.tables.commit(events, accounts)
+            self.tables.commit(decided)
         if self.at.ending != "answered":
             raise CommitUnknown
 
@@ -146,41 +142,32 @@ class Store:
         return Locked(self)
 
     async def look(
-        self, account_ids: Sequence[str], keys: Keys, reversals: Reversals
+        self, lookup: Lookup
     ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
         self.next_attempt()
         accounts = self.tables.accounts
-        found = {each: accounts[each] for each in account_ids if each in accounts}
-        if len(found) < len(account_ids):
+        found = {each: accounts[each] for each in lookup.account_ids if each in accounts}
+        if len(found) < len(lookup.account_ids):
             return None
-        return found, self.repeated(keys, reversals), self.clock.now()
+        return found, self.repeated(lookup), self.clock.now()
 
-    async def append(
-        self,
-        events: Sequence[StoredEvent],
-        accounts: Sequence[Account],
-        _: object,
-        *,
-        read: Sequence[Account],
-        decided_at: datetime,
-    ) -> None:
+    async def append(self, decided: Decided) -> None:
         assert self.at is not None
-        self.written.update(each.event_id for each in events)
-        assert decided_at <= self.clock.now()
-        if not self.tables.stand_as(read):
+        self.written.update(each.event_id for each in decided.events)
+        assert decided.decided_at <= self.clock.now()
+        if not self.tables.stand_as_read(decided):
             raise Contradicted(STREAM_POSITION)
         self.at = replace(self.at, locks=True)
         if self.at.ending == "late":
-            self.tables.on_its_way, self.tables.was_read = list(events), list(read)
-            self.tables.ends = {each.account_id: each for each in accounts}
-        self.end(events, accounts)
+            self.tables.on_its_way = decided
+        self.end(decided)
 
-    def repeated(self, keys: Keys, reversals: Reversals) -> list[StoredEvent]:
+    def repeated(self, lookup: Lookup) -> list[StoredEvent]:
         return [
             each
             for each in self.tables.events
-            if (each.account_id, each.key_hash) in keys
-            or (each.account_id, each.reverses) in reversals
+            if (each.account_id, each.key_hash) in lookup.keys
+            or (each.account_id, each.reverses) in lookup.reversals
         ]
 
 
@@ -189,40 +176,29 @@ class Locked:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._pending: tuple[Sequence[StoredEvent], Sequence[Account]] = ((), ())
-        self._locked: Sequence[str] = ()
+        self._pending: Decided | None = None
 
-    async def lock(self, account_ids: Sequence[str]) -> None:
-        self._locked = account_ids
-
-    async def read_accounts(self) -> tuple[dict[str, Account], datetime]:
+    async def lock(self, account_ids: Sequence[str]) -> tuple[dict[str, Account], datetime]:
         accounts = self._store.tables.accounts
-        found = {each: accounts.get(each) or new_account(each) for each in self._locked}
+        found = {each: accounts.get(each) or new_account(each) for each in account_ids}
         return found, self._store.clock.now()
 
-    async def find_repeated(self, keys: Keys, reversals: Reversals) -> list[StoredEvent]:
-        return self._store.repeated(keys, reversals)
+    async def find_repeated(self, lookup: Lookup) -> list[StoredEvent]:
+        return self._store.repeated(lookup)
 
     async def find_own(self, event_ids: Sequence[UUID], _: Sequence[str]) -> set[bytes]:
         events = self._store.tables.events
         return {each.hash for each in events if each.event_id in event_ids}
 
-    async def append(
-        self,
-        events: Sequence[StoredEvent],
-        accounts: Sequence[Account],
-        _: object,
-        *,
-        read: Sequence[Account],
-        decided_at: datetime,
-    ) -> None:
-        self._store.written.update(each.event_id for each in events)
-        assert read
-        assert decided_at <= self._store.clock.now()
-        self._pending = (events, accounts)
+    async def append(self, decided: Decided) -> None:
+        self._store.written.update(each.event_id for each in decided.events)
+        assert decided.read
+        assert decided.decided_at <= self._store.clock.now()
+        self._pending = decided
 
     async def commit(self) -> None:
-        self._store.end(*self._pending)
+        assert self._pending is not None
+        self._store.end(self._pending)
 
     async def roll_back(self) -> None:
         pass
@@ -240,12 +216,12 @@ class Came:
 
 def run(intents: Sequence[Intent], attempts: Sequence[Attempt], *, locks: bool = False) -> Came:
     """Record the batch; only the given attempts reach the store."""
-    tables, clock = deepcopy(PRIOR), Clock()
+    tables, clock = PRIOR.copied(), Clock()
     store = Store(tables, attempts, clock)
     contention = Contention()
     if locks:
         contention.met()
-    around = Surroundings(
+    deps = Dependencies(
         store=store,
         monotonic=clock.monotonic,
         sleep=clock.sleep,
@@ -255,7 +231,7 @@ def run(intents: Sequence[Intent], attempts: Sequence[Attempt], *, locks: bool =
     committed: list[Decided] = []
     outcomes: list[Outcome]
     try:
-        outcomes = asyncio.run(record_batch(intents, around, committed.append))
+        outcomes = asyncio.run(record_batch(intents, deps, committed.append))
     except (StoreBusy, StoreUnavailable) as error:
         outcomes = [error] * len(intents)
     return Came(tables, store, outcomes, committed)
@@ -307,7 +283,7 @@ def check_refusal(one: Intent, outcome: Exception, tables: Tables) -> None:
 def check(came: Came, intents: Sequence[Intent]) -> None:
     """Check that the outcomes hold now, and after the appends still on their way."""
     check_world(came.tables, intents, came.outcomes)
-    after = deepcopy(came.tables)
+    after = came.tables.copied()
     if after.late_comes():
         check_world(after, intents, came.outcomes)
     stored = {each.event_id for each in came.tables.events}
@@ -344,7 +320,7 @@ KEYS = st.sampled_from([None, "k", "l"])
 
 def bulk(lines: list[Intent]) -> Intent:
     """One request of these lines, each with a key of its own or none."""
-    return Intent(lines=tuple(line for each in lines for line in each.lines))
+    return Intent(lines=tuple(line for each in lines for line in each.lines), is_bulk=True)
 
 
 SINGLES = st.builds(

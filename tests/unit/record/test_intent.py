@@ -26,7 +26,6 @@ from saldo.record.intent import (
     prepare_line,
     prepare_lines,
 )
-from saldo.record.postgres import TEXTS_SEPARATOR
 from saldo.serve.http.request import parse_time
 from tests.support.controls import (
     ACCOUNT,
@@ -126,8 +125,6 @@ def test_handwritten_texts_match_the_encoder(
     )
     assert (members["description"], members["metadata"]) == (description, metadata)
     assert members["idempotencyKey"] == key
-    # The store takes the texts of a batch as one, with this between them.
-    assert TEXTS_SEPARATOR not in line.private_text
 
 
 @given(secret=st.binary(min_size=32, max_size=80), parts=st.lists(st.text("aé"), min_size=1))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from saldo.record.cloud_events import KafkaRecord
-    from saldo.record.outbox import OutboxRow
+    from saldo.record.intent import StoredEvent
 
 
 class Rows:
@@ -22,7 +22,7 @@ class Rows:
         self.deleted: list[tuple[str, int, bool]] = []
         self.done = asyncio.Event()
 
-    async def claim(self) -> list[OutboxRow]:
+    async def claim(self) -> list[StoredEvent]:
         return []
 
     async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
@@ -48,7 +48,7 @@ async def test_a_record_refused_by_kafka_stays_and_is_counted() -> None:
     relay = Relay(rows, asyncio.sleep)
     relay.use(Taken())
     events = stored_stream(income("1"), income("2", "b"), income("3", "c"), income("4", "d"))
-    relay.send_committed(events, [None] * len(events))
+    relay.send_committed(events)
     assert (relay.sent, relay.in_flight) == (4, 4)
     relay.delivered([("wesley", 1, True), ("b", 1, False), ("d", 1, True)])
     assert (relay.acknowledged, relay.failed, relay.in_flight) == (2, 1, 1)
