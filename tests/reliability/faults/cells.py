@@ -652,7 +652,7 @@ CELLS = (
     ),
     Cell(
         name="kafka-never",
-        fault="Kafka: down while the recorders start, run and stop",
+        fault="Kafka: down before the recorders start, until the load ends",
         window="rows waiting in the outbox",
         run=kafka_never_there,
     ),
