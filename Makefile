@@ -48,7 +48,7 @@ demo: ## record a year of several accounts in what `make up` started
 test: lint browser ## lint, then all tests but the slow ones
 	$(COVERED) -m 'not slow' -n $(WORKERS) --maxschedchunk=2 $(SEED) $(TESTS)
 	@$(MAKE) --no-print-directory test-infra-quick
-	@.venv/bin/python -m local.coverage $(COVERAGE)
+	@.venv/bin/python -m local.tasks.coverage_figure $(COVERAGE)
 
 check: ## the slow tests: faults, load, first runs
 	@$(PYTHON) -m local.bootstrap dev
@@ -68,14 +68,14 @@ format: ## put the code into its format
 
 lock: ## make locks/*.txt anew from pyproject.toml (UPGRADE=1: with the newest versions)
 	@$(PYTHON) -m local.bootstrap uv
-	@.venv/bin/python -m local.lock $(if $(UPGRADE),--upgrade)
+	@.venv/bin/python -m local.tasks.lock_files $(if $(UPGRADE),--upgrade)
 
 clean: down ## delete all data, logs and jars of the local stack, and .venv
 	rm -rf .saldo .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 browser: ## install Chromium for the console's tests, where it is missing
 	@$(PYTHON) -m local.bootstrap dev
-	@.venv/bin/python -m local.browser
+	@.venv/bin/python -m local.tasks.chromium
 
 console-picture: browser ## render docs/console.png from what runs here (make up, make demo)
 	@CONSOLE_URL=http://localhost:$(or $(BALANCE_PORT),8081)/console .venv/bin/python -m tests.console.picture
@@ -120,8 +120,8 @@ bench-docs: ## the tables of docs/ from the reports in benchmarks/reports
 
 reference: ## docs/settings.md, docs/cli.md and docs/metrics.md from the code
 	@$(PYTHON) -m local.bootstrap dev
-	@.venv/bin/python -m local.reference
-	@.venv/bin/python -m local.metrics_doc
+	@.venv/bin/python -m local.tasks.reference_pages
+	@.venv/bin/python -m local.tasks.metrics_page
 
 docs-site: ## the documentation as a site, in build/site
 	@$(PYTHON) -m local.bootstrap dev

@@ -21,7 +21,7 @@ from benchmarks.rounds import QUICK, WHOLE, Bench, Effort
 from benchmarks.stack import end_at_sigterm, running_stack, settings_of
 from benchmarks.wrk import NoFigure, ensure_wrk
 from local import services
-from local.checks import held
+from local.preconditions import held
 from local.stack import REFUSED
 
 ROUNDS_MAX = 100

@@ -34,7 +34,7 @@ from benchmarks.rounds import ACCOUNTS, CONNECTIONS, FOLLOWED, QUICK, WHOLE, Ben
 from benchmarks.stack import end_at_sigterm, running_stack, settings_of
 from benchmarks.wrk import Load, NoFigure, ensure_wrk, run_wrk
 from local import services
-from local.checks import NotPossible, held
+from local.preconditions import NotPossible, held
 from local.stack import REFUSED
 from saldo.project.lag_sweep import OVERLAP
 from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD

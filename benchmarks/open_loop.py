@@ -25,13 +25,13 @@ import uvloop
 
 from benchmarks.wrk import PATIENCE_S, NoFigure
 from local import services
-from local.delivery import parse_target
-from local.sink_client import NoAnswer, SinkClient
+from local.knative.delivery import parse_target
+from local.knative.sink_client import NoAnswer, SinkClient
 from saldo.serve.functions import BALANCE, RECORD
 
 if TYPE_CHECKING:
     from benchmarks.stack import Stack
-    from local.delivery import Answer
+    from local.knative.delivery import Answer
 
 ANSWER_TIMEOUT_S = 30.0
 WAIT_S = 20

@@ -26,7 +26,7 @@ import psutil
 from benchmarks.placement import pin
 from benchmarks.wrk import NoFigure
 from local import broker, postgres, processes, services
-from local.checks import port_in_use
+from local.preconditions import port_in_use
 from local.processes import Identity
 from saldo.operate.token import issuer_server, make_token
 from saldo.project.projector import PING
@@ -159,7 +159,7 @@ class Stack:
         token_file.write_text(self.sink_token())
         child = processes.start(
             "KafkaSource",
-            [sys.executable, "-m", "local.kafka_source"]
+            [sys.executable, "-m", "local.knative.kafka_source"]
             + ["--name", "saldo", "--bootstrap", self.kafka.bootstrap_servers]
             + ["--topic", services.TOPIC, "--group", f"saldo-{self.sources}"]
             + ["--initial-offset", "latest", "--ordering", "unordered"]

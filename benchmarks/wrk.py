@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from local import packages
+from local.tasks import apt_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def ensure_wrk() -> None:
     """Install wrk where it is missing and that can be done; NoFigure otherwise."""
     if shutil.which("wrk") is not None:
         return
-    fault = packages.install("wrk")
+    fault = apt_packages.install("wrk")
     if fault is not None:
         raise NoFigure(
             f"wrk is not installed: {fault}. On Debian and Ubuntu: sudo apt-get install wrk"

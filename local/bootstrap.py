@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from local.checks import NotPossible, check_disk, held
+from local.preconditions import NotPossible, check_disk, held
 
 TYPE_CHECKING = False  # as typing's, whose import costs more than all the rest of this file's
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ COMPOSE = docker compose --file local/compose.yaml $(if $(STAND_IN_BASES),--file
 
 images: ## build the container images (STAND_IN_BASES=1: on bases made here, with no registry)
 	@$(PYTHON) -m local.bootstrap local
-	@$(if $(STAND_IN_BASES),.venv/bin/python -m local.stand_ins.bases)
-	@.venv/bin/python -m local.images --tag $(TAG) build $(if $(STAND_IN_BASES),--stand-in-bases)
+	@$(if $(STAND_IN_BASES),.venv/bin/python -m local.containers.stand_in_bases.bases)
+	@.venv/bin/python -m local.containers.images --tag $(TAG) build $(if $(STAND_IN_BASES),--stand-in-bases)
 
 images-push: ## push the images to REGISTRY=... and print their digests for the Pulumi program
-	@.venv/bin/python -m local.images --tag $(TAG) push $(REGISTRY)
+	@.venv/bin/python -m local.containers.images --tag $(TAG) push $(REGISTRY)
 
 compose-up: images ## start everything in containers
-	@.venv/bin/python -m local.compose_env
+	@.venv/bin/python -m local.containers.compose_secrets
 	$(COMPOSE) up --detach --no-build --wait --wait-timeout 300
 
 compose-down: ## stop the containers; the data stay (VOLUMES=1: delete them)
@@ -24,4 +24,4 @@ compose-down: ## stop the containers; the data stay (VOLUMES=1: delete them)
 
 test-images: ## build the images and run them, with an engine of its own where none runs
 	@$(PYTHON) -m local.bootstrap dev
-	@.venv/bin/python -m local.engine $(PYTEST) -m slow -p no:randomly tests/tooling/local/test_images.py
+	@.venv/bin/python -m local.containers.engine $(PYTEST) -m slow -p no:randomly tests/tooling/local/test_images.py

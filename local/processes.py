@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from local.checks import NotPossible, port_in_use
+from local.preconditions import NotPossible, port_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -125,7 +125,7 @@ def start_kafka_source(bootstrap_servers: str, *, sink_port: int, log: Path) -> 
     sink = f"http://127.0.0.1:{sink_port}/"
     return processes.start(
         "KafkaSource",
-        [sys.executable, "-m", "local.kafka_source"]
+        [sys.executable, "-m", "local.knative.kafka_source"]
         + ["--name", "saldo", "--bootstrap", bootstrap_servers, "--topic", TOPIC]
         + ["--group", CONSUMER_GROUP, "--ordering", "unordered", "--initial-offset", "earliest"]
         + ["--sink", sink, "--dead-letter-sink", sink, "--timeout", "PT30S"]
@@ -140,7 +140,14 @@ def start_ping_source(sink_ports: Sequence[int], *, log: Path) -> Child:
     sinks = [word for port in sink_ports for word in ("--sink", f"http://127.0.0.1:{port}/")]
     return processes.start(
         "PingSource",
-        [sys.executable, "-m", "local.ping_source", "--interval", f"PT{SWEEP_INTERVAL_S}S", *sinks],
+        [
+            sys.executable,
+            "-m",
+            "local.knative.ping_source",
+            "--interval",
+            f"PT{SWEEP_INTERVAL_S}S",
+            *sinks,
+        ],
         log=log,
         cwd=ROOT,
     )

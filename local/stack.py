@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local import broker, postgres, processes, services
-from local.checks import NotPossible, check_disk, check_port, held, port_in_use
+from local.preconditions import NotPossible, check_disk, check_port, held, port_in_use
 from local.processes import Identity
 from local.supervisor import Running, Service, Supervisor, read_state
 from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from local import processes
-from local.checks import NotPossible
+from local.preconditions import NotPossible
 from local.processes import Identity
 
 if TYPE_CHECKING:

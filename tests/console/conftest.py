@@ -24,8 +24,8 @@ from playwright.async_api import (
     expect,
 )
 
-from local import browser as chromium
 from local import processes, services
+from local.tasks import chromium
 from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD
 from tests.support import servers
 from tests.support.live import DEADLINE_S, SINK_SUBJECT, Issuer, Live

@@ -8,8 +8,8 @@ import sys
 
 from playwright.async_api import ViewportSize, async_playwright, expect
 
-from local import browser as chromium
 from local.services import ROOT
+from local.tasks import chromium
 from tests.console.conftest import ARGUMENTS, WAIT_MS
 
 PICTURE = ROOT / "docs" / "console.png"

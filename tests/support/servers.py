@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING
 from confluent_kafka.admin import AdminClient
 
 from local import broker, postgres, processes, services
-from local.checks import held
+from local.preconditions import held
 from local.processes import Identity
 
 if TYPE_CHECKING:

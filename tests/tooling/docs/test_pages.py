@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from markdown_it import MarkdownIt
 
-from local import reference
 from local.services import ROOT
+from local.tasks import reference_pages
 from saldo.serve.functions import FUNCTIONS
 from saldo.serve.settings import read_settings
 
@@ -143,9 +143,9 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 # --- what is made from code -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", reference.PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", reference_pages.PAGES, ids=lambda path: path.name)
 def test_generated_page_is_current(path: Path) -> None:
-    made = reference.PAGES[path]()
+    made = reference_pages.PAGES[path]()
     assert path.read_text(encoding="utf-8") == made, "run: make reference"
 
 
@@ -153,20 +153,24 @@ def test_every_setting_of_the_functions_is_described() -> None:
     read = {
         name
         for function in FUNCTIONS
-        for environ in reference.environments()
-        for name in reference.settings_read(function.name, environ)
+        for environ in reference_pages.environments()
+        for name in reference_pages.settings_read(function.name, environ)
     }
-    assert read == reference.FUNCTIONS_SETTINGS.keys()
+    assert read == reference_pages.FUNCTIONS_SETTINGS.keys()
 
 
 @pytest.mark.parametrize(
     ("name", "default"),
-    [(name, each.default) for name, each in reference.FUNCTIONS_SETTINGS.items() if each.default],
+    [
+        (name, each.default)
+        for name, each in reference_pages.FUNCTIONS_SETTINGS.items()
+        if each.default
+    ],
 )
 def test_documented_default_applies_without_the_setting(name: str, default: str) -> None:
     for function in FUNCTIONS:
-        absent = read_settings(function.name, reference.GOOD)
-        assert absent == read_settings(function.name, reference.GOOD | {name: default})
+        absent = read_settings(function.name, reference_pages.GOOD)
+        assert absent == read_settings(function.name, reference_pages.GOOD | {name: default})
 
 
 def environment_names(folder: Path) -> set[str]:
@@ -194,8 +198,14 @@ def test_every_setting_of_the_command_is_described() -> None:
     named = environment_names(ROOT / "src" / "saldo" / "operate")
     named |= {function.url_setting for function in FUNCTIONS}
     assert named >= {"SALDO_TOKEN", "ROLE_PASSWORD_QUERY"}
-    assert named <= reference.OPERATOR_SETTINGS.keys() | reference.FUNCTIONS_SETTINGS.keys()
-    assert reference.OPERATOR_SETTINGS.keys() <= named | reference.FUNCTIONS_SETTINGS.keys()
+    assert (
+        named
+        <= reference_pages.OPERATOR_SETTINGS.keys() | reference_pages.FUNCTIONS_SETTINGS.keys()
+    )
+    assert (
+        reference_pages.OPERATOR_SETTINGS.keys()
+        <= named | reference_pages.FUNCTIONS_SETTINGS.keys()
+    )
 
 
 def test_documented_make_variables_match_the_makefile() -> None:
@@ -207,4 +217,4 @@ def test_documented_make_variables_match_the_makefile() -> None:
         text=True,
         check=True,
     )
-    assert set(said.stdout.split()) == reference.LOCAL_SETTINGS.keys()
+    assert set(said.stdout.split()) == reference_pages.LOCAL_SETTINGS.keys()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from local import compose_env, images
-from local.stand_ins import bases
+from local.containers import compose_secrets, images
+from local.containers.stand_in_bases import bases
 from saldo.operate.role_passwords import SETTINGS
 from saldo.serve import functions
 
@@ -74,19 +74,21 @@ def test_a_build_context_holds_only_what_it_needs() -> None:
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
     assert {rule for rule in rules if rule.startswith("!")} == {
-        "!LICENSE", "!locks/*.txt", "!src/saldo", "!functions", "!local/*.py",
+        "!LICENSE", "!locks/*.txt", "!src/saldo", "!functions",
+        "!local/*.py", "!local/knative/*.py", "!local/containers/strip_symbols.py",
     }  # fmt: skip
 
 
 def test_local_sources_run_from_the_files_of_their_image(tmp_path: Path) -> None:
     """It has the recorder's packages, and of local/ what the Dockerfile names."""
-    copied = re.search(r"COPY ((?:local/\S+\s+(?:\\\s+)?)+)/source/local/", DOCKERFILE)
-    ran = re.search(r'"(import local\.kafka_source[^"]*)"', stages()["image-local"])
-    assert copied is not None
+    copied = re.findall(r"^COPY (local/.+) /source/(local/\S*)$", DOCKERFILE, re.MULTILINE)
+    ran = re.search(r'"(import local\.knative\.kafka_source[^"]*)"', stages()["image-local"])
+    assert [folder for _, folder in copied] == ["local/", "local/knative"]
     assert ran is not None
     (tmp_path / "local").mkdir()
-    for file in copied.group(1).replace("\\", " ").split():
+    for file in copied[0][0].split():
         shutil.copy(ROOT / file, tmp_path / "local")
+    shutil.copytree(ROOT / copied[1][0], tmp_path / "local" / "knative")
     absent = "".join(f"sys.modules[{name!r}] = None; " for name in ("psutil", "aiohttp", "jgo"))
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {absent}{ran.group(1)}"],
@@ -168,9 +170,9 @@ def test_every_function_role_gets_its_password() -> None:
 def test_passwords_are_made_once_and_readable_by_owner_only(tmp_path: Path) -> None:
     """A second run must not change them: the database's volume was made with the first ones."""
     folder = tmp_path / "compose"
-    assert compose_env.make(folder) is True
+    assert compose_secrets.make(folder) is True
     first = {file.name: file.read_text() for file in folder.iterdir()}
-    assert compose_env.make(folder) is False
+    assert compose_secrets.make(folder) is False
     assert {file.name: file.read_text() for file in folder.iterdir()} == first
     assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IRWXU
 
@@ -179,11 +181,11 @@ def test_compose_reads_the_generated_files() -> None:
     wanted = {Path(secret["file"]).name for secret in COMPOSE["secrets"].values()}
     for service in SERVICES.values():
         wanted |= {Path(file).name for file in service.get("env_file", ())}
-    assert wanted == compose_env.contents().keys()
+    assert wanted == compose_secrets.contents().keys()
 
 
 def test_two_runs_make_different_passwords() -> None:
-    first, second = compose_env.contents(), compose_env.contents()
+    first, second = compose_secrets.contents(), compose_secrets.contents()
     assert all(first[name] != second[name] for name in first)
     secrets = [first[name] for name in first if not name.endswith(".env")]
     assert len(set(secrets)) == len(secrets)
@@ -193,5 +195,5 @@ def test_two_runs_make_different_passwords() -> None:
 def test_an_incomplete_set_of_passwords_is_remade(tmp_path: Path) -> None:
     (tmp_path / "compose.new").mkdir()
     (tmp_path / "compose.new" / "stale").touch()
-    assert compose_env.make(tmp_path / "compose") is True
+    assert compose_secrets.make(tmp_path / "compose") is True
     assert "stale" not in {file.name for file in (tmp_path / "compose").iterdir()}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from local import engine
-from local.checks import NotPossible
+from local.containers import engine
+from local.preconditions import NotPossible
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.delivery import (
+from local.knative.delivery import (
     DELIVERY_DEFAULT,
     DELIVERY_UNSAID,
     Answer,
@@ -33,13 +33,13 @@ from local.delivery import (
     parse_target,
     request_head,
 )
-from local.kafka_source import SourceError, TokenFile, parse_arguments
+from local.knative.kafka_source import SourceError, TokenFile, parse_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from local.delivery import RecordHeader
+    from local.knative.delivery import RecordHeader
 
 SOURCE = SourceName(namespace="ns1", name="ks")
 SINK = parse_target("http://127.0.0.1:8082/sink")
@@ -638,7 +638,7 @@ def test_a_token_for_another_audience_stops_the_start(tmp_path: Path, text: str)
 
 def test_a_renewed_token_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a broken renewal leaves the one before."""
-    monkeypatch.setattr("local.kafka_source.TOKEN_CHECK_S", 0.0)
+    monkeypatch.setattr("local.knative.kafka_source.TOKEN_CHECK_S", 0.0)
     path = tmp_path / "token"
     path.write_text(token_for("saldo"), encoding="ascii")
     token = TokenFile(path, "saldo")

@@ -1,6 +1,6 @@
 """The images, built and run: `make test-images`.
 
-Where no registry can be reached they stand on bases that are made on the spot (local/stand_ins).
+Without a registry they use bases that are built here (local/containers/stand_in_bases).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from local import compose_env, engine, images
-from local.stand_ins import bases
+from local.containers import compose_secrets, engine, images
+from local.containers.stand_in_bases import bases
 from saldo.serve.functions import FUNCTIONS
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def test_a_missing_setting_is_named_at_start() -> None:
     ("image", "arguments", "told"),
     [
         ("operate", ["--help"], "migrate"),
-        ("local", ["local.kafka_source", "--help"], "--dead-letter-sink"),
+        ("local", ["local.knative.kafka_source", "--help"], "--dead-letter-sink"),
     ],
 )
 def test_the_other_images_start(image: str, arguments: list[str], told: str) -> None:
@@ -300,7 +300,7 @@ def compose() -> list[str]:
     )
     if version.returncode != 0:
         pytest.skip("the Compose plugin is not installed")
-    compose_env.make()
+    compose_secrets.make()
     command = ["compose", "--project-name", f"saldo-test-{secrets.token_hex(4)}"]
     command += ["--file", "local/compose.yaml"]
     if os.environ.get(engine.STAND_IN_BASES) == "1":
@@ -346,7 +346,7 @@ def test_a_transaction_passes_through_the_stack(
         report = json.loads(images.engine(*compose, *run, "--json"))
         assert (report["clean"], report["counts"]["events"]) == (True, 1)
         logs = images.engine(*compose, "logs", "--no-color")
-        for file in compose_env.FOLDER.iterdir():
+        for file in compose_secrets.FOLDER.iterdir():
             if file.suffix != ".env":
                 assert file.read_text() not in logs
     finally:

@@ -24,9 +24,9 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.cimpl import OFFSET_INVALID
 
-from local import kafka_source
 from local.broker import create_topic
-from local.kafka_source import parse_arguments
+from local.knative import kafka_source
+from local.knative.kafka_source import parse_arguments
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -252,7 +252,7 @@ async def source(arguments: Sequence[str]) -> AsyncIterator[None]:
 
 @dataclass(slots=True, kw_only=True)
 class SourceProcess:
-    """A source as `python -m local.kafka_source`."""
+    """A source as `python -m local.knative.kafka_source`."""
 
     process: asyncio.subprocess.Process
     log: list[str] = field(default_factory=list)
@@ -260,7 +260,7 @@ class SourceProcess:
     @classmethod
     async def start(cls, arguments: Sequence[str]) -> SourceProcess:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "local.kafka_source", *arguments),
+            *(sys.executable, "-m", "local.knative.kafka_source", *arguments),
             cwd=TESTS.parent,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

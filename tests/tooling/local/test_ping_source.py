@@ -31,7 +31,7 @@ async def test_every_sink_is_pinged_at_each_interval() -> None:
     sinks = [f"http://127.0.0.1:{port}/a", "http://127.0.0.1:1/", f"http://127.0.0.1:{port}/b"]
     options = [word for sink in sinks for word in ("--sink", sink)]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "local.ping_source", "--interval", "PT0.2S", *options),
+        *(sys.executable, "-m", "local.knative.ping_source", "--interval", "PT0.2S", *options),
         cwd=ROOT,
         stderr=asyncio.subprocess.DEVNULL,
     )

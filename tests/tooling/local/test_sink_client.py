@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from local import sink_client
-from local.delivery import ERROR_DATA_BYTES_MAX, Answer, parse_target
-from local.sink_client import NoAnswer, SinkClient
+from local.knative import sink_client
+from local.knative.delivery import ERROR_DATA_BYTES_MAX, Answer, parse_target
+from local.knative.sink_client import NoAnswer, SinkClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from local import processes, services, stack
-from local.checks import NotPossible, check_disk, check_port, held
+from local.preconditions import NotPossible, check_disk, check_port, held
 from local.processes import Identity
 from local.services import ROOT
 from local.supervisor import (

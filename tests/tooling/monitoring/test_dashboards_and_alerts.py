@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from local import metrics_doc
+from local.tasks import metrics_page
 from saldo.serve.telemetry.metrics import INSTRUMENTS
 from tests.support.promql import Expression, alerts, asked, base, expressions, panels
 
@@ -100,5 +100,5 @@ def test_every_metric_is_on_a_dashboard() -> None:
 
 
 def test_the_table_of_metrics_is_current() -> None:
-    """`python -m local.metrics_doc` makes it."""
-    assert metrics_doc.FILE.read_text() == metrics_doc.page()
+    """`python -m local.tasks.metrics_page` makes it."""
+    assert metrics_page.FILE.read_text() == metrics_page.page()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from local.delivery import is_retried
+from local.knative.delivery import is_retried
 from saldo.project.postgres import ReadModelBusy, ReadModelUnavailable
 from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
 from saldo.project.routes import RULES, app

@@ -1,4 +1,4 @@
-"""Makes the passwords and settings of local/compose.yaml: `python -m local.compose_env`.
+"""The passwords and settings of local/compose.yaml: `python -m local.containers.compose_secrets`.
 
 Nothing of them is in the repository. They are made once for a folder, which only its owner may
 enter, and stay with it, since the database's volume was made with them. The files in it are
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from saldo.serve.functions import FUNCTIONS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".saldo" / "compose"
 PASSWORD_BYTES = 24
 HASH_SECRET_BYTES = 32

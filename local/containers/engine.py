@@ -1,4 +1,4 @@
-"""Runs a command beside a container engine: `python -m local.engine COMMAND...`.
+"""Runs a command beside a container engine: `python -m local.containers.engine COMMAND...`.
 
 An engine that runs already is taken. Where none does, but root may start one (`dockerd` is
 installed), it is started for as long as the command runs, with data of its own in `.saldo/engine`
@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from local.checks import NotPossible
-from local.stand_ins import bases
+from local.containers.stand_in_bases import bases
+from local.preconditions import NotPossible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".saldo" / "engine"
 INSIDE = "--inside"
 # Tells the images' tests that no registry can be reached from here.
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     except NotPossible as error:
         print(error, file=sys.stderr)
         return 1
-    command = [sys.executable, "-m", "local.engine", INSIDE, *arguments]
+    command = [sys.executable, "-m", "local.containers.engine", INSIDE, *arguments]
     return subprocess.run(["unshare", "--net", "--", *command], cwd=ROOT, check=False).returncode  # noqa: S607
 
 

@@ -1,4 +1,4 @@
-"""Writes the reference pages that the code itself knows best: `python -m local.reference`.
+"""The reference pages that come from the code: `python -m local.tasks.reference_pages`.
 
 docs/settings.md: which settings each function reads, which it needs, and what it takes, by asking
 the functions' own reading of them. docs/cli.md: the help of every command.

@@ -1,4 +1,4 @@
-"""Makes locks/*.txt anew: `python -m local.lock [--upgrade]`.
+"""Makes locks/*.txt anew: `python -m local.tasks.lock_files [--upgrade]`.
 
 One file for each thing that is installed, with the hash of every package and no registry's name.
 The versions of all of them are those of dev.txt: what is tested is what is deployed. Without
@@ -12,7 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ROOT / "locks"
 UV = Path(sys.executable).with_name("uv")
 

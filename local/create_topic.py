@@ -1,4 +1,4 @@
-"""Creates a topic: `python -m local.topic --bootstrap HOST:PORT --topic NAME --partitions N`.
+"""Creates a topic: `python -m local.create_topic --bootstrap ADDRESS --topic NAME --partitions N`.
 
 For local/compose.yaml, whose Kafka creates none by itself. One that is there is kept, and given
 the partitions that it lacks.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     """Create it; 1 with one line when that is not possible."""
-    parser = argparse.ArgumentParser(prog="python -m local.topic", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m local.create_topic", description=__doc__)
     parser.add_argument("--bootstrap", required=True, metavar="HOST:PORT")
     parser.add_argument("--topic", required=True)
     parser.add_argument("--partitions", required=True, type=int)

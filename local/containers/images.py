@@ -1,4 +1,4 @@
-"""Builds the images: `python -m local.images build [--stand-in-bases]`, `... push REGISTRY`.
+"""The images: `python -m local.containers.images build [--stand-in-bases]`, `... push REGISTRY`.
 
 `push` gives every image its name in the registry and prints the references by digest, in the form
 that the Pulumi program's configuration takes.
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from local.checks import NotPossible
+from local.preconditions import NotPossible
 from saldo.serve.functions import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # The images that are deployed, and the one that stands in for Knative's sources on a laptop.
 DEPLOYED = (*(function.name for function in FUNCTIONS), "operate")
 IMAGES = (*DEPLOYED, "local")
@@ -124,7 +124,7 @@ def git(*arguments: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Build or push; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m local.images")
+    parser = argparse.ArgumentParser(prog="python -m local.containers.images")
     parser.add_argument("--tag", default=TAG_DEFAULT)
     what = parser.add_subparsers(dest="what", required=True)
     building = what.add_parser("build")

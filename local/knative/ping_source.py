@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from local.delivery import HTTP_REDIRECTION, Target, parse_duration_ms, parse_target
-from local.sink_client import NoAnswer, SinkClient
+from local.knative.delivery import HTTP_REDIRECTION, Target, parse_duration_ms, parse_target
+from local.knative.sink_client import NoAnswer, SinkClient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-log = logging.getLogger("local.ping_source")
+log = logging.getLogger("local.knative.ping_source")
 
 TYPE = "dev.knative.sources.ping"
 DATA = b'{"sweep":true}'
@@ -83,7 +83,7 @@ async def _ping(sink: Target, source: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run until a signal ends it."""
     parser = argparse.ArgumentParser(
-        prog="python -m local.ping_source", description="Ping sinks as PingSources do."
+        prog="python -m local.knative.ping_source", description="Ping sinks as PingSources do."
     )
     parser.add_argument("--interval", required=True, type=parse_duration_ms, metavar="DURATION")
     parser.add_argument("--sink", required=True, action="append", type=parse_target, metavar="URL")

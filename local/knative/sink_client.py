@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
-from local.delivery import ERROR_DATA_BYTES_MAX, Answer
+from local.knative.delivery import ERROR_DATA_BYTES_MAX, Answer
 
 if TYPE_CHECKING:
-    from local.delivery import Target
+    from local.knative.delivery import Target
 
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 200

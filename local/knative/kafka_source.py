@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import uvloop
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from local.delivery import (
+from local.knative.delivery import (
     DELIVERY_DEFAULT,
     DELIVERY_UNSAID,
     Delivered,
@@ -70,14 +70,14 @@ from local.delivery import (
     parse_target,
     request_head,
 )
-from local.sink_client import NoAnswer, SinkClient
+from local.knative.sink_client import NoAnswer, SinkClient
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
 
-    from local.delivery import Answer, Event, RecordHeader
+    from local.knative.delivery import Answer, Event, RecordHeader
 
-log = logging.getLogger("local.kafka_source")
+log = logging.getLogger("local.knative.kafka_source")
 
 # The dispatcher's `max.poll.records`. Unordered, it polls whenever fewer are in flight, and takes
 # up to as many again: 50 to 99 in flight.
@@ -603,7 +603,8 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     loses the defaults of the parts that are not given.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m local.kafka_source", description="Deliver a topic as a KafkaSource does."
+        prog="python -m local.knative.kafka_source",
+        description="Deliver a topic as a KafkaSource does.",
     )
     parser.add_argument("--bootstrap", required=True, metavar="HOST:PORT")
     parser.add_argument("--topic", required=True)

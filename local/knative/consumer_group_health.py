@@ -20,7 +20,9 @@ TIMEOUT_S = 5.0  # short: the health check asks again
 
 def main(arguments: Sequence[str]) -> int:
     """0 when the group is stable, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m local.group_probe", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m local.knative.consumer_group_health", description=__doc__
+    )
     parser.add_argument("--bootstrap", required=True, metavar="HOST:PORT")
     parser.add_argument("--group", required=True)
     given = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The coverage figure at the end of `make test`: `python -m local.coverage FILE`."""
+"""The coverage figure at the end of `make test`: `python -m local.tasks.coverage_figure FILE`."""
 
 from __future__ import annotations
 

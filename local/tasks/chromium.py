@@ -1,4 +1,4 @@
-"""Chromium for the console's tests: `python -m local.browser` installs it where it is missing.
+"""Chromium for the console's tests: `python -m local.tasks.chromium` installs it if missing.
 
 From the distribution's packages, since those are what a fresh machine can have without another
 registry. Where that cannot be done it says so and ends well: the tests then tell what they lack.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import shutil
 import sys
 
-from local import packages
-from local.checks import held
+from local.preconditions import held
 from local.services import ROOT
+from local.tasks import apt_packages
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 LOCK = ROOT / ".saldo" / "browser.lock"
@@ -35,7 +35,7 @@ def main() -> int:
 def install() -> None:
     """Install it, and say so; or say why it could not be done."""
     print("saldo: installing Chromium for the console's tests", flush=True)
-    fault = packages.install("chromium")
+    fault = apt_packages.install("chromium")
     if fault is not None:
         print(f"saldo: Chromium could not be installed: {fault}", file=sys.stderr, flush=True)
 

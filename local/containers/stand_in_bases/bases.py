@@ -1,4 +1,4 @@
-"""Base images made on the spot, where none can be fetched: `python -m local.stand_ins.bases`.
+"""Base images made here, without a registry: `python -m local.containers.stand_in_bases.bases`.
 
 They are made of Debian's packages, unpacked and not installed, as the distroless images are made,
 and imported into the engine. They are for building and running the images on a machine without a
@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local import broker
-from local.checks import NotPossible
+from local.preconditions import NotPossible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CACHE = Path(os.environ.get("SALDO_CACHE", ROOT / ".saldo")) / "bases"
 LOCKS = ("tools", "record", "balance", "operate")
 TAG = "stand-in"

@@ -1,4 +1,4 @@
-"""Makes docs/metrics.md from the definitions in the code: `python -m local.metrics_doc`."""
+"""Makes docs/metrics.md from the definitions in the code: `python -m local.tasks.metrics_page`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from saldo.serve.telemetry.metrics import ALL, INSTRUMENTS
 
-FILE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
+FILE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 
 HEAD = """\
 # Metrics
 
-Made from the code by `python -m local.metrics_doc`; a test holds it current.
+Made from the code by `python -m local.tasks.metrics_page`; a test holds it current.
 
 Each function tells its metrics in two ways:
 
