@@ -1,4 +1,6 @@
-"""``make bench``: Saldo against its limits, in one run; a table here, the report as a file.
+"""The command `make bench`: compares Saldo with its limits in one run.
+
+It prints a table and writes the report to a file.
 
 python -m benchmarks [--quick] [--rows KEY,...] [--rounds N] [--seconds N] [--out FOLDER]
 """

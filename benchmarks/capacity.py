@@ -1,7 +1,7 @@
 """The capacity model: from measured figures to pods, partitions, connections, disk and servers.
 
-Everything that was measured comes from the committed reports (`make bench`, `make bench-long`);
-everything that is assumed is named here, once. The model is linear, and says where it ends.
+All measured values come from the committed reports (`make bench`, `make bench-long`). All
+assumptions are constants here. The model is linear, and says where it ends.
 """
 
 from __future__ import annotations

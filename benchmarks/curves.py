@@ -1,6 +1,6 @@
-"""Scale curves as data: what was measured at each place, as a file and a table.
+"""Scale curves as data, stored in a file and shown as tables.
 
-Each curve says itself when and of which commit it was taken: a report holds curves of several runs.
+Each curve names its own time and commit, because a report can hold curves of several runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Events that are recorded and not projected, as KafkaSource's requests that deliver them."""
+"""Requests that deliver recorded but unprojected events, as KafkaSource sends them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fills both sides with so many accounts and events, as if they had been recorded long ago.
+"""The filling of both sides with many accounts and events, as if recorded long ago.
 
 Every hash is a true one and the read model stands at the end of each stream: recording and
 projecting go on from there, and `saldo verify` finds nothing. It is done by SQL, on as many

@@ -1,6 +1,6 @@
-"""What the figures are compared with: the database's own work, and the framework's own start.
+"""The limits that the figures are compared with: bare database work, and the framework's start.
 
-``python -m benchmarks.limits`` inserts, in a process of its own as a function does.
+``python -m benchmarks.limits`` inserts in a separate process, as a function does.
 """
 
 from __future__ import annotations

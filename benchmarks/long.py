@@ -1,4 +1,4 @@
-"""``make bench-long``: how the figures go with connections, processes, stored size and time.
+"""The command `make bench-long`: figures by connections, processes, stored size and time.
 
     python -m benchmarks.long [--curves NAME,...] [--quick] [--events-max N] [--requests N]
 

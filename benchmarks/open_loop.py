@@ -1,4 +1,4 @@
-"""The open-loop generator: requests are due at a fixed rate, whatever became of those before.
+"""The open-loop load generator: requests are due at a fixed rate, even while earlier ones run.
 
     python -m benchmarks.open_loop --record PORT --balance PORT --rate N --seconds N ...
 

@@ -1,8 +1,8 @@
-"""Which core each process runs on: the function under test has one of its own.
+"""The core of each process: the function under test has one of its own.
 
-On two cores the load generator and all servers share the other one: what they take from the caches
-and the scheduler is then not charged to the function. Where the system has no affinity, or one core
-only, nothing is pinned, and the report says so.
+On two cores the load generator and all servers share the other one, so that their use of caches
+and the scheduler is not counted for the function. If the system has no affinity, or only one core,
+nothing is pinned, and the report says so.
 """
 
 from __future__ import annotations

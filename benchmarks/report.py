@@ -1,4 +1,4 @@
-"""The report: JSON, in which everything is kept, and the table for the terminal."""
+"""The report of a benchmark: a JSON file with all values, and a table for the terminal."""
 
 from __future__ import annotations
 

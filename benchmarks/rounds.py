@@ -1,4 +1,4 @@
-"""Takes the figures: every row a turn a round, each with its limit in the same round."""
+"""The measurement of the figures: in every round, each row and its limit in turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shares of the recorder's profile, by a sampling profiler (py-spy) while it is under load.
+"""Shares of the recorder's profile, from a sampling profiler (py-spy) under load.
 
 Nothing can be switched off in the product to compare with, and so each share is counted in the
 profile: the samples in which one of the named functions is on the stack, of all samples in which

@@ -1,7 +1,7 @@
-"""The real stack of a benchmark: a PostgreSQL that syncs, Kafka, all functions, AUTH=oidc.
+"""The real stack of a benchmark: PostgreSQL that syncs to disk, Kafka, all functions, AUTH=oidc.
 
-It is started by the lines that `make up` starts it by, in a folder of its own that is deleted
-afterwards. Beside the three functions run the two empty ones.
+It is started with the commands of `make up`, in its own folder, which is deleted afterwards. Two
+empty functions run as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hook of the documentation site: pages that lie beside docs/ become pages of the site."""
+"""The hook of the documentation site: includes pages that are outside docs/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all tests share: real servers, a database and a topic for each, and how a run is told.
+"""The fixtures and the report of all tests: real servers, a database and a topic for each test.
 
 Suites run from the quickest to the slowest. A skip whose reason is not in allowed_skips.txt fails
 the run: a test that silently stopped running would be worse than none.

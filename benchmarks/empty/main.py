@@ -1,4 +1,4 @@
-"""The limit: functions that answer a constant and do nothing, by functions-framework alone."""
+"""The limit: functions that return a constant, served by functions-framework alone."""
 
 import functions_framework.aio
 from cloudevents.http import CloudEvent

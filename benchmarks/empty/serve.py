@@ -1,7 +1,7 @@
-"""Serves an empty function by the framework's own app and nothing of Saldo.
+"""A server for an empty function: the framework's own app, with no code of Saldo.
 
-The server and its settings are those of ``saldo.serve``; the collector is set as there, too: the
-empty function is not charged for what a served function is spared.
+The server and its settings are those of ``saldo.serve``, and so is the garbage collector, so that
+both functions are measured under the same conditions.
 """
 
 from __future__ import annotations

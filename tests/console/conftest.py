@@ -1,8 +1,7 @@
-"""A real Chromium, and the functions that the console's page talks to.
+"""A real Chromium, and the functions that the console's page uses.
 
-What a page may not do fails its test: a violation of its policy, an exception, a word in its log
-that is no answer of a function. The browser lives in an event loop of its own, which all tests of a
-worker share.
+Forbidden actions of a page fail its test: a violation of its policy, an exception, an unexpected
+line in its log. The browser runs in its own event loop, which all tests of a worker share.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes docs/console.png: `make console-picture`, with `make up` and `make demo` done before."""
+"""The command `make console-picture`: renders docs/console.png after `make up` and `make demo`."""
 
 from __future__ import annotations
 

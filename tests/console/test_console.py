@@ -1,4 +1,4 @@
-"""What a person sees and does in the console, in a real browser."""
+"""The console as a user sees it, in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger that the tests of the interface share, and a superuser's look behind the functions."""
+"""The ledger that the HTTP tests share, and a superuser's connection to its database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time is the event store's, and what a clock that ran ahead has dated harms nothing further."""
+"""Clocks: the event store's time counts, and a clock that ran ahead does no further harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces and metrics, seen by a real collector, of the real functions with PostgreSQL and Kafka."""
+"""Traces and metrics of the real functions, received by a real collector."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`make measure-verify`: how long `saldo verify` takes for a million events.
+"""The command `make measure-verify`: the time of `saldo verify` for a million events.
 
-The ledger is made by the product's own recording and catch-up; only the outbox is emptied by hand,
-as an acknowledging Kafka would have it.
+The product's own recording and catch-up make the ledger. Only the outbox is emptied by hand, as
+after Kafka's acknowledgements.
 """
 
 from __future__ import annotations

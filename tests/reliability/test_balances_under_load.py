@@ -1,6 +1,6 @@
-"""The whole system under load, and under all that Kafka may do: every balance equals its sum.
+"""The whole system under load and under faults of Kafka: every balance equals its sum.
 
-The quick form runs in `make test`, the whole one (10,000 transactions) in `make check`.
+The quick form runs in `make test`, the long one (10,000 transactions) in `make check`.
 """
 
 from __future__ import annotations

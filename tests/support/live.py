@@ -1,7 +1,7 @@
-"""The whole ledger as its clients see it: the functions of a worker's own database, with tokens.
+"""The whole ledger as its clients see it: the functions on a worker's own database, with tokens.
 
-One ledger for all tests of a worker: each test uses accounts of its own. Kafka is down; a test that
-reads has the projector catch up by delivering the event itself, as KafkaSource would.
+All tests of a worker share one ledger, and each uses its own accounts. Kafka is down; a test that
+reads delivers the event to the projector itself, as KafkaSource would.
 """
 
 from __future__ import annotations

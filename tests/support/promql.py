@@ -1,4 +1,4 @@
-"""The expressions of the dashboards and alerts, parsed, and what they ask for."""
+"""The parsed expressions of the dashboards and alerts, and the metrics that they use."""
 
 from __future__ import annotations
 

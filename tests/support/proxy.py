@@ -1,7 +1,7 @@
-"""A proxy of the tests' own: it cuts, delays, refuses and holds connections, and counts hits.
+"""The tests' proxy: it cuts, delays, refuses and holds connections, and counts its hits.
 
-It stands before the functions (HTTP), and between each function and PostgreSQL, whose protocol it
-reads well enough to know a COMMIT or the outbox's DELETE when it sees one.
+It runs in front of the functions (HTTP), and between each function and PostgreSQL. It parses
+PostgreSQL's protocol far enough to recognise a COMMIT or the outbox's DELETE.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The functions' own route and error tables."""
+"""The route and error tables of the functions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The shell commands of a page, run as they stand.
+"""The shell blocks of a page, run unchanged.
 
-A page's blocks of ```sh are one script. A comment that begins with a number is the status that the
-next curl must be answered with; without one it must be a success.
+A page's blocks of ```sh are one script. A comment that begins with a number is the expected status
+of the next curl; without one it must succeed.
 """
 
 from __future__ import annotations

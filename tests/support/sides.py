@@ -1,4 +1,4 @@
-"""The write side and the read side of a database, each as its process holds it but without HTTP."""
+"""The write side and the read side of a database, as their processes hold them but without HTTP."""
 
 from __future__ import annotations
 

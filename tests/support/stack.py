@@ -1,4 +1,4 @@
-"""The whole stack of a test: real processes, a PostgreSQL that syncs, the run's Kafka."""
+"""The whole stack of a test: real processes, a PostgreSQL that syncs to disk, the run's Kafka."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bank files made for tests: a bank's lines, written in each format, in windows that overlap."""
+"""Bank files made for tests: a bank's lines in each format, in overlapping windows."""
 
 from __future__ import annotations
 

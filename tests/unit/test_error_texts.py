@@ -1,4 +1,4 @@
-"""Every error class of the library says a sentence with its values, never a Python tuple."""
+"""The texts of all error classes: sentences with their values, never Python tuples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The curl examples of README.md and docs/, run as they stand against the live functions.
+"""The curl examples of README.md and docs/, run unchanged against the live functions.
 
 The tutorial and the how-to pages need the whole stack: tests/tooling/docs/test_page_commands.py.
 """

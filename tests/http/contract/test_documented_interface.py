@@ -1,4 +1,4 @@
-"""docs/http-api.md is complete: its tables hold what the functions' own tables hold."""
+"""The tables of docs/http-api.md, compared with the tables in the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document is the interface: its routes, examples, and what schemathesis finds."""
+"""The OpenAPI documents: their routes, examples, and the findings of schemathesis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The original's clients work unchanged: its requests, its files, the fields that it reads."""
+"""Clients of the original system: their requests, files and fields still work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CloudEvents in and out, in binary and structured mode, as a Broker or a Sequence would."""
+"""CloudEvents in requests and responses, in binary and structured mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dead letter sink: whatever KafkaSource gave up on is parked, and no two letters are one."""
+"""The dead letter sink: every event that KafkaSource gives up on becomes one dead letter."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Nobody reads or writes another's account, by any route.
+"""Authorization: no route gives access to another account.
 
-The cases are held against the functions' own route tables: a route without a case fails.
+The cases are compared with the route tables of the functions: a route without a case fails.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every route has in common: methods, headers, root paths, unknown parameters, CORS."""
+"""Rules of all routes: methods, headers, root paths, unknown parameters, CORS."""
 
 from __future__ import annotations
 

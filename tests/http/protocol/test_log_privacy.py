@@ -1,4 +1,4 @@
-"""Whatever is asked and whatever fails: the log has the trace, and nothing of a person."""
+"""Privacy of the logs: each line has the trace and no personal data, whatever fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/metrics of the running functions: what they count, and who may read it."""
+"""The route /metrics of the running functions: what they count, and who may read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each function as it is served: by the framework's own command, and in earnest by saldo.serve."""
+"""The servers of the functions: saldo.serve in production, and the functions-framework command."""
 
 from __future__ import annotations
 

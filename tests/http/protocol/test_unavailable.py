@@ -1,4 +1,4 @@
-"""Every answer that says `not now`: with what it is not, and when to come back."""
+"""Responses with status 503: their problem, and when to retry."""
 
 from __future__ import annotations
 

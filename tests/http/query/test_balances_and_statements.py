@@ -1,4 +1,4 @@
-"""Balances of now and of the past, statements, accounts, streams."""
+"""Present and past balances, statements, accounts and streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The console's page and files as HTTP has them; what they do is shown in tests/console."""
+"""The console's page and files over HTTP; tests/console tests what they do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each day brought: the numbers behind a chart."""
+"""Daily totals: the numbers of the console's chart."""
 
 from __future__ import annotations
 

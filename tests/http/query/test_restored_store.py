@@ -1,4 +1,4 @@
-"""After a restore of the event store, in which a position may be another event than before."""
+"""Reads after a restore of the event store, when a position may hold another event."""
 
 from __future__ import annotations
 

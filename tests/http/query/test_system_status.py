@@ -1,4 +1,4 @@
-"""How the whole system stands, as an operator asks for it."""
+"""The status of the whole system, as an operator requests it."""
 
 from __future__ import annotations
 

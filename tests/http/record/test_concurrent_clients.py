@@ -1,4 +1,4 @@
-"""Two processes, 32 clients each, one account: the limit holds, and a key records once."""
+"""Concurrent clients of one account in two processes: the limit holds, and a key records once."""
 
 from __future__ import annotations
 

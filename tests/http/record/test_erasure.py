@@ -1,4 +1,4 @@
-"""Erasing the private part of a transaction: the text is gone everywhere, the rest holds."""
+"""Erasure of the private part of a transaction: the text is gone, the chain still verifies."""
 
 from __future__ import annotations
 

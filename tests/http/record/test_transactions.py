@@ -1,4 +1,4 @@
-"""One transaction: recorded, repeated, expected, corrected, limited."""
+"""Transactions: record, retry, expected position, reversal, limit, bulk."""
 
 from __future__ import annotations
 

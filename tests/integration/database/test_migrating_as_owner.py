@@ -1,4 +1,4 @@
-"""The migrations as RDS has them run: by an owner who is no superuser, for roles of IAM's."""
+"""Migrations as RDS runs them: by an owner who is no superuser, for roles that log in by IAM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Migrations: each once, in order, whoever else runs them; a changed file is refused."""
+"""Migrations: each runs once, in order, even concurrently; a changed file is refused."""
 
 from __future__ import annotations
 

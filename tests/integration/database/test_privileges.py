@@ -1,4 +1,4 @@
-"""Each function's role may do what the function does, and nothing else."""
+"""Privileges: each function's role may do what the function does, and nothing else."""
 
 from __future__ import annotations
 

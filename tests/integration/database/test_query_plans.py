@@ -1,4 +1,4 @@
-"""Every statement of the product is planned on a filled database, by the role that runs it.
+"""The query plans of all statements, on a filled database, in the role that runs each.
 
 The statements are collected from the modules, not retyped: a new one fails here until it says which
 indexes it uses, or why it reads a whole table. Each is planned as prepared (a generic plan, which

@@ -1,4 +1,4 @@
-"""A database that definitely refuses: `unavailable` at once, by SQLSTATE, for every statement."""
+"""Definite refusals of the database: `unavailable` at once, by SQLSTATE, for every statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passwords of the functions' roles, against a PostgreSQL that asks for them."""
+"""Passwords of the functions' roles, on a PostgreSQL that requires them."""
 
 from __future__ import annotations
 

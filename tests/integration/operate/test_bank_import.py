@@ -1,4 +1,4 @@
-"""``saldo import`` against the real functions: files in, balances and statements out."""
+"""The command ``saldo import`` with the real functions: from files to balances and statements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `saldo` command as a user and a script meet it: answers, exit codes, one-line failures."""
+"""The `saldo` command for users and scripts: output, exit codes, one-line errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`saldo rebuild`: a new read model in the place of the old one, while everybody goes on."""
+"""The command `saldo rebuild`: a new read model replaces the old one under traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`saldo dead-letters`: what was given up on is put through again, in order, exactly once."""
+"""The command `saldo dead-letters`: redrives in order, exactly once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backup and restore as docs/operations.md says: by pg_dump, and to a point in time by the WAL."""
+"""Backup and restore by docs/operations.md: with pg_dump, and to a point in time with the WAL."""
 
 from __future__ import annotations
 

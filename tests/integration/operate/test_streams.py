@@ -1,4 +1,4 @@
-"""`saldo export` and `saldo restore`: the streams to a file and back, checked on the way in."""
+"""The commands `saldo export` and `saldo restore`: streams to a file and back, checked."""
 
 from __future__ import annotations
 

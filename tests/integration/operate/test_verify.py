@@ -1,4 +1,4 @@
-"""`saldo verify` finds what is wrong, and nothing where nothing is."""
+"""The command `saldo verify`: it finds what is wrong, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What `saldo verify` says of a change to any stored column: as docs/how-to/verify.md has it.
+"""The findings of `saldo verify` for a change to any stored column: docs/how-to/verify.md.
 
-The page's table is read here. Each of its rows is a test, and each column that the migrations make
-must have its rows there.
+Each row of the page's table is a test, and each column that the migrations create must have rows
+there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`saldo verify` decides every event again: what should have been refused is found."""
+"""The rules in `saldo verify`: it finds events that should have been refused."""
 
 from __future__ import annotations
 

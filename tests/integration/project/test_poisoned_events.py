@@ -1,4 +1,4 @@
-"""One account's events, whatever their columns hold, stop that account and no other."""
+"""Events that cannot be projected: they stop their own account and no other."""
 
 from __future__ import annotations
 

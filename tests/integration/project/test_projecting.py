@@ -1,4 +1,4 @@
-"""Catching up on a real PostgreSQL: whatever Kafka does, the read model becomes right."""
+"""Projection on a real PostgreSQL: the read model becomes correct whatever Kafka does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading what was projected: waiting for a position, pages under writes, balances of the past."""
+"""Reads of the read model: waiting for a position, pages under writes, past balances."""
 
 from __future__ import annotations
 

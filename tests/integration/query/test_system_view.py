@@ -1,4 +1,4 @@
-"""The system views: what an operator sees of both sides, by a role that may read no table of it."""
+"""The system views of both sides, for a role that may not read the tables."""
 
 from __future__ import annotations
 

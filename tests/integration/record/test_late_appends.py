@@ -1,4 +1,4 @@
-"""Appends that the server carries out when their client is long gone."""
+"""Appends that the server executes long after their client is gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outbox and the relay: all that is committed reaches Kafka, and a 201 never waits for it."""
+"""The outbox and the relay: every committed event reaches Kafka, and no 201 waits for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recording on a real PostgreSQL: once and only once, whatever happens to locks and connections."""
+"""Recording on a real PostgreSQL: exactly once, whatever happens to locks and connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faults of the matrix, each brought about on real processes while a load goes on."""
+"""The faults of the matrix, each injected into real processes under load."""
 
 from __future__ import annotations
 

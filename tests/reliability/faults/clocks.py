@@ -1,4 +1,4 @@
-"""Clocks that are not right: of the recorders, of the projectors and readers, of PostgreSQL."""
+"""Faults of clocks: of the recorders, of the projectors and readers, of PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of one batch that depend on each other, while the batch's commit stays in doubt."""
+"""Requests of one batch that depend on each other while the batch's commit stays in doubt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that record, repeat, read and list against the functions, and log all of it."""
+"""The clients of a load: they record, retry, read and list, and log every request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client wants recorded, as a request of HTTP, and what its response says."""
+"""A client's intent as an HTTP request, and the content of its response."""
 
 from __future__ import annotations
 

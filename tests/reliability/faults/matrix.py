@@ -1,8 +1,7 @@
-"""`make faults`: every cell of the fault matrix in its long form, and docs/reliability.md from it.
+"""The command `make faults`: every cell of the fault matrix, and docs/reliability.md from the runs.
 
-Each run is kept as a line of JSON beside the document, which is made of all of them. A run that
-fails keeps its history, and its seed becomes a regression: SEEDS_KEPT below names what is played
-again in every quick form.
+Each run is kept as a line of JSON, and the document is made of all of them. A run that fails keeps
+its history. Its seed goes into SEEDS, and every quick form plays it again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ten times the load that one recorder sustains, offered by as many connections as it takes."""
+"""An overload: ten times the load that one recorder sustains, on as many connections as needed."""
 
 from __future__ import annotations
 

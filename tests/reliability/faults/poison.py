@@ -1,4 +1,4 @@
-"""One account among a thousand has an event that no version here can project."""
+"""One account among a thousand with an event that no version here can project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a client of the load reads: balances in every way, of now and of the past, and statements."""
+"""The reads of a load's client: present and past balances, and statements."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The event store goes back to a moment before its last events, under a load that uses their tags.
+"""A restore of the event store to an earlier moment, under a load that uses the lost tags.
 
-A rebuild is left unfinished before the restore, and goes on after it. Then, for accounts that have
-lost events, each way in which a client could take a lost state for the present one is tried.
+A rebuild is interrupted before the restore and continues after it. Then, for accounts that have
+lost events, every way to mistake a lost state for the present one is tried.
 """
 
 from __future__ import annotations

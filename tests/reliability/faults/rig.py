@@ -1,7 +1,7 @@
-"""The whole of Saldo on servers of its own: two replicas of each function, proxies between.
+"""The whole of Saldo on separate servers: two replicas of each function, with proxies in between.
 
-The event store and the read model live on two PostgreSQL servers, so that one can be restored under
-the other. Every process is told by its pid.
+The event store and the read model are on two PostgreSQL servers, so that one can be restored alone.
+Every process is known by its pid.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One cell of the matrix: a load, a fault in it, its healing, and what the checker says of it."""
+"""One cell of the matrix: a load, a fault, its end, and the verdict of the checker."""
 
 from __future__ import annotations
 

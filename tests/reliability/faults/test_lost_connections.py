@@ -1,4 +1,4 @@
-"""Regressions: what the matrix found of lost connections, each brought about for certain."""
+"""Regressions of lost connections that the matrix found, each reproduced for certain."""
 
 from __future__ import annotations
 

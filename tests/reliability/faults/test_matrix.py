@@ -1,6 +1,6 @@
-"""The fault matrix in its quick form: every cell once, on one rig, its seed printed.
+"""The fault matrix in its quick form: every cell once, on one rig; the seed is printed.
 
-`make faults` plays the long form; a seed that failed there is played again here.
+`make faults` plays the long form. Seeds that failed there are played again here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The history checker: what clients saw, held against a model that does one thing at a time.
+"""The history checker: compares what clients saw with a sequential model.
 
-Pure, and with nothing of the product's own code: hashes, folds and limits are derived here anew, so
-that a mistake of the one is seen by the other. An attempt of unknown outcome is resolved by the
-final state: it may have recorded its event or not, but not twice and not another.
+It is pure, and uses no code of the product: it computes hashes, folds and limits itself, so that
+a mistake in one is found by the other. The final state resolves an attempt of unknown outcome: it
+may have recorded its event or not, but not twice and not another event.
 """
 
 from __future__ import annotations

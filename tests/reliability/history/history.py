@@ -1,4 +1,4 @@
-"""What clients did and were told, and what was stored in the end: all that the checker looks at.
+"""The history that the checker judges: what clients sent and received, and what was finally stored.
 
 Times are seconds of one monotonic clock, that of the process which holds all clients. Amounts are
 minor units.

@@ -1,4 +1,4 @@
-"""What must be true of tags: a tag stands for one state, which is one of the account's stream."""
+"""The check of tags: a tag stands for one state of its account's stream."""
 
 from __future__ import annotations
 

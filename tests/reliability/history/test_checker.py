@@ -1,4 +1,4 @@
-"""The checker bites: a good history passes, and each of these bad ones is named for what it is."""
+"""The history checker: a good history passes, and each bad one is reported by name."""
 
 from __future__ import annotations
 

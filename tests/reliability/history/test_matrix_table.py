@@ -1,4 +1,4 @@
-"""docs/reliability.md says what the kept runs say."""
+"""The tables of docs/reliability.md, compared with the kept runs."""
 
 from __future__ import annotations
 

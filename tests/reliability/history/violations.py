@@ -1,4 +1,4 @@
-"""The names under which the checker reports, and what it reports."""
+"""The violations that the checker reports."""
 
 from __future__ import annotations
 

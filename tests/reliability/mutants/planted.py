@@ -1,8 +1,8 @@
 """Planted defects: patches that a named test must catch, each tried on a copy of the tree.
 
-``make mutants`` prints a line for each. A patch is a unified diff; the lines above it say what it
+``make mutants`` prints a line for each. A patch is a unified diff. The lines above it say what it
 breaks and, as ``Caught-By:``, which test has to fail. Only the text of its hunks counts: each is
-looked for in all of the source, wherever that has moved to.
+searched for in all of the source, so code may move.
 """
 
 from __future__ import annotations

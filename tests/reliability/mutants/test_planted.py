@@ -1,4 +1,4 @@
-"""Each planted defect still fits the code and names a test, and that test fails on it."""
+"""The planted defects: each applies to the code and names a test, and that test fails on it."""
 
 from __future__ import annotations
 

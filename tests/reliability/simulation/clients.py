@@ -1,4 +1,4 @@
-"""Simulated clients: they record, retry with the same key, reverse, read, and log what they saw."""
+"""The simulated clients: they record, retry, reverse, read, and log what they saw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated Kafka, the relay's sender, and a KafkaSource on local/knative/delivery.py."""
+"""The simulated Kafka, the relay's sender, and a KafkaSource that uses local/delivery.py."""
 
 from __future__ import annotations
 

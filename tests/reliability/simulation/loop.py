@@ -1,8 +1,7 @@
-"""An event loop of one seed: virtual time, and the next of the ready callbacks drawn by chance.
+"""An event loop with virtual time that chooses the next ready callback by its seed.
 
-It knows no file and no thread, and asks no clock. Time stands still while anything is ready, then
-jumps to the next timer. A callback belongs to the simulated process on whose behalf it was
-scheduled: what a process begins in nobody's context is still its own, and dies with it.
+It uses no file, no thread and no clock. Time stands still while anything is ready, then jumps to
+the next timer. A callback belongs to the simulated process that scheduled it, and ends with it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The product's own recorder and projector, each put together as its handler does it, in a process.
+"""The product's own recorder and projector, assembled as in the functions, in simulated processes.
 
-Everything here is imported from saldo; only what stands behind its protocols is simulated.
+Everything here is imported from saldo; only the implementations of its protocols are simulated.
 """
 
 from __future__ import annotations

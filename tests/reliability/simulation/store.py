@@ -1,8 +1,8 @@
-"""The simulated event store: READ COMMITTED, row locks, and COMMITs whose answer may be lost.
+"""The simulated event store: READ COMMITTED, row locks, and COMMITs whose response may be lost.
 
-It keeps the promises of PostgreSQL that the product builds on, and no other: a batch's writes are
-seen by nobody before its commit, a lock is waited for up to a timeout, unique constraints hold,
-a session that is gone is undone after a while, or has committed all the same.
+It gives the guarantees of PostgreSQL that the product relies on, and no others: a batch's writes
+are invisible before its commit, a lock is waited for up to a timeout, unique constraints hold, and
+a lost session is rolled back after a while, or has committed nevertheless.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Recording, relaying, delivering and projecting under every fault that a seed can think of."""
+"""The simulation: recording, relay, delivery and projection under random faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What everything in a simulation shares: chance, clock, faults, trace, and processes."""
+"""The shared parts of a simulation: chance, clock, faults, trace, and processes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The benchmarks run on the real stack: every row has figures, and the report is written.
+"""The benchmarks on the real stack: every row has figures, and the report is written.
 
-The figures themselves are judged by nobody here: a machine that runs tests is no measure.
+The figures are not judged here: a machine that runs tests is no measure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The capacity model, and that the documents hold what it prints from the committed reports."""
+"""The capacity model, and its tables in the documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmark fills in is what the functions would have recorded and projected."""
+"""The filled ledger: equal to what the functions would have recorded and projected."""
 
 from __future__ import annotations
 

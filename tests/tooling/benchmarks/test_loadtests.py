@@ -1,4 +1,4 @@
-"""The scripts of loadtests/ load, send what they should, and fail when an answer is wrong.
+"""The scripts of loadtests/: they send what they should, and fail on a wrong response.
 
 They run under Node with the stand-in of k6 (loadtests/stand_in), for a few iterations each.
 """

@@ -1,4 +1,4 @@
-"""What the benchmark makes of what it measured: ratios, verdicts, shares."""
+"""The evaluation of measurements: ratios, verdicts, shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tests and the local stack wait: long enough for a busy machine, and for an event."""
+"""The timeouts of tests and of the local stack: long enough for a busy machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command of the tutorial and of the how-to pages, run as it stands in a clone of its own."""
+"""The commands of the tutorial and of the how-to pages, run unchanged in a separate clone."""
 
 from __future__ import annotations
 

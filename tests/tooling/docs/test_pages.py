@@ -1,4 +1,4 @@
-"""The documentation holds together: links lead somewhere, what is made from code is current."""
+"""The documentation: its links have targets, and its generated pages are current."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Planted faults: the metrics show them, the alert's condition holds, the runbook's command mends.
+"""The runbook under planted faults: the metrics show them, and the command resolves the alert.
 
-The commands are those of docs/runbook.md, as they stand there.
+The commands are taken unchanged from docs/runbook.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A Kafka of this test's own, which may be killed."""
+"""The local Kafka broker, which these tests may kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Dockerfile and the Compose files promise, as far as it shows without an engine."""
+"""The Dockerfile and the Compose files, as far as they can be checked without an engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which client of the container engine is taken to build with."""
+"""The choice of the container engine's client for a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pure half of the local KafkaSource: records to events, answers to decisions, offsets."""
+"""The pure half of the local KafkaSource: from records to events, from responses to decisions."""
 
 from __future__ import annotations
 

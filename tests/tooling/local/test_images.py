@@ -1,6 +1,6 @@
 """The images, built and run: `make test-images`.
 
-Without a registry they use bases that are built here (local/containers/stand_in_bases).
+Without a registry they use base images that are made on the spot (local/stand_ins).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kafka's jars and ports: what is checked before a broker starts, and how its lack is told."""
+"""Kafka's jars and ports: the checks before a broker starts, and their errors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The local KafkaSource against a real Kafka and a real HTTP sink.
+"""The local KafkaSource with a real Kafka and a real HTTP sink.
 
-First everything that the real dispatcher was recorded to do, then what a recording cannot show:
-many in flight, offsets and answers, a killed source, a rebalance, a stop.
+First all recorded behaviour of the real dispatcher, then what a recording cannot show: concurrent
+requests, offsets and responses, a killed source, a rebalance, a stop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The PostgreSQL of the local stack: it starts from whatever the last run left."""
+"""The PostgreSQL of the local stack: it starts from whatever state the last run left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make up` in a clone of its own, as a person runs it: first runs, later runs, faults, the end."""
+"""The command `make up` in a separate clone: first run, later runs, faults, shutdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local PingSource as a process, against a real sink."""
+"""The local PingSource as a process, with a real sink."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sink client against servers that answer in every way that HTTP/1.1 allows, or in none."""
+"""The sink client with servers that use every form of HTTP/1.1 response, or send none."""
 
 from __future__ import annotations
 

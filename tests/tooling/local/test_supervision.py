@@ -1,4 +1,4 @@
-"""The local stack's decisions, without its servers: what it refuses, keeps and starts again."""
+"""The decisions of the local stack, without its servers: what it refuses, keeps and restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dashboards, alerts, runbook and metrics' table: each names only what there is, and all of it."""
+"""Dashboards, alerts, runbook and table of metrics: they name exactly what exists."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Alerts and dashboards as Prometheus itself reads them, by its own promtool.
+"""Alerts and dashboards, checked by Prometheus' own promtool.
 
-Debian's package is fetched without being installed, where there is none.
+Debian's package is fetched, without being installed, if promtool is missing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Amounts are read exactly, in every way that banks write them, or not at all."""
+"""Amounts in bank files: read exactly in every notation, or refused."""
 
 from __future__ import annotations
 

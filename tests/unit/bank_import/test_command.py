@@ -1,4 +1,4 @@
-"""What the command says and how it ends, where no function is needed or where they fail it."""
+"""The command `saldo import` without a function, or with one that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file's dates are read in one order, which they show or which is asked for."""
+"""Dates in bank files: one order per file, which the file shows or the user states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever files a bank's lines arrive in, the account holds each of them once."""
+"""Idempotency keys of bank lines: each line is recorded once, in whatever files it arrives."""
 
 from __future__ import annotations
 

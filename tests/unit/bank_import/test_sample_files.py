@@ -1,4 +1,4 @@
-"""Each format's sample files (invented data) are read as their banks mean them, or refused."""
+"""Sample files of each format (invented data): read as their banks mean them, or refused."""
 
 from __future__ import annotations
 

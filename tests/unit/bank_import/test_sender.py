@@ -1,6 +1,6 @@
-"""Sending survives what happens to requests. The recorder here is the contract's, in memory.
+"""The sending of imported lines, with a recorder in memory that keeps the contract.
 
-Against the real functions: tests/integration/operate/test_bank_import.py.
+With the real functions: tests/integration/operate/test_bank_import.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An account by what was recorded (given), what is asked (when) and what becomes of it (then)."""
+"""An account: given events, when a command is decided, then these events or this refusal."""
 
 from __future__ import annotations
 

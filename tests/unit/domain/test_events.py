@@ -1,4 +1,4 @@
-"""An event's public text: exact, chained, and read back as what was written."""
+"""The public text of an event: exact, chained, and read back equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Money is read exactly, bounded before any arithmetic, and never rounded."""
+"""Money: read exactly, bounded before any arithmetic, never rounded."""
 
 from __future__ import annotations
 

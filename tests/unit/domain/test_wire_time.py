@@ -1,4 +1,4 @@
-"""Times on the wire have one form, whatever the second's fraction and the zone."""
+"""Times on the wire: one form for every fraction of a second and every zone."""
 
 from __future__ import annotations
 

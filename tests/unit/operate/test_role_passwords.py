@@ -1,4 +1,4 @@
-"""How `saldo migrate` is told the passwords of the functions' roles."""
+"""The passwords of the functions' roles as `saldo migrate` reads them."""
 
 from __future__ import annotations
 

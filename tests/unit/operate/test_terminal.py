@@ -1,4 +1,4 @@
-"""How a command ends: each expected failure is one line and an exit status."""
+"""The end of a command: each expected failure is one line and an exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local issuer: what `saldo token` prints, and the key set that proves it."""
+"""The local issuer: the tokens of `saldo token`, and the key set that verifies them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deliveries: what is read of one is what the CloudEvents package says."""
+"""Deliveries: read like the cloudevents package reads them."""
 
 from __future__ import annotations
 

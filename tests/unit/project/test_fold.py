@@ -1,4 +1,4 @@
-"""Folding a stream into the read model: checked against the chain, every case on one way."""
+"""Folding a stream into the read model, checked against the hash chain."""
 
 from __future__ import annotations
 

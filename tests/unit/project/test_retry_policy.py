@@ -1,4 +1,4 @@
-"""The projector's table from error to status is the retry policy: held against KafkaSource's."""
+"""The projector's table from error to status, compared with KafkaSource's retry policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The console says everything in both of its languages, and nothing that it never says."""
+"""The texts of the console: complete in both languages, and none unused."""
 
 from __future__ import annotations
 

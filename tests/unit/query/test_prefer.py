@@ -1,4 +1,4 @@
-"""`Prefer: wait=S` is read as RFC 7240 says."""
+"""The header `Prefer: wait=S`, read by RFC 7240."""
 
 from __future__ import annotations
 

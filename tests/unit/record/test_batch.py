@@ -1,4 +1,4 @@
-"""Deciding a batch under its locks: arrival order, keys, all-or-nothing requests."""
+"""Decisions of a batch under its locks: arrival order, keys, all-or-nothing requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches whose commit stays in doubt: what is not 503 holds whether it took hold or not."""
+"""Batches whose commit stays in doubt: every outcome but a 503 holds in both cases."""
 
 from __future__ import annotations
 

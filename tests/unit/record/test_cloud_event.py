@@ -1,4 +1,4 @@
-"""The CloudEvent that is written by hand is the one that the cloudevents package makes."""
+"""The handwritten CloudEvent, compared with that of the cloudevents package."""
 
 from __future__ import annotations
 

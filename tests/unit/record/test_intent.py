@@ -1,4 +1,4 @@
-"""What is prepared of a request before any lock: ids, private texts, keyed hashes."""
+"""The preparation of a request before any lock: ids, private texts, keyed hashes."""
 
 from __future__ import annotations
 

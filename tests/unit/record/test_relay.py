@@ -1,4 +1,4 @@
-"""The books of the relay: what Kafka acknowledged leaves the outbox, what it refused is counted."""
+"""The bookkeeping of the relay: acknowledged rows leave the outbox, refused ones are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the wire to commands: every wrong field of a request is named at once."""
+"""The step from the wire to commands: every wrong field of a request is named at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens, against a real server of key sets. Only the clock is not real."""
+"""Tokens, with a real server of key sets; only the clock is fake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group commit: nothing is delayed, nobody is cancelled for another, everything is bounded."""
+"""Group commit: no added delay, no cancelled neighbours, bounded queues."""
 
 from __future__ import annotations
 

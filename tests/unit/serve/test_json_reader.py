@@ -1,4 +1,4 @@
-"""JSON that a stranger wrote: exact numbers, nothing twice, no surprises."""
+"""The JSON reader: exact numbers, no repeated members, bounded work."""
 
 from __future__ import annotations
 

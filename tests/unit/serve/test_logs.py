@@ -1,4 +1,4 @@
-"""Log lines: JSON, with the trace, and with nothing of a person in them."""
+"""Log lines: JSON with the trace, and without personal data."""
 
 from __future__ import annotations
 

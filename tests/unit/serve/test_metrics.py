@@ -1,4 +1,4 @@
-"""Metrics: what is counted is what is told, in the format that Prometheus reads."""
+"""Metrics: the counted values, in Prometheus' format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the functions read of a request: parameters, headers, times."""
+"""The parts of a request that the functions read: parameters, headers, times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests and routes: their fast paths find what Starlette and the list of routes find."""
+"""Requests and routes, compared with Starlette's reading and with a full search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: a missing or bad one stops the start, and is named."""
+"""Settings: a missing or invalid one is named and stops the start."""
 
 from __future__ import annotations
 

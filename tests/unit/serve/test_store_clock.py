@@ -1,4 +1,4 @@
-"""A process's clock is compared with the event store's, and nothing is dated by it."""
+"""The comparison of a process's clock with the event store's, which dates everything."""
 
 from __future__ import annotations
 
