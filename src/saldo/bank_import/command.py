@@ -90,7 +90,7 @@ def import_statement_command(
     reading: ReadingOptions,
 ) -> None:
     """Record a bank's file. What was recorded before is not recorded again."""
-    functions = Functions.from_environment()
+    functions = Functions()
     with _failures_in_json(as_json=as_json):
         statement = _read(file, account, reading, functions, dry_run=recording.dry_run)
         if recording.with_opening_balance and statement.opening is None:

@@ -190,17 +190,15 @@ async def redrive_letters(
             accounts = waiting if account is None else [account]
             done = [await redrive_account(each, *pools) for each in accounts]
 
-    def show() -> None:
-        for each in done:
-            state = "[red]still blocked[/red]" if each.blocked else "caught up"
-            answers.print(
-                f"{each.account_id}: {state} at position {each.position}, "
-                f"{each.projected} events projected, {each.letters} dead letters put through"
-            )
-        if not done:
-            answers.print("delivered" if dead_letter_id is not None else "nothing waits")
-
-    respond(done, show, as_json=as_json, failed=any(each.blocked for each in done))
+    shown = [
+        f"{each.account_id}: {'[red]still blocked[/]' if each.blocked else 'caught up'} "
+        f"at position {each.position}, {each.projected} events projected, "
+        f"{each.letters} dead letters put through"
+        for each in done
+    ]
+    nothing = "nothing waits" if dead_letter_id is None else "delivered"
+    failed = any(each.blocked for each in done)
+    respond(done, "\n".join(shown) or nothing, as_json=as_json, failed=failed)
 
 
 @dead_letters.command("drop")

@@ -21,7 +21,6 @@ from saldo.operate.terminal import (
     App,
     AsJson,
     OutputFile,
-    answers,
     json_line,
     notes,
     opened,
@@ -118,4 +117,4 @@ async def repeat_command(
         f"{done.erased} private parts erased again, {done.erased_before} were erased already, "
         f"{done.absent} are of events that this store does not have"
     )
-    respond(done, lambda: answers.print(shown), as_json=as_json)
+    respond(done, shown, as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -15,24 +15,19 @@ from saldo.serve.functions import BALANCE, PROJECT, RECORD, Function
 TIMEOUT_S = 60.0
 
 
+def _url(function: Function) -> str:
+    url = os.environ.get(function.url_setting) or f"http://127.0.0.1:{function.port}"
+    return url.rstrip("/")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Functions:
-    """The functions' addresses, and the token of the client."""
+    """The functions' addresses (default: the local stack), and the token of the client."""
 
-    record_url: str
-    balance_url: str
-    project_url: str
-    token: str | None
-
-    @staticmethod
-    def from_environment() -> Functions:
-        """Read RECORD_URL, BALANCE_URL, PROJECT_URL (default: the local stack) and SALDO_TOKEN."""
-        return Functions(
-            record_url=_url(RECORD),
-            balance_url=_url(BALANCE),
-            project_url=_url(PROJECT),
-            token=os.environ.get("SALDO_TOKEN") or None,
-        )
+    record_url: str = field(default_factory=lambda: _url(RECORD))
+    balance_url: str = field(default_factory=lambda: _url(BALANCE))
+    project_url: str = field(default_factory=lambda: _url(PROJECT))
+    token: str | None = field(default_factory=lambda: os.environ.get("SALDO_TOKEN") or None)
 
     def get(
         self, path: str, parameters: Mapping[str, object]
@@ -65,11 +60,6 @@ class Functions:
         if not response.is_success:
             raise CommandError(f"{response.status_code} {_problem(response)}")
         return response
-
-
-def _url(function: Function) -> str:
-    url = os.environ.get(function.url_setting) or f"http://127.0.0.1:{function.port}"
-    return url.rstrip("/")
 
 
 def _problem(response: httpx.Response) -> str:

@@ -53,9 +53,9 @@ def record_command(
     headers = {"idempotency-key": f'"{options.key or uuid.uuid4()}"'}
     if options.expected is not None:
         headers["if-match"] = '"' + options.expected.strip('"') + '"'
-    recorded = Functions.from_environment().record(json.dumps(members).encode(), **headers)
-    shown = "{id}: position {position}, balance {balance} {currency}"
-    respond(recorded, lambda: answers.print(shown.format_map(recorded)), as_json=as_json)
+    recorded = Functions().record(json.dumps(members).encode(), **headers)
+    shown = "{id}: position {position}, balance {balance} {currency}".format_map(recorded)
+    respond(recorded, shown, as_json=as_json)
 
 
 def balance_command(
@@ -67,7 +67,7 @@ def balance_command(
 ) -> None:
     """Show balances as they stand, or one as it stood."""
     parameters = {"accountId": accounts, "asOf": as_of, "effectiveAt": effective_at}
-    found, headers = Functions.from_environment().get("/balances", parameters)
+    found, headers = Functions().get("/balances", parameters)
     behind = headers.get("saldo-behind", "") if len(accounts) == 1 else ""
     rows = [
         [r["accountId"], r.get("value", r.get("status")), r.get("currency"), r.get("position")]
@@ -86,7 +86,7 @@ def statement_command(
     as_json: AsJson = False,
 ) -> None:
     """Show an account's transactions with the balance after each."""
-    functions = Functions.from_environment()
+    functions = Functions()
     found: list[dict[str, Any]] = []
     parameters = {"accountId": account, "text": text}
     more = True
@@ -112,7 +112,7 @@ def demo_command(
     as_json: AsJson = False,
 ) -> None:
     """Record a lively sample: several accounts, a year of salaries, rents and groceries."""
-    functions = Functions.from_environment()
+    functions = Functions()
     lines = list(sample(seed, datetime.now(UTC).date()))
     accounts: dict[str, str] = {}
     replayed = 0

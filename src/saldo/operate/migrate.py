@@ -20,7 +20,7 @@ import typer
 from saldo.operate.errors import CommandError
 from saldo.operate.role_passwords import read_role_passwords, role_statements
 from saldo.operate.settings import Connection, uses_rds_iam
-from saldo.operate.terminal import AsJson, answers, respond
+from saldo.operate.terminal import AsJson, respond
 
 SIDES = ("event_store", "read_model")
 SQL = resources.files("saldo") / "sql"
@@ -68,11 +68,8 @@ async def migrate_command(
     iam = uses_rds_iam()
     done = {side: await migrate(side, url, iam=iam, deadline=deadline) for side, url in urls}
 
-    def show() -> None:
-        for side, applied in done.items():
-            answers.print(f"{side}: {', '.join(applied) or 'up to date'}")
-
-    respond(done, show, as_json=as_json)
+    shown = "\n".join(f"{side}: {', '.join(now) or 'up to date'}" for side, now in done.items())
+    respond(done, shown, as_json=as_json)
 
 
 def migrations(side: str) -> dict[str, str]:

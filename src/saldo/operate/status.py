@@ -101,7 +101,7 @@ async def status_command(*, as_json: AsJson = False) -> None:
 async def read_status() -> Status:
     """Read the state of every part. One that is down does not hide the others."""
     settings = read_operator_settings()
-    functions = Functions.from_environment()
+    functions = Functions()
     urls = {
         RECORD.name: functions.record_url,
         BALANCE.name: functions.balance_url,

@@ -25,7 +25,6 @@ from saldo.operate.terminal import (
     PIPE,
     AsJson,
     OutputFile,
-    answers,
     json_line,
     notes,
     opened,
@@ -294,4 +293,4 @@ async def restore_command(
     )
     if moved.events > moved.present:
         shown += "\nWhat was erased since the export is back: `saldo erasures repeat`"
-    respond(moved, lambda: answers.print(shown), as_json=as_json)
+    respond(moved, shown, as_json=as_json)

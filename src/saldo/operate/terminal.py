@@ -121,13 +121,15 @@ def progress_bar(title: str, *, as_json: bool) -> Iterator[Callable[[int, int], 
 
 
 def respond(
-    result: object, show: Callable[[], None], *, as_json: bool, failed: bool = False
+    result: object, shown: str | Callable[[], None], *, as_json: bool, failed: bool = False
 ) -> None:
-    """Print ``result`` as JSON for a script, else by ``show``. Exit 1 if it ``failed``."""
+    """Print ``result`` as JSON for a script, else what is ``shown``. Exit 1 if it ``failed``."""
     if as_json:
         print_json(result)
+    elif isinstance(shown, str):
+        answers.print(shown, soft_wrap=True)
     else:
-        show()
+        shown()
     if failed:
         raise typer.Exit(FAILED)
 

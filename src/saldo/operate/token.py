@@ -89,7 +89,7 @@ def token_command(
     options: ClaimOptions,
     folder: Folder = ISSUER_FOLDER,
     jwks_file: Annotated[
-        Path | None, typer.Option("--jwks", help="Write the key set to this file instead.")
+        Path | None, typer.Option("--jwks", help="Write the key set here.")
     ] = None,
 ) -> None:
     """Print a token of the local issuer, for trying the authentication."""
