@@ -90,7 +90,7 @@ def read_measured(folder: Path = REPORTS) -> Measured:
     report = read_report(folder / "bench.json")
     points = [point.values for point in read_long(folder / "long.json").curve("stored").points]
     first, last = points[0], points[-1]
-    # The slope, not the quotient: an empty database has megabytes of its own.
+    # The slope, not the quotient: an empty database already has some megabytes.
     grown_mb = last["database_mb"] - first["database_mb"]
     return Measured(
         record_us=report.row("post_cpu").measured,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LINES_A_REQUEST = 1_000
 ANSWER_TIMEOUT_S = 60.0
-# The accounts of the waves have names of their own: nobody else records for them.
+# The accounts of the waves have distinct names: no other load records for them.
 WAVE, BENCH = "wave", "bench"
 NEWEST = """
 SELECT e.* FROM event_store.stream AS s

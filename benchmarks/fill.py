@@ -1,11 +1,11 @@
 """The filling of both sides with many accounts and events, as if recorded long ago.
 
-Every hash is a true one and the read model stands at the end of each stream: recording and
-projecting go on from there, and `saldo verify` finds nothing. It is done by SQL, on as many
+Every hash is valid and the read model is at the end of each stream: recording and
+projecting continue from there, and `saldo verify` finds nothing. It is done by SQL, on as many
 connections as there are cores: through the product it would take hours. The indexes of the two
-large tables are made anew afterwards, which takes half of the time. What a fill leaves to do
+large tables are recreated afterwards, which takes half of the time. What a fill leaves to do
 (statistics, visibility, dirty pages) is done before it ends, so that the load that is measured next
-does not pay for it. Nobody else may use the database meanwhile.
+does not pay for it. No other session may use the database meanwhile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    # The first and the last account of each statement, taken by whoever is free.
+    # The first and the last account of each statement; a free worker takes the next one.
     Chunks = Iterator[tuple[int, int]]
 
 EVENTS_AN_ACCOUNT = 10

@@ -2,8 +2,8 @@
 
     python -m benchmarks.long [--curves NAME,...] [--quick] [--events-max N] [--requests N]
 
-Each curve is taken on a stack of its own and written to the report as soon as it ends. What the
-report already has of other curves stays, so that they can be taken one by one.
+Each curve is measured on a new stack and written to the report as soon as it ends. What the
+report already has of other curves stays, so that they can be measured one by one.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class Long:
                 self._note(curve, events, {**taken, **idle, **sizes})
 
     def _fill(self, first: int, last: int) -> None:
-        """Nobody else uses the database meanwhile; its processes are new ones afterwards."""
+        """Fill while no function uses the database; restart the functions afterwards."""
         dsn = self.stack.server.dsn()
         with self.stack.without_functions(), settings_for_filling(dsn):
             fill(dsn, first, last, self.bench.progress)
@@ -237,7 +237,7 @@ class Long:
         self.bench.get(BALANCE.name, accounts=accounts)
 
     def _idle(self) -> dict[str, float]:
-        """CPU of those that sweep and of PostgreSQL, in percent of a core, while nobody asks.
+        """Measure the idle CPU of recorder, projector and PostgreSQL, in percent of a core.
 
         The lag sweep walks what was recorded in the OVERLAP before the newest event: so that it is
         one event alone, that one is recorded when the last load is as long ago.

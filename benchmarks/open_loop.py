@@ -2,10 +2,10 @@
 
     python -m benchmarks.open_loop --record PORT --balance PORT --rate N --seconds N ...
 
-A closed loop (wrk's) sends less while answers are slow, and so leaves out the very requests that
+A closed loop (wrk's) sends less while responses are slow, and so leaves out the requests that
 would have waited (coordinated omission). Here a latency counts from the moment when the request was
-due. Some of the transactions are followed: from their 201 to the answer of a balance that holds
-them. It says itself whether it kept up: how late it sent.
+due. Some of the transactions are followed: from their 201 to a response with a balance that has
+them. It reports its own delay in sending.
 """
 
 from __future__ import annotations

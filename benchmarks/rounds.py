@@ -336,7 +336,7 @@ class Bench:
         if not posted:
             self.settle()
         self.stack.place_anywhere()
-        # KafkaSource was started anew: at first it connects, and what waits meanwhile comes at
+        # KafkaSource was restarted: at first it connects, and what waits meanwhile comes at
         # once. That is the lag of a start, not that of half load.
         self._open_loop(per_s * HALF, self.effort.seconds / 2)
         load = self._open_loop(per_s * HALF, 2 * self.effort.seconds)
@@ -365,7 +365,7 @@ class Bench:
         )
 
     def _shares(self) -> None:
-        """Shares of the profile of a recorder of its own, which traces one request in a hundred.
+        """Measure shares of the profile of a separate recorder, which traces 1 % of the requests.
 
         py-spy stops the process for each sample, and so no other figure is taken meanwhile.
         """

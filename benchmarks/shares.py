@@ -1,6 +1,6 @@
 """Shares of the recorder's profile, from a sampling profiler (py-spy) under load.
 
-Nothing can be switched off in the product to compare with, and so each share is counted in the
+The product cannot switch features off for comparison, so each share is counted in the
 profile: the samples in which one of the named functions is on the stack, of all samples in which
 a thread held the interpreter (one that waits does no work). The functions are named as objects: one
 that is renamed or merged into another stops the benchmark, and does not become a share of nothing.

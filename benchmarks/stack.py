@@ -182,7 +182,7 @@ class Stack:
 
     @contextlib.contextmanager
     def without_functions(self) -> Iterator[None]:
-        """While it holds, nobody uses the database; what was under way comes to its end first.
+        """Keep all others off the database; wait first for what is under way.
 
         The functions are new processes afterwards, on other ports.
         """
@@ -370,7 +370,7 @@ def end_leftovers(folder: Path) -> None:
 
 
 def end_all(stack: Stack) -> None:
-    """End the processes, each whatever became of the others: what delivers first."""
+    """End all processes, even if ending one fails; those that deliver first."""
     with contextlib.ExitStack() as ends:
         # The last one that is pushed is the first one to end.
         for name in sorted(stack.children, key=lambda name: name == "KafkaSource"):

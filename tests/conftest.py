@@ -33,7 +33,7 @@ __all__ = ["light_stack", "stack"]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing on a busy machine. A run in CI draws the same examples each
-# time, schemathesis too, so that luck stops nobody's change; every other run draws anew, and finds.
+# time, schemathesis too, so that no run fails by chance; every other run draws new ones, and finds.
 settings.register_profile(
     "saldo",
     deadline=None,

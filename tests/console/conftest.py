@@ -160,7 +160,7 @@ class Open(Protocol):
 
 @dataclass(kw_only=True)  # no slots: playwright notes its listeners on their owner
 class Blank:
-    """Opens pages of contexts of their own, as a first visit; see Open."""
+    """Opens pages in separate contexts, as on a first visit; see Open."""
 
     browser: Browser
     contexts: list[BrowserContext] = field(default_factory=list)

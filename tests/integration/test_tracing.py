@@ -99,7 +99,7 @@ def test_one_trace_spans_request_projection_and_read(
     assert spans["wait for record"].parent_id == recorded.span_id
     assert recorded.attributes["http.response.status_code"] == 201
     assert recorded.attributes["http.route"] == "/transactions"
-    # What is told of a request says nothing of whom it is about.
+    # The attributes of a request do not say whom it is about.
     assert "ana" not in str([span.attributes for span in collector.spans])
     assert "rent" not in str([span.attributes for span in collector.spans])
 
@@ -130,7 +130,7 @@ async def test_a_batch_and_its_requests_are_linked_both_ways(
     batches = named("record batch")
     assert {trace_id for trace_id, _ in waits} == {trace_id for trace_id, _, _ in traces}
     for batch in batches:
-        # A trace of its own: it belongs to none of its members.
+        # A separate trace: it belongs to none of its members.
         assert (batch.kind, batch.parent_id) == (INTERNAL, "")
         assert batch.trace_id not in {trace_id for trace_id, _ in waits}
         assert batch.attributes["saldo.batch.items"] == len(batch.links)

@@ -30,7 +30,7 @@ class Rule:
     """What happens to a statement whose text begins with ``begins``, ``hits_max`` times.
 
     So it does to one that begins with ``alone`` outside of a database transaction, and commits by
-    itself. hold: it waits for ``release``, and whatever follows on its connection. cut-before: the
+    itself. hold: it waits for ``release``, and so does the rest of its connection. cut-before: the
     connection is cut instead. cut-after: it is carried out, and the connection cut instead of the
     answer; only what the server did carry out counts as a hit. cut-late: the connection is cut, and
     the statement carried out after ``release`` all the same; ``carried_out`` says when. With
@@ -76,9 +76,9 @@ class Link:
 
 
 class Proxy:
-    """Listens on a port of its own; connections go round its upstreams, past those that are down.
+    """A proxy on a separate port, which rotates connections over the upstreams that are up.
 
-    ``postgres`` has it read the requests of PostgreSQL's protocol, which its rules are about.
+    With ``postgres`` it reads the requests of PostgreSQL's protocol, and its rules apply to them.
     """
 
     def __init__(self, *upstreams: Upstream, postgres: bool = False) -> None:

@@ -3,7 +3,7 @@
 The run has a folder, and a lock in it that the kernel lets go of when the run's first process ends.
 The worker that first needs a server starts it, while the others wait for that; the run's first
 process, which outlives all workers, ends them. A later run finds the folders whose lock nobody
-holds and ends what is left there, so that a killed run leaves nothing for long.
+holds, and ends what is left there, so that a killed run leaves nothing for long.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Run:
             return found
 
     def will_end(self, name: str, identity: Identity) -> None:
-        """Have the process ended with the run, whoever is left to do it."""
+        """Have the process ended with the run, by any process that is left."""
         (self.folder / f"{name}.process").write_text(json.dumps(asdict(identity)))
 
     def end(self) -> None:
@@ -111,7 +111,7 @@ def _let_go(process: object) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """A migrated database of a test's own: both the event store and the read model."""
+    """A migrated database of one test: both the event store and the read model."""
 
     data_dir: Path
     name: str
@@ -135,7 +135,7 @@ def start_shared_postgres(run: Run) -> Path:
         template = Database(data_dir=data_dir, name=TEMPLATE)
         _in_cluster(data_dir, f"CREATE DATABASE {TEMPLATE}")
         migrate(template, run.folder / "migrate.log")
-        # Nobody is to be connected to a database while it is cloned.
+        # No session may be connected to a database while it is cloned.
         _in_cluster(data_dir, f"ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false")
         return {"data_dir": str(data_dir)}
 

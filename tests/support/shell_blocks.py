@@ -18,7 +18,7 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 EXPECTED = re.compile(r"# (\d{3})\b")
 SUCCESS = "2xx"
 TIMEOUT_S = 400
-# A curl of its own: each answer's head is kept, and a 503 (the projection lags) is asked again
+# A wrapped curl: each response's head is kept, and a 503 (the projection lags) is retried
 # unless it is what is expected.
 PRELUDE = """
 set -euo pipefail

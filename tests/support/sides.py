@@ -51,7 +51,7 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Connection]:
-    """One connection of the test's own."""
+    """A separate connection."""
     connection = await asyncpg.connect(url)
     try:
         yield connection
@@ -86,7 +86,7 @@ class Writer:
         return await record_batch(intents, self.deps, self.committed.append)
 
     async def record(self, *commands: Command) -> list[StoredEvent]:
-        """Record the commands, each a request of its own, in one batch."""
+        """Record the commands in one batch, each as a separate request."""
         outcomes = await self.outcomes(*map(intent, commands)) if commands else []
         return [event for outcome in outcomes for event in events_of(outcome)]
 

@@ -86,7 +86,7 @@ async def opened(database: Database) -> AsyncIterator[Ledger]:
 
 
 async def append_forged(ledger: Ledger, fact: Event) -> StoredEvent:
-    """Append an event that chains rightly, whatever the rules say of it."""
+    """Append an event with a valid chain hash, without checking the rules."""
     account = await StoredEvents(ledger.pool).find_account(fact.account_id)
     assert account is not None
     line = intent(income("1", fact.account_id)).lines[0]

@@ -81,7 +81,7 @@ def error_classes() -> set[type[Exception]]:
 
 
 def has_values(each: type[Exception]) -> bool:
-    """Whether it is made of values of its own: its constructor is not Python's."""
+    """Whether it has values: it defines its own constructor."""
     return inspect.isfunction(each.__init__)
 
 

@@ -149,7 +149,7 @@ CASES = {
         headers=STRUCTURED,
     ),
 }
-# Routes that name no account: what they show of accounts has a test of its own.
+# Routes without an account id: another test covers what they show of accounts.
 WITHOUT_ACCOUNT = {(READER, "GET", "/accounts"), (READER, "GET", "/system")}
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

@@ -119,7 +119,7 @@ def port(plain_record_url: str) -> int:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("upgrade", [UPGRADE, b"Connection: upgrade\r\nUpgrade: websocket\r\n"])
 def test_upgrade_is_ignored_at_every_packet_boundary(port: int, upgrade: bytes, shape: str) -> None:
-    """One response of its own, and one to the request that follows on the connection."""
+    """One response to it, and one to the next request on the connection."""
     line, chunked, expected = SHAPES[shape]
     accounts = [fresh() for _ in range(1_000)]
     texts = [

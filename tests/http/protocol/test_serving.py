@@ -396,7 +396,7 @@ async def test_a_request_in_flight_finishes_before_shutdown(
 
 
 async def test_an_event_stream_does_not_delay_shutdown(serve: Serve, superuser: Connection) -> None:
-    """A stream lasts longer than the server's own patience; it is told to end at the signal."""
+    """A stream outlasts the shutdown timeout, so the signal ends it."""
     record, balance = serve(RECORD), serve(BALANCE)
     async with client_of(record.url) as client:
         await client.post("/transactions", json=SALARY)

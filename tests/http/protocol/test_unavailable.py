@@ -143,7 +143,7 @@ def test_every_error_of_the_domain_has_a_rule() -> None:
 
 
 def test_unexpected_error_reveals_no_details(live: Live, tmp_path: Path) -> None:
-    """A table that is gone is nobody's expectation: the log has it, the answer does not."""
+    """A missing table is unexpected: the log names it, the response does not."""
     with servers.cloned_database(live.database.data_dir) as database:
         served = servers.start_function(RECORD, database, tmp_path / "log", {})
         try:

@@ -185,7 +185,7 @@ def test_own_write_is_read_or_the_status_is_503(live: Live) -> None:
 
 
 def test_applied_wait_is_reported(live: Live) -> None:
-    """RFC 7240: whatever its case and spaces; one that is too long is shortened."""
+    """RFC 7240: in any case and spacing; one that is too long is shortened."""
     account_id = fresh()
     live.recorded(account_id)
     for asked, position, status, applied in (

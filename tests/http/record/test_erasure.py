@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 120.0
 
-# Every column of every table, whatever its type and whenever it was added.
+# Every column of every table, of any type and any migration.
 TABLES = """
 SELECT format('%I.%I', table_schema, table_name) FROM information_schema.tables
 WHERE table_schema IN ('event_store', 'read_model') AND table_type = 'BASE TABLE'

@@ -77,7 +77,7 @@ BIG = frozenset({"stream", "event", "outbox", "balance", "statement", "daily_tot
 # The arrays that are planned for: one element, and a few.
 SIZES = (1, 10)
 
-# The indexes that each statement uses, whatever its arguments are. Where several serve equally,
+# The indexes that each statement uses with any arguments. Where several serve equally,
 # none is named: then it must only not read the whole table.
 INDEXES: dict[str, set[str]] = {
     "record.postgres.LOCK_ACCOUNTS": {"stream_pkey"},

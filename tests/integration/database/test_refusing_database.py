@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.servers import Database
     from tests.support.sides import Connection, Writer
 
-# Raises a state of the server's that no test can bring about otherwise without harm to the others.
+# Raises a state of the server that no test can cause otherwise without harming the others.
 RAISING = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{state}'; END $$;

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saldo:
-    """The functions, and an account of the test's own."""
+    """The functions, and a separate account."""
 
     record_url: str
     balance_url: str

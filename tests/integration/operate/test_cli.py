@@ -44,7 +44,7 @@ class Saldo:
         self.env = {"EVENT_STORE_URL": url, "READ_MODEL_URL": url, "COLUMNS": "200", **settings}
 
     def __call__(self, *arguments: str, code: int = 0) -> Result:
-        # In a thread: a command runs a loop of its own, and the test may have one.
+        # In a thread: a command runs its own loop, and the test may have one.
         with ThreadPoolExecutor(1) as thread:
             result = thread.submit(CliRunner().invoke, app, arguments, env=self.env).result()
         assert result.exit_code == code, (result.output, result.stderr, result.exception)
@@ -302,7 +302,7 @@ def test_status_names_a_function_with_a_wrong_clock(served: Saldo) -> None:
 async def test_verify_reads_the_topic(
     database: Database, serve: Serve, kafka: Kafka, topic: str
 ) -> None:
-    """All that is committed is on it, and nothing else; what a restore lost is told apart."""
+    """It holds exactly the committed events; those that a restore lost are listed separately."""
     settings = {
         "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
         "KAFKA_TOPIC": topic,

@@ -246,7 +246,7 @@ async def test_a_view_on_the_old_tables_moves_to_the_new_ones(database: Database
 async def test_the_switch_waits_for_work_in_flight(
     database: Database,
 ) -> None:
-    """Who was there first is waited for, 200 ms at a time, so that nobody queues up behind."""
+    """The switch waits for earlier work, 200 ms at a time, so that no queue builds up."""
     async with (
         opened(database) as ledger,
         asyncpg.create_pool(database.dsn("saldo_query"), min_size=1, max_size=1) as query,
@@ -278,7 +278,7 @@ async def test_the_switch_waits_for_work_in_flight(
             await projection.commit()
             await reading.rollback()
         rebuilt = await asyncio.wait_for(running, HANGS_S)
-        # The same prepared statement, planned anew on the new table.
+        # The same prepared statement, planned again on the new table.
         assert await statement.fetchval("account-1") == 9900
     assert rebuilt.switched
 

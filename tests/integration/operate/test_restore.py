@@ -119,7 +119,7 @@ async def archived_never() -> None:
 async def test_a_newer_read_model_follows_a_point_in_time_restore(
     database: Database, serve: Serve, place: Path
 ) -> None:
-    """The store loses its last events; read model and projector follow it, whatever Kafka says."""
+    """The store loses its last events; the read model follows it, even if Kafka has more."""
     data, base, archive = place / "data", place / "base", place / "archive"
     archive.mkdir()
     postgres._give_to_server(archive)

@@ -124,7 +124,7 @@ async def _fill(database: Database) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
-    """A ledger in an event loop of its own, which all tests here share, and its faults."""
+    """A ledger in a separate event loop, which all tests here share, and its faults."""
 
     ledger: Ledger
     runner: asyncio.Runner

@@ -147,7 +147,7 @@ async def test_every_kind_of_event_is_decided_the_same_way_again(ledger: Ledger)
 
 @pytest.mark.parametrize("ago", [timedelta(0), timedelta(days=400)])
 async def test_a_private_text_destroyed_by_hand_is_found(ledger: Ledger, ago: timedelta) -> None:
-    """Whatever time its erasure claims."""
+    """It is found for any time that its erasure claims."""
     await ledger.record(income("1", ANA, description="secret"))
     await ledger.pool.execute(LOST, datetime.now(UTC) - ago)
     assert await findings(ledger) == [

@@ -229,7 +229,7 @@ async def fifty(writer: Writer, superuser: Connection) -> Fifty:
         for value in ("1", "2")
     ]
     stored = await writer.record(*commands)
-    # As by one clock: the writer's is the test's own.
+    # As by one clock: the writer has the test's clock.
     await superuser.execute(
         "UPDATE event_store.event"
         " SET appended_at = (public_text::json ->> 'recordedAt')::timestamptz"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 async def test_a_late_append_is_one_event_or_none(
     proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
-    """The client is long gone when the server gets to it; its intent was recorded anew by then."""
+    """Its client is long gone when it is executed, and the intent was recorded again by then."""
     async with writer_on(through(proxy, database)) as writer:
         await writer.record(income("1"), income("1", "other"))
         rule = cut(proxy, "cut-late")

@@ -290,7 +290,7 @@ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();
 
 
 async def test_an_uncommitted_event_is_not_sent(writer: Writer, superuser: Connection) -> None:
-    """The relay is told only of what is there to stay."""
+    """The relay receives only what is committed."""
     await superuser.execute(REFUSE_COMMIT)
     [refused] = await asyncio.gather(writer.outcomes(intent(income("1"))), return_exceptions=True)
     assert isinstance(refused, StoreBusy)
@@ -361,7 +361,7 @@ async def test_a_long_lock_is_store_busy_and_records_nothing(
 async def test_an_unknown_commit_ends_in_one_event_and_its_outcome(
     how: Cut, proxy: Proxy, database: Database, superuser: Connection
 ) -> None:
-    """Whether the lost COMMIT took hold or not, each intent is recorded once."""
+    """Whether the lost COMMIT succeeded or not, each intent is recorded once."""
     async with writer_on(through(proxy, database)) as writer:
         await writer.record(income("1"))
         rule = cut(proxy, how)

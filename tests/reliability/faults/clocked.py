@@ -23,7 +23,7 @@ def offset_s() -> float:
 
 
 class _Kind(type):
-    """Takes every datetime for one of its own: most are made in C."""
+    """A datetime class of which every datetime is an instance: most are made in C."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, _datetime)

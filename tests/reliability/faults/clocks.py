@@ -108,7 +108,7 @@ async def _record_on(scene: Scene, replicas: Sequence[Replica], jumps: Sequence[
         scene.begin()
         for number, jump in enumerate(jumps):
             await clock.set(jump)
-            # Accounts that are new now have no later time of their own to keep to.
+            # Accounts that are new now hold no later recorded time.
             scene.load.accounts.insert(0, f"{scene.prefix}-young-{number}")
             await scene.warm()
             await scene.under_fault()
@@ -258,7 +258,7 @@ async def _set_store_clock(scene: Scene, ahead: timedelta) -> None:
 
 
 async def _swept_alone(scene: Scene) -> None:
-    """Whatever the clock did, the lag sweep finds what comes now and is not delivered."""
+    """Check that the lag sweep finds new, undelivered events whatever the clock did."""
     rig = scene.rig
     for source in rig.sources:
         await asyncio.to_thread(source.stop, STOPPED_S)

@@ -27,7 +27,7 @@ QUEUED = "saldo_queue_weight{"
 
 
 async def commit_in_doubt(scene: Scene) -> None:
-    """One batch to a recorder of its own; its commit is cut and the database is gone till 503."""
+    """Send one batch to a recorder; cut its commit, and keep the database away until the 503."""
     replica = scene.choose(scene.rig.record)
     front = scene.rig.record_front
     others = [port for port in front.upstreams if port != replica.port]

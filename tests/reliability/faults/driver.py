@@ -117,7 +117,7 @@ class Load:
         return None if bit is None or bit >= BITS_MAX else 1 << bit
 
     def is_binary(self, account_id: str) -> bool:
-        """Whether every income of the account has a bit of its own."""
+        """Whether every income of the account is a different power of two."""
         return account_id in self._bits
 
     def latencies_s(self, since_s: float, until_s: float) -> list[float]:

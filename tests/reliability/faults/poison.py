@@ -52,7 +52,7 @@ async def schema_unknown(scene: Scene) -> None:
         letters = await rig.find_model(LETTERS, bad)
         assert len(letters) == 1, letters
         lags_s = await _lags(scene, session, accounts[1 : 1 + MEASURED[scene.form]])
-    # The relay's sweep sent it, whatever its schema: a newer consumer may know it.
+    # The relay's sweep sent it with any schema: a newer consumer may know it.
     await until_true(lambda: _is_sent(scene, bad), "the event of an unknown schema is sent")
     scene.hits = 1
     scene.notes |= {

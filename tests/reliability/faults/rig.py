@@ -71,7 +71,7 @@ OUTBOX = "SELECT count(*) FROM event_store.outbox"
 
 
 class Replica:
-    """One process of a function, behind proxies of its own to both databases."""
+    """One process of a function, with its own proxies to both databases."""
 
     def __init__(self, rig: Rig, function: Function, number: int) -> None:
         self.function = function
@@ -139,7 +139,7 @@ class Replica:
 
 
 class Server:
-    """A PostgreSQL of the rig's own, which syncs as one in earnest does."""
+    """A PostgreSQL server of the rig that syncs to disk as in production."""
 
     def __init__(self, folder: Path, *, archive: Path | None = None) -> None:
         self.data_dir = folder / "data"
@@ -353,7 +353,7 @@ class Rig:
             postgres.end_leftover(server.data_dir)
 
     def pids(self) -> str:
-        """Which processes there are, for whoever watches."""
+        """Return the processes, for the log."""
         functions = "; ".join(
             f"{each[0].function.name} {', '.join(str(r.pid) for r in each)}"
             for each in (self.record, self.balance, self.project)

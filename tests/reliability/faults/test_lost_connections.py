@@ -54,7 +54,7 @@ def say_fatal(proxy: Proxy) -> int:
 async def test_a_session_ended_by_the_server_is_no_internal_error(
     serve: Serve, database: Database, postgres_data_dir: Path
 ) -> None:
-    """The driver then refuses the next statement with an error of its own, before it is sent."""
+    """The driver then refuses the next statement with its own error, before it is sent."""
     async with (
         behind_proxy(serve, RECORD, database, postgres_data_dir) as (record, to_store),
         behind_proxy(serve, PROJECT, database, postgres_data_dir) as (project, to_model),

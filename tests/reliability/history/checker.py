@@ -117,7 +117,7 @@ class _Stream:
             yield self.wrong("wrong-balance", detail + self._explain(position, balance_minor))
 
     def _explain(self, position: int, balance_minor: int) -> str:
-        """Which transactions a wrong balance lacks, where each has a bit of its own."""
+        """Return the transactions that a wrong balance lacks, if each amount is a different bit."""
         amounts = {e.amount_minor or 0: e for e in self.events if e.position <= position}
         incomes = [e for e in self.events if e.position <= position and e.kind == "INCOME"]
         binary = len(amounts) == len(incomes) and all(a.bit_count() == 1 for a in amounts)
@@ -150,7 +150,7 @@ def _signed(event: Event) -> int:
 
 
 def _check_attempts(history: History, streams: dict[str, _Stream]) -> Iterator[Violation]:
-    """Every 201 has exactly one event, every intent at most one, and no event is nobody's."""
+    """Check that a 201 has one event, an intent at most one, and an event a request."""
     intents: defaultdict[tuple[str, str], list[Attempt]] = defaultdict(list)
     for attempt in history.attempts():
         intents[attempt.account_id, attempt.key].append(attempt)

@@ -135,7 +135,7 @@ class Final:
     """What is stored after everything has come to rest.
 
     ``topic`` maps the ids of the topic's records to their public texts; None where it was not read.
-    ``clock`` is the event store's over all of the history, whatever the processes' clocks showed.
+    ``clock`` is the event store's during the history; the processes' clocks do not count.
     """
 
     events: tuple[Event, ...]

@@ -56,7 +56,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request. The checks know it by ``name``, or each of its lines by a key of its own."""
+    """One request. The checks know it by ``name``, or each of its lines by its own key."""
 
     asked: tuple[Asked, ...]
     name: str

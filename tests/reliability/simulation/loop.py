@@ -76,7 +76,7 @@ class SeededLoop:
         self._timers_set = 0
         self._for_asyncio = cast("asyncio.AbstractEventLoop", self)
         self.steps = 0
-        # What asyncio could tell nobody: a task's exception that was never asked for.
+        # What asyncio could not deliver: a task's exception that was never retrieved.
         self.errors: list[dict[str, Any]] = []
 
     def time(self) -> float:
@@ -143,7 +143,7 @@ class SeededLoop:
         """Run until ``main`` has ended; raises NeverEnds where it cannot."""
         events._set_running_loop(self._for_asyncio)
         try:
-            # What belongs to no process has an owner, too: only tracing's NOBODY has none.
+            # Callbacks outside of all processes have an owner too; only tracing's NOBODY has none.
             outside = Context()
             outside.run(OWNER.set, Owner())
             task = self.create_task(main, context=outside)

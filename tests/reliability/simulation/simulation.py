@@ -93,7 +93,7 @@ def again(seed: int) -> str:
 
 
 def simulate(seed: int) -> Result:
-    """Run one seed. The same seed runs the same way, in whatever process."""
+    """Run one seed. The same seed runs the same way in every process."""
     with _small_bounds():
         simulation = Simulation(seed)
         world = simulation.world

@@ -78,7 +78,7 @@ class Locks:
             raise
 
     def are_free(self, holder: object, keys: Sequence[str]) -> bool:
-        """Whether nobody else holds one of ``keys``."""
+        """Whether no other session holds one of ``keys``."""
         return all(self._held.get(key, holder) is holder for key in keys)
 
     def let_go(self, holder: object) -> None:
@@ -151,7 +151,7 @@ class Session:
         world.loop.call_later(world.chance.random() * NOTICED_S, self._end, commits)
 
     async def _commit(self, unknown: type[Exception], busy: type[Exception]) -> None:
-        """COMMIT, whose answer may be lost whether it took hold or not."""
+        """COMMIT; its response may be lost, whether it succeeded or not."""
         self._is_committing = True
         await self._arrive("COMMIT", unknown, busy)
         if self._world.happens(self._world.faults.commit_slow):
@@ -402,7 +402,7 @@ class Statement(Transaction):
 
 
 class Outbox:
-    """The relay's Outbox: each of its statements is a database transaction of its own."""
+    """The relay's Outbox: each of its statements is a separate database transaction."""
 
     def __init__(self, store: EventStore) -> None:
         self._store = store

@@ -22,7 +22,7 @@ MEASURED = Measured(
 
 
 def test_documents_hold_the_tables_of_the_committed_reports() -> None:
-    """`make bench-docs` writes them anew."""
+    """`make bench-docs` writes them again."""
     for document, named in tables().items():
         text = document.read_text()
         for name, table in named.items():

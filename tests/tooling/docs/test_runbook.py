@@ -223,7 +223,7 @@ async def test_runbook_resolves_a_lagging_account(light_stack: Stack) -> None:
 
 
 async def names(stack: Stack, look: str, holder: str) -> bool:
-    """Whether the command shows the session; between two tries the projector waits for nobody."""
+    """Whether the command shows the session; between two tries the projector is not blocked."""
     shown = await run(stack, look)
     assert shown.returncode == 0, shown.stderr
     return re.search(rf"^ *{holder} ", shown.stdout, re.MULTILINE) is not None

@@ -250,7 +250,7 @@ def test_an_invalid_envelope_is_a_plain_record(envelope: dict[str, Any]) -> None
     "value", [b"[]", b"{", b"\xff", b'"x"', pytest.param(b"[" * 100_000, id="deep")]
 )
 def test_a_value_without_an_envelope_is_a_plain_record(value: bytes) -> None:
-    """Whatever it is, it takes nothing down."""
+    """No such value stops the source."""
     assert is_plain(
         made_from(record(value, headers=[("content-type", b"application/cloudevents+json")]))
     )
@@ -289,7 +289,7 @@ def test_every_record_is_sent_or_refused_as_unsendable(
 
 
 def test_a_record_cannot_forge_its_offset() -> None:
-    """Partition and offset are those of the record, whatever attributes its producer gave it."""
+    """Partition and offset are those of the record, even if its producer sets such attributes."""
     claims: list[RecordHeader] = [(f"ce_{name}", b"99") for name in WHEREABOUTS]
     assert WHEREABOUTS.items() <= made_from(record(headers=[*BINARY, *claims])).attributes.items()
 
@@ -370,7 +370,7 @@ def test_a_malformed_trace_is_ignored(written: bytes) -> None:
     ["", "/x", "127.0.0.1:80", "https://a/", "http://", "http://a:x/", "http://a/ b", "http://é/"],
 )
 def test_a_sink_is_an_absolute_http_url(url: str) -> None:
-    """Anything else is told at the start."""
+    """Anything else is refused at the start."""
     with pytest.raises(BadTarget):
         parse_target(url)
 
@@ -392,7 +392,7 @@ def test_a_sink_keeps_its_query() -> None:
 
 @pytest.mark.parametrize("status", [200, 202, 204, 299])
 def test_a_status_below_300_is_delivered(status: int) -> None:
-    """Whatever the answer says."""
+    """With every response."""
     assert decide(options(), 0, answer(status, b"no!")) == Delivered()
 
 
@@ -415,7 +415,7 @@ def test_all_other_failures_are_not_retried(status: int) -> None:
 
 
 def test_a_missing_response_is_retried() -> None:
-    """Refused, reset or timed out: the last failure is told, which is none."""
+    """Refused, reset or timed out: there is no last response to report."""
     assert decide(options(), 0, None) == RetryAfter(delay_ms=200)
     assert decide(options(), 2, None) == GivenUp(answer=None)
 

@@ -72,7 +72,7 @@ def test_a_jar_with_other_bytes_is_one_clear_error(tmp_path: Path) -> None:
 def test_a_downloaded_jar_with_other_bytes_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next run downloads it anew."""
+    """The next run downloads it again."""
     downloads(monkeypatch, b"other")
     with pytest.raises(BrokerError, match="is not the jar"):
         prepare_jars(tmp_path)
@@ -104,7 +104,7 @@ def test_no_network_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
-    """A full disk is told in the same way."""
+    """A full disk is reported in the same way."""
     (tmp_path / "file").touch()
     with pytest.raises(BrokerError, match="Not a directory"):
         prepare_jars(tmp_path / "file" / "jars")

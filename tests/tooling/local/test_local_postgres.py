@@ -84,7 +84,7 @@ def test_a_server_left_running_is_stopped_by_the_next_start(
 def test_a_pid_file_naming_another_program_is_ignored(
     tmp_path: Path, start: Callable[[Path], Postgres]
 ) -> None:
-    """In a container pids begin anew: the dead server's pid is soon somebody's."""
+    """In a container pids start again: another process soon has the dead server's pid."""
     first = start(tmp_path)
     first.kill()
     pid_file = tmp_path / "postgres" / "postmaster.pid"

@@ -47,7 +47,7 @@ REQUEST_TIMEOUT_S = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clone:
-    """A clone of the repository with ports of its own."""
+    """A clone of the repository with its own ports."""
 
     folder: Path
     ports: dict[str, int]

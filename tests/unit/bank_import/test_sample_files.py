@@ -376,7 +376,7 @@ def test_ofx_on_one_line_is_read() -> None:
     data=st.data(),
 )
 def test_a_damaged_file_is_read_or_refused(name: str, data: st.DataObject) -> None:
-    """No other exception gets out, whatever bytes are lost, doubled or changed."""
+    """No other exception is raised for lost, doubled or changed bytes."""
     content = (SAMPLES / name).read_bytes()
     start = data.draw(st.integers(0, len(content)))
     stop = data.draw(st.integers(start, min(len(content), start + 200)))

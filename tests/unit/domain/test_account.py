@@ -179,7 +179,7 @@ def test_a_balance_may_reach_either_end_of_the_integer() -> None:
     assert given_events(expense(LARGEST)).balance_minor == -MINOR_UNITS_MAX
 
 
-# --- whatever is asked ------------------------------------------------------------------------
+# --- any sequence of commands -----------------------------------------------------------------
 
 VALUES = st.one_of(
     st.integers(1, 3000).map(lambda minor: f"{minor // 100}.{minor % 100:02d}"),

@@ -22,7 +22,7 @@ from saldo.domain.value import VALUE_EXPONENT_MAX, BadValue, Value, parse_value
 
 CURRENCIES = st.sampled_from(["JPY", "BRL", "KWD", "CLF"])
 AMOUNTS = st.integers(1, MINOR_UNITS_MAX)
-# Of the processor's time, whoever else is busy: far more than a bounded parse ever takes, far less
+# CPU time, so that other processes do not count: far more than a bounded parse takes, far less
 # than an unbounded one.
 AT_ONCE_S = 1.0
 # Year, month and day: what was still paid with when the euro came may be in a file of statements.

@@ -68,7 +68,7 @@ UNPROJECTABLE = {
 
 @pytest.mark.parametrize("event", UNPROJECTABLE.values(), ids=UNPROJECTABLE)
 def test_an_unprojectable_event_blocks_the_account_there(event: StreamEvent) -> None:
-    """Whatever it is, it is this account's alone: an error would stop all accounts of the round."""
+    """It stops this account alone: an error would stop all accounts of the round."""
     after, folded = fold([event, *STREAM[1:]])
     assert after.blocked
     assert (after.position, after.balance_minor, after.hash) == (0, 0, GENESIS)

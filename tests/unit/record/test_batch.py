@@ -116,7 +116,7 @@ def as_bulk(request: Intent) -> Intent:
             [as_bulk(intent(income("1"), income("1", "b"), income("2"), key="k"))] * 2,
             [[(1, False), (1, False), (2, False)], [(1, True), (1, True), (2, True)]],
         ),
-        # two lines of a request with one key of their own are one transaction
+        # two lines of a request with the same key are one transaction
         (
             [intent(income("1"), income("1"), income("2"), key="k")],
             [LinesRefused],

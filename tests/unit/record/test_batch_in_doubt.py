@@ -319,7 +319,7 @@ KEYS = st.sampled_from([None, "k", "l"])
 
 
 def bulk(lines: list[Intent]) -> Intent:
-    """One request of these lines, each with a key of its own or none."""
+    """Return one request of these lines, each with its own key or none."""
     return Intent(lines=tuple(line for each in lines for line in each.lines), is_bulk=True)
 
 
@@ -437,7 +437,7 @@ def test_the_last_attempt_in_doubt_decides_the_outcomes() -> None:
 
 
 def test_an_event_in_doubt_is_written_again_unchanged() -> None:
-    """Decided anew, the bulk request would be accepted while the other append may still come."""
+    """Decided again, the bulk request would be accepted while the other append may still come."""
     request = bulk([intent(expense("1", ANA)), intent(expense("9", BIA))])
     intents = [request, intent(expense("2", ANA))]
     moved = (intent(income("9", BIA)),)

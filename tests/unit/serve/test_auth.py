@@ -192,7 +192,7 @@ async def test_clock_skew_is_tolerated_within_bounds(
     assert authenticator.remembered(f"Bearer {remembered}") is first
     assert authenticator.remembered(f"Bearer {token(exp=now + 6)}") is None  # short: as above
     assert authenticator.remembered(None) is None
-    clock.ahead_s = 40  # past its end and the skew: it is verified anew
+    clock.ahead_s = 40  # past its end and the skew: it is verified again
     assert authenticator.remembered(f"Bearer {remembered}") is None
     assert await caller_of(authenticator, remembered) is not first
 

@@ -117,7 +117,7 @@ def _parse(content: object) -> object:
 
 
 TRIES_MAX = 20
-# What a clock and a cold cache bring about.
+# The noise of the clock and of a cold cache.
 CLOCK_S = 0.02
 
 
