@@ -1,4 +1,4 @@
-"""Prepares .venv: `python3 -m local.bootstrap local` for running, `dev` for everything, `uv`.
+"""The virtual environment .venv: `python3 -m local.bootstrap local`, `dev` or `uv`.
 
 Runs with the machine's own Python, so it needs nothing but the standard library, and its syntax is
 kept plain enough for an older Python to tell that it is too old.
@@ -65,7 +65,7 @@ def check_python() -> None:
 
 
 def is_ready(wanted: str) -> bool:
-    """Whether .venv holds it already. What dev installs has all that local does."""
+    """Return whether .venv holds it already. What dev installs has all that local does."""
     if wanted == "uv":
         return uv_is_installed()
     return not UNFINISHED.exists() and any(
@@ -121,7 +121,7 @@ def prepare(wanted: str) -> None:
 
 
 def venv_is_whole() -> bool:
-    """Whether .venv's scripts run, and here: it may be half made, or moved."""
+    """Return whether .venv's scripts run, and here: it may be half made, or moved."""
     return succeeds([VENV / "bin" / "pip", "--version"], prints=f" from {VENV}/")
 
 
@@ -138,7 +138,7 @@ def create_venv() -> None:
 
 
 def uv_is_installed() -> bool:
-    """Whether the uv that is locked is there and runs."""
+    """Return whether the uv that is locked is there and runs."""
     locked = TOOLS_LOCK.read_text().split("uv==", 1)[1].split(maxsplit=1)[0]
     return succeeds([UV, "--version"], prints=f"uv {locked} ")
 
@@ -159,7 +159,7 @@ def registry_environ() -> dict[str, str]:
 
 
 def succeeds(command: list[str | Path], *, prints: str = "") -> bool:
-    """Whether ``command`` runs and ``prints`` is part of what it says."""
+    """Return whether ``command`` runs and ``prints`` is part of what it says."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL

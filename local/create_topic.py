@@ -1,4 +1,4 @@
-"""Creates a topic: `python -m local.create_topic --bootstrap ADDRESS --topic NAME --partitions N`.
+"""A new topic: `python -m local.create_topic --bootstrap ADDRESS --topic NAME --partitions N`.
 
 For local/compose.yaml, whose Kafka creates none by itself. One that is there is kept, and given
 the partitions that it lacks.

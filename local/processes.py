@@ -53,7 +53,7 @@ class Identity:
 
     @staticmethod
     def of(pid: int) -> Identity:
-        """The identity of the process that has ``pid`` now; psutil.NoSuchProcess if none has."""
+        """Return the identity of the process ``pid``; raise psutil.NoSuchProcess."""
         return Identity(pid=pid, started=psutil.Process(pid).create_time())
 
     def process(self) -> psutil.Process | None:
@@ -80,11 +80,11 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id; it is the id of its group and session too."""
+        """Return its process id, which is the id of its group and session too."""
         return self.process.pid
 
     def ended(self) -> int | None:
-        """Its exit status, -N for signal N, or None while it runs."""
+        """Return its exit status, -N for signal N, or None while it runs."""
         return self.process.poll()
 
     def last_words(self) -> list[str]:
@@ -92,7 +92,7 @@ class Child:
         return tail(self.log, self.log_start)
 
     def said(self, line: str) -> bool:
-        """Whether it wrote ``line`` to its log."""
+        """Return whether it wrote ``line`` to its log."""
         with self.log.open("rb") as log:
             log.seek(self.log_start)
             return any(written.rstrip() == line.encode() for written in log)
@@ -164,7 +164,7 @@ def wait_until(
 
 
 def answers(port: int, path: str = "/readyz") -> bool:
-    """Whether a server on ``port`` of this machine answers GET ``path`` with 200."""
+    """Return whether a server on ``port`` of this machine answers GET ``path`` with 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", path)
@@ -176,7 +176,7 @@ def answers(port: int, path: str = "/readyz") -> bool:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether the process ``pid`` itself listens on ``port``, and not another that was quicker."""
+    """Return whether the process ``pid`` itself listens on ``port``, and no other."""
     try:
         connections = psutil.Process(pid).net_connections("tcp")
     except psutil.NoSuchProcess:
@@ -243,7 +243,7 @@ def free_port() -> int:
 
 
 def claim(port: int) -> bool:
-    """Whether the port is this process's now: one byte of a file, locked until the process ends."""
+    """Claim the port for this process by locking a byte of a file; return whether it is free."""
     if port in _claimed:
         return False
     try:

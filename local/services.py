@@ -45,7 +45,7 @@ def environ(
     bootstrap_servers: str,
     overrides: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The environment of a process that works as database ``role``; ``dsn`` gives a role's URL."""
+    """Return the environment of a process of database ``role``; ``dsn`` gives a role's URL."""
     return {
         **os.environ,
         "EVENT_STORE_URL": dsn(role),
@@ -82,7 +82,7 @@ def wait_until_assigned(source: Child) -> None:
 
 
 def is_ready(child: Child, port: int) -> bool:
-    """Whether ``child``, a function, answers on ``port``: it, and not a neighbour's function."""
+    """Return whether ``child``, a function, responds on ``port``, and no neighbour's function."""
     return processes.listens(child.pid, port) and processes.answers(port)
 
 

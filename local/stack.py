@@ -63,38 +63,38 @@ class Stopping(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """Where the stack keeps what it keeps."""
+    """The files of the stack."""
 
     path: Path
 
     @property
     def lock(self) -> Path:
-        """Held while the stack is up."""
+        """Return the file that is locked while the stack is up."""
         return self.path / "stack.lock"
 
     @property
     def stack(self) -> Path:
-        """Names the process that holds the lock, and its ports."""
+        """Return the file that names the process that holds the lock, and its ports."""
         return self.path / "stack.json"
 
     @property
     def processes(self) -> Path:
-        """Names the processes that it started."""
+        """Return the file that names the processes that it started."""
         return self.path / "processes.json"
 
     @property
     def kafka(self) -> Path:
-        """Kafka's data."""
+        """Return the folder of Kafka's data."""
         return self.path / "kafka"
 
     @property
     def postgres(self) -> Path:
-        """PostgreSQL's data."""
+        """Return the folder of PostgreSQL's data."""
         return self.path / "postgres"
 
     @property
     def env(self) -> Path:
-        """For a shell that uses the `saldo` command: where everything is."""
+        """Return the file of settings for a shell that uses the `saldo` command."""
         return self.path / "env"
 
     def log(self, name: str) -> Path:
@@ -373,7 +373,7 @@ def screen(ports: Mapping[Function, int], *, stop: str) -> str:
 
 
 def has_console(port: int) -> bool:
-    """Whether a function serves the console."""
+    """Return whether a function serves the console."""
     return processes.answers(port, "/console")
 
 

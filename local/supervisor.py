@@ -1,4 +1,4 @@
-"""Keeps the processes of the local stack running, and ends them in order.
+"""The supervisor of the local stack: it keeps its processes running and ends them in order.
 
 A process that ends unexpectedly is told with its log's last lines and started again, after a pause
 that doubles. One that the others cannot do without is given up after a few tries, and the stack

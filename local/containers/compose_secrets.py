@@ -38,7 +38,7 @@ def make(folder: Path = FOLDER) -> bool:
 
 
 def contents() -> dict[str, str]:
-    """The files, by name."""
+    """Return the files, by name."""
     # Hexadecimal: nothing in it means something to a URL, a shell or Compose.
     owner = secrets.token_hex(PASSWORD_BYTES)
     hash_secret = secrets.token_hex(HASH_SECRET_BYTES)

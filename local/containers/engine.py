@@ -1,4 +1,4 @@
-"""Runs a command beside a container engine: `python -m local.containers.engine COMMAND...`.
+"""A command beside a container engine: `python -m local.containers.engine COMMAND...`.
 
 An engine that runs already is taken. Where none does, but root may start one (`dockerd` is
 installed), it is started for as long as the command runs, with data of its own in `.saldo/engine`
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def answers() -> bool:
-    """Whether an engine answers where DOCKER_HOST, or its default, says."""
+    """Return whether an engine answers where DOCKER_HOST, or its default, says."""
     try:
         done = subprocess.run(
             ["docker", "info", "--format", "{{.ServerVersion}}"],  # noqa: S607

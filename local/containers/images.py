@@ -56,7 +56,7 @@ class Labels:
 
 
 def image_name(image: str, tag: str = TAG_DEFAULT) -> str:
-    """The name by which the engine here knows an image."""
+    """Return the name by which the engine here knows an image."""
     return f"saldo/{image.replace('_', '-')}:{tag}"
 
 
@@ -94,7 +94,7 @@ def push(registry: str, *, tag: str) -> None:
 
 
 def engine(*arguments: str) -> str:
-    """What `docker ARGUMENTS` prints; NotPossible when it fails."""
+    """Return what `docker ARGUMENTS` prints; raise NotPossible if it fails."""
     done = subprocess.run(
         ["docker", *arguments],  # noqa: S607 - wherever the machine has it
         cwd=ROOT,
@@ -111,7 +111,7 @@ def engine(*arguments: str) -> str:
 
 
 def git(*arguments: str) -> str:
-    """What git says, or nothing where this is no clone."""
+    """Return what git says, or nothing where this is no clone."""
     try:
         done = subprocess.run(
             ["git", *arguments],  # noqa: S607 - wherever the machine has it

@@ -1,4 +1,4 @@
-"""Cuts symbols and debugging information off shared libraries: `python3 strip_symbols.py FOLDER`.
+"""Symbols and debugging information, cut off shared libraries: `strip_symbols.py FOLDER`.
 
 The wheels of uvloop and asyncpg carry 27 MB of them, a fifth of an image. What the dynamic loader
 reads is in the segments; sections are for linkers and debuggers. So a library may end where its
@@ -19,7 +19,7 @@ SECTIONS_OFFSET_AT, SECTIONS_COUNT_AT = 40, 60
 
 
 def strip(path: Path) -> int:
-    """Cut ``path``; how many bytes that saved."""
+    """Cut ``path``; return how many bytes that saved."""
     content = bytearray(path.read_bytes())
     if not content.startswith(ELF64_LITTLE_ENDIAN):
         return 0

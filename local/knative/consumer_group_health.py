@@ -1,4 +1,4 @@
-"""Does a consumer group have members, all with their partitions? The health of KafkaSource.
+"""The health of KafkaSource: whether its consumer group has members, all with partitions.
 
 It has no port that could be asked; what it is to Kafka is what counts.
 """

@@ -207,7 +207,7 @@ def _checked(
 
 @functools.lru_cache(maxsize=NAMES_REMEMBERED_MAX)
 def _is_name(name: str) -> bool:
-    """Whether an attribute may be called so."""
+    """Return whether an attribute may be called so."""
     return _NOT_IN_NAMES.search(name) is None
 
 
@@ -425,7 +425,7 @@ Decision = Delivered | RetryAfter | GivenUp
 
 
 def is_retried(status: int) -> bool:
-    """Whether a failure's status is retried. The others go straight to the dead letter sink."""
+    """Return whether a failure's status is retried. Others go straight to the dead letter sink."""
     return status >= HTTP_SERVER_ERROR or status in _RETRIED
 
 
@@ -525,7 +525,7 @@ class OffsetLedger:
 
 
 def parse_duration_ms(text: str) -> int:
-    """Milliseconds of an ISO 8601 duration of days and below (`PT0.3S`). ValueError otherwise."""
+    """Return the milliseconds of a duration such as `PT0.3S`; raise ValueError."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is no ISO 8601 duration")

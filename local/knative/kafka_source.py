@@ -597,7 +597,7 @@ async def _announce(intakes: Sequence[_Intake]) -> None:
 
 
 def parse_arguments(arguments: Sequence[str]) -> Options:
-    """Options of the command line; ends the process, as argparse does, when they are wrong.
+    """Return the options of the command line; end the process if they are wrong.
 
     The defaults are the KafkaSource's, the trap of `spec.delivery` included: given in part, it
     loses the defaults of the parts that are not given.

@@ -108,7 +108,7 @@ class _Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether the next request may go over it: open, and no answer outstanding."""
+        """Return whether the next request may go over it: open, and no answer outstanding."""
         return self._transport is not None and self._answered is None
 
     async def exchange(self, head: bytes, body: bytes | None) -> Answer:

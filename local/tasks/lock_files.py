@@ -1,4 +1,4 @@
-"""Makes locks/*.txt anew: `python -m local.tasks.lock_files [--upgrade]`.
+"""The lock files, locks/*.txt: `python -m local.tasks.lock_files [--upgrade]`.
 
 One file for each thing that is installed, with the hash of every package and no registry's name.
 The versions of all of them are those of dev.txt: what is tested is what is deployed. Without

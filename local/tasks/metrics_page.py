@@ -1,4 +1,4 @@
-"""Makes docs/metrics.md from the definitions in the code: `python -m local.tasks.metrics_page`."""
+"""docs/metrics.md, made from the definitions in the code: `python -m local.tasks.metrics_page`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Every series has the label `function` too.
 
 
 def page() -> str:
-    """The whole text of docs/metrics.md."""
+    """Return the whole text of docs/metrics.md."""
     rows = []
     for each in INSTRUMENTS:
         metric = each.definition

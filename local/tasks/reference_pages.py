@@ -193,14 +193,14 @@ class Use:
 
 
 def environments() -> Iterator[dict[str, str]]:
-    """A good environment of each variant."""
+    """Yield a good environment of each variant."""
     for auth in VARIANTS[0][1]:
         for security in VARIANTS[1][1]:
             yield GOOD | {"AUTH": auth, "KAFKA_SECURITY": security}
 
 
 def settings_read(function: str, environ: Mapping[str, str]) -> set[str]:
-    """The names that ``function`` asks the environment for."""
+    """Return the names that ``function`` reads from the environment."""
     watched = Watched(environ)
     read_settings(function, watched)
     return watched.asked
@@ -220,7 +220,7 @@ def uses(function: str) -> dict[str, Use]:
 
 
 def complaint(function: str, environ: Mapping[str, str], name: str) -> str:
-    """What the start says of the setting ``name``; empty when it takes it."""
+    """Return what the start says of the setting ``name``; empty if it accepts it."""
     try:
         read_settings(function, environ)
     except BadSetting as error:
@@ -245,7 +245,7 @@ def cell(use: Use | None, count: int) -> str:
 
 
 def taken(name: str) -> str:
-    """What the setting must be, in the words with which the start refuses another value."""
+    """Return what the setting must be, in the words that refuse another value."""
     for function in FUNCTIONS:
         for environ in environments():
             if name in settings_read(function.name, environ):
@@ -307,7 +307,7 @@ def settings_page() -> str:
 def commands(
     group: typer.core.TyperGroup, above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, ...]]:
-    """The words of each command, those within a group after the group."""
+    """Yield the words of each command, a group before its commands."""
     for name, command in sorted(group.commands.items()):
         words = (*above, name)
         yield words
@@ -316,7 +316,7 @@ def commands(
 
 
 def help_of(*words: str) -> str:
-    """What `saldo WORDS --help` prints."""
+    """Return what `saldo WORDS --help` prints."""
     env = {"COLUMNS": str(HELP_COLUMNS), "TERM": "dumb", "NO_COLOR": "1"}
     answer = CliRunner().invoke(app, [*words, "--help"], env=env, prog_name="saldo")
     if answer.exit_code != 0:
