@@ -1,117 +1,232 @@
-"""What a recorded event looks like to a client: JSON made of the stored texts themselves.
+"""Response bodies of record_transaction, made of the stored texts.
 
-A first answer and a repeated one are made by the same function from the same row.
+A first response and a repeated one are made by the same function from the same row.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
 
-from saldo.domain.money import format_minor, value_members
+from saldo.domain.money import format_minor
+from saldo.serve.http import members
+from saldo.serve.http.members import Body, money
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
     from saldo.domain.account import Account
     from saldo.record.intent import Recorded, StoredEvent
 
+NULL = Raw(b"null")
+ExactText = Annotated[str, Meta(description="The exact text that is hashed.")]
 
-class _Public(msgspec.Struct):
+
+class Transaction(Body, kw_only=True):
+    """A recorded transaction."""
+
+    id: members.TransactionId
+    account_id: members.AccountId
+    type: members.Kind
+    value: members.Money
+    value_text: members.MoneyText
+    description: Annotated[
+        Raw,
+        Meta(
+            description="null once it was erased.",
+            extra_json_schema={"type": ["string", "null"]},
+        ),
+    ]
+    metadata: members.Metadata
+    currency: members.Currency
+    position: members.Position
+    balance: members.Money
+    hash: members.Hash
+    recorded_at: members.Time
+    occurred_at: members.Time
+    reverses: members.TransactionId | UnsetType = UNSET
+    replayed: (
+        Annotated[bool, Meta(description="In a bulk response: an earlier request recorded it.")]
+        | UnsetType
+    ) = UNSET
+
+
+class LimitSet(Body, kw_only=True):
+    """The event that set or lifted an overdraft limit."""
+
+    id: members.TransactionId
+    account_id: members.AccountId
+    overdraft_limit: members.MoneyOrNull
+    currency: members.Currency
+    position: members.Position
+    balance: members.Money
+    hash: members.Hash
+    recorded_at: members.Time
+
+
+class FoundTransaction(Transaction, kw_only=True):
+    """A transaction read by its id, with what proves it."""
+
+    reversed_by: members.TransactionId | None
+    erased: bool
+    previous_hash: members.Hash
+    event: ExactText
+
+
+class FoundLimit(LimitSet, kw_only=True):
+    """The event of a limit, read by its id, with what proves it."""
+
+    reversed_by: members.TransactionId | None
+    erased: bool
+    previous_hash: members.Hash
+    event: ExactText
+
+
+class Transactions(Body, kw_only=True):
+    """The transactions of a bulk request, in the order of its lines."""
+
+    transactions: list[Transaction]
+
+
+class Limit(Body, kw_only=True):
+    """The overdraft limit in force."""
+
+    account_id: members.AccountId
+    overdraft_limit: members.MoneyOrNull
+    currency: members.Currency
+    position: members.Position
+    balance: members.Money
+
+
+class Event(Body, kw_only=True):
+    """An event's exact text, and the hash that it must come to."""
+
+    position: members.Position
+    id: members.TransactionId
+    hash: members.Hash
+    event: ExactText
+
+
+class Events(Body, kw_only=True):
+    """A page of an account's chain."""
+
+    previous_hash: Annotated[
+        members.Hash | None,
+        Meta(description="The hash before the first of them; null beyond the end of the stream."),
+    ]
+    events: list[Event]
+
+
+class _Public(msgspec.Struct, rename="camel"):
     type: Literal["transaction-recorded", "limit-set"]
     currency: str
-    recordedAt: str  # noqa: N815 - the stored text's own names
-    kind: str | None = None
-    amountMinor: int = 0  # noqa: N815
-    limitMinor: int | None = None  # noqa: N815
-    occurredAt: str | None = None  # noqa: N815
+    recorded_at: str
+    kind: str = ""
+    amount_minor: int = 0
+    limit_minor: int | None = None
+    occurred_at: str = ""
 
 
 class _Private(msgspec.Struct):
-    description: msgspec.Raw = msgspec.Raw(b"null")
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")
+    description: Raw = NULL
+    metadata: Raw = Raw(b"{}")
 
 
 _read_public = msgspec.json.Decoder(_Public).decode
 _read_private = msgspec.json.Decoder(_Private).decode
 _ERASED = _Private()
-
-
-def transaction_members(stored: StoredEvent) -> str:
-    """The members of a recorded event's object, without its braces."""
-    public = _read_public(stored.public_text)
-    head = f'"id":"{stored.event_id!s}","accountId":"{stored.account_id}",'
-    tail = (
-        f'"currency":"{public.currency}","position":{stored.position},'
-        f'"balance":{format_minor(stored.balance_minor, public.currency)},'
-        f'"hash":"{stored.hash.hex()}","recordedAt":"{public.recordedAt}"'
-    )
-    if public.type == "limit-set":
-        limit = public.limitMinor
-        shown = "null" if limit is None else format_minor(limit, public.currency)
-        return f'{head}"overdraftLimit":{shown},{tail}'
-    private = _ERASED
-    if stored.private_text is not None:
-        private = _read_private(stored.private_text)
-    reverses = "" if stored.reverses is None else f',"reverses":"{stored.reverses}"'
-    return (
-        f'{head}"type":"{public.kind}",'
-        f"{value_members(public.amountMinor, public.currency)},"
-        f'"description":{str(private.description, "utf-8")},'
-        f'"metadata":{str(private.metadata, "utf-8")},'
-        f'{tail},"occurredAt":"{public.occurredAt}"{reverses}'
-    )
+_json = msgspec.json.Encoder().encode
 
 
 def transaction_json(stored: StoredEvent) -> bytes:
-    """One recorded event as a JSON object."""
-    return f"{{{transaction_members(stored)}}}".encode()
+    """Return one recorded event as a JSON object."""
+    return _json(_recorded(stored))
 
 
 def bulk_json(recorded: Sequence[Recorded]) -> bytes:
-    """A bulk request's answer, in the order of its lines."""
-    lines = [
-        f"{{{transaction_members(each.stored)}{REPLAYED if each.replayed else ''}}}"
+    """Return the transactions of a bulk request, in the order of its lines."""
+    transactions = [
+        _recorded(each.stored, replayed=True) if each.replayed else _recorded(each.stored)
         for each in recorded
     ]
-    return f'{{"transactions":[{",".join(lines)}]}}'.encode()
+    return _json({"transactions": transactions})
 
 
-REPLAYED = ',"replayed":true'
-
-
-def found_json(stored: StoredEvent, previous_hash: str | None, reversed_by: str | None) -> bytes:
-    """An event read by its id: what it was answered with, and what proves it."""
-    text = msgspec.json.encode(stored.public_text).decode()
-    by = "null" if reversed_by is None else f'"{reversed_by}"'
-    erased = "true" if stored.private_text is None else "false"
-    return (
-        f'{{{transaction_members(stored)},"reversedBy":{by},"erased":{erased},'
-        f'"previousHash":"{previous_hash}","event":{text}}}'
-    ).encode()
+def found_json(stored: StoredEvent, previous_hash: str | None, reversed_by: UUID | None) -> bytes:
+    """Return an event that was read by its id, with what proves it."""
+    return _json(
+        _recorded(
+            stored,
+            FoundTransaction,
+            FoundLimit,
+            reversed_by=reversed_by,
+            erased=stored.private_text is None,
+            previous_hash=previous_hash,
+            event=stored.public_text,
+        )
+    )
 
 
 def limit_json(account: Account, currency: str) -> bytes:
-    """The overdraft limit of an account as it stands."""
-    limit_minor = account.overdraft_limit_minor
-    shown = "null" if limit_minor is None else format_minor(limit_minor, currency)
-    return (
-        f'{{"accountId":"{account.account_id}","overdraftLimit":{shown},'
-        f'"currency":"{currency}","position":{account.position},'
-        f'"balance":{format_minor(account.balance_minor, currency)}}}'
-    ).encode()
+    """Return the overdraft limit of an account as it stands."""
+    return _json(
+        Limit(
+            account_id=account.account_id,
+            overdraft_limit=_limit(account.overdraft_limit_minor, currency),
+            currency=currency,
+            position=account.position,
+            balance=money(account.balance_minor, currency),
+        )
+    )
 
 
 def events_json(events: Sequence[StoredEvent], previous_hash: str | None) -> bytes:
-    """A page of an account's chain: the exact texts, and the hash that each must come to.
+    """Return a page of an account's chain.
 
-    No ``previous_hash``: the position asked for is beyond the end of the chain.
+    No ``previous_hash``: the requested position is beyond the end of the chain.
     """
-    previous = "null" if previous_hash is None else f'"{previous_hash}"'
-    lines = ",".join(
-        f'{{"position":{e.position},"id":"{e.event_id}","hash":"{e.hash.hex()}",'
-        f'"event":{msgspec.json.encode(e.public_text).decode()}}}'
+    page = [
+        Event(position=e.position, id=e.event_id, hash=e.hash.hex(), event=e.public_text)
         for e in events
+    ]
+    return _json(Events(previous_hash=previous_hash, events=page))
+
+
+def _recorded(
+    stored: StoredEvent,
+    transaction: type[Transaction] = Transaction,
+    limit_set: type[LimitSet] = LimitSet,
+    **further: Any,
+) -> Transaction | LimitSet:
+    public = _read_public(stored.public_text)
+    currency = public.currency
+    further |= {
+        "id": stored.event_id,
+        "account_id": stored.account_id,
+        "currency": currency,
+        "position": stored.position,
+        "balance": money(stored.balance_minor, currency),
+        "hash": stored.hash.hex(),
+        "recorded_at": public.recorded_at,
+    }
+    if public.type == "limit-set":
+        return limit_set(overdraft_limit=_limit(public.limit_minor, currency), **further)
+    private = _ERASED if stored.private_text is None else _read_private(stored.private_text)
+    value_text = format_minor(public.amount_minor, currency)
+    return transaction(
+        type=public.kind,
+        value=Raw(value_text),
+        value_text=value_text,
+        description=private.description,
+        metadata=private.metadata,
+        occurred_at=public.occurred_at,
+        reverses=UNSET if stored.reverses is None else stored.reverses,
+        **further,
     )
-    return f'{{"previousHash":{previous},"events":[{lines}]}}'.encode()
+
+
+def _limit(limit_minor: int | None, currency: str) -> Raw:
+    return NULL if limit_minor is None else money(limit_minor, currency)
