@@ -20,7 +20,7 @@ from saldo.domain import errors
 from saldo.domain.tag import Tag
 from saldo.operate.verification.findings import FaultError
 from saldo.project.postgres import ReadModelRefused
-from saldo.query.balances import ProjectionBehind
+from saldo.query.errors import ProjectionBehind
 from saldo.record.errors import Contradicted, LinesRefused, OutcomeUnknown
 from saldo.serve.http.problems import (
     INTERNAL,

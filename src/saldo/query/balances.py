@@ -1,33 +1,26 @@
-"""Balances as they stand and as they stood: the statements, and what is read in one go."""
+"""Balances as they stand and as they stood."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
-from typing import TYPE_CHECKING, NamedTuple
-from uuid import UUID, uuid5
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from saldo.domain.events import format_time
-from saldo.domain.money import value_members
 from saldo.domain.tag import tag_of
+from saldo.query.errors import UNAVAILABLE, AccountNotFound, ProjectionBehind
 from saldo.serve.clock import StoreClock
-from saldo.serve.database import Failure, translating
+from saldo.serve.database import translating
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     import asyncpg
 
-# The original's ``id`` of a balance: stable, and nobody's to choose.
-BALANCE_IDS_MAX = 10_000
-BALANCE_NAMESPACE = UUID("5a1d0000-5a1d-5a1d-85a1-d05a1d05a1d0")
-
 READ_BALANCES = """
-SELECT account_id, currency, balance_minor, position, hash, recorded_at, blocked_at, blocked_reason
+SELECT account_id, currency, balance_minor, position, hash, recorded_at, blocked_at
 FROM read_model.balance WHERE account_id = ANY ($1::text[])
 """
 READ_STREAMS = """
@@ -81,57 +74,11 @@ SELECT coalesce((
 """
 
 
-class ReadModelUnavailable(Exception):
-    """The balances cannot be read right now."""
-
-
-UNAVAILABLE = dict.fromkeys(set(Failure) - {Failure.VALUE}, ReadModelUnavailable)
-
-
-class AccountNotFound(Exception):
-    """There is no such account."""
-
-
-class PositionNotFound(Exception):
-    """The account has no such position."""
-
-
-class ProjectionBehind(Exception):
-    """The balance has not reached the position asked for yet."""
-
-    def __init__(
-        self, *, position: int, wanted: int | None = None, applied: Mapping[str, str] | None = None
-    ) -> None:
-        asked = "its first event" if wanted is None else f"position {wanted}"
-        super().__init__(f"The balance is at position {position}: it has not reached {asked} yet.")
-        self.position = position
-        self.wanted = wanted
-        self._applied = applied or {}
-
-    def headers(self) -> Mapping[str, str]:
-        """Headers of the response: that it was waited for, and how long."""
-        return self._applied
-
-
-class State(NamedTuple):
-    """What the read model shows of an account: the position, and what the body is a function of."""
-
-    position: int
-    tag: str
-
-
-def _tag(position: int, state_hash: bytes | None, blocked_at: datetime | None) -> str:
-    tag = tag_of(position, state_hash or b"")
-    return tag if blocked_at is None else f"{tag}-blocked"
-
-
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """One account as read: its balance (None when not projected yet) and its stream's position.
+    """One account as read: its balance, with position 0 until it is projected, and its stream.
 
-    A balance that is not on its stream counts as not projected.
-
-    ``stream_position`` 0 means that the account does not exist. ``now`` is the event store's time
-    as its stream was read.
+    A balance that is not on its stream counts as not projected. ``stream_position`` 0 means that
+    the account does not exist. ``now`` is the event store's time as its stream was read.
     """
 
     account_id: str
@@ -143,16 +90,17 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     hash: bytes | None = None
     recorded_at: datetime | None = None
     blocked_at: datetime | None = None
-    blocked_reason: str | None = None
 
     @property
     def behind(self) -> int:
-        """Positions that the stream has and the balance lacks."""
+        """How many positions the stream has and the balance lacks."""
         return max(0, self.stream_position - self.position)
 
+    @property
     def tag(self) -> str:
         """What the body is a function of."""
-        return _tag(self.position, self.hash, self.blocked_at)
+        tag = tag_of(self.position, self.hash or b"")
+        return tag if self.blocked_at is None else f"{tag}-blocked"
 
     @property
     def is_projected(self) -> bool:
@@ -166,42 +114,19 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
                 raise AccountNotFound
             raise ProjectionBehind(position=0)
 
-    def json(self) -> str:
-        """The balance's object."""
-        currency = self.currency or "XXX"
-        blocked = ""
-        if self.blocked_at is not None:
-            # The reason is the operator's to read; the client learns that there is one.
-            blocked = f',"blocked":{{"since":"{format_time(self.blocked_at)}"}}'
-        recorded_at = "null" if self.recorded_at is None else f'"{format_time(self.recorded_at)}"'
-        return (
-            f'{{"id":"{balance_id(self.account_id)}","accountId":"{self.account_id}",'
-            f"{value_members(self.balance_minor, self.currency)},"
-            f'"currency":"{currency}","position":{self.position},'
-            f'"hash":"{(self.hash or b"").hex()}","recordedAt":{recorded_at}{blocked}}}'
-        )
-
-
-@functools.lru_cache(maxsize=BALANCE_IDS_MAX)
-def balance_id(account_id: str) -> str:
-    """UUIDv5 of the account id."""
-    return str(uuid5(BALANCE_NAMESPACE, account_id))
-
 
 class Balances:
     """Reads balances and streams, each from its own server."""
 
     def __init__(
-        self,
-        read_model: asyncpg.Pool[asyncpg.Record],
-        streams: asyncpg.Pool[asyncpg.Record],
+        self, read_model: asyncpg.Pool[asyncpg.Record], streams: asyncpg.Pool[asyncpg.Record]
     ) -> None:
         self.read_model = read_model
         self.streams = streams
         self.clock = StoreClock()
 
     async def read(self, account_ids: Sequence[str]) -> list[Standing]:
-        """Each account as it stands, in the order asked; one query to each side for all."""
+        """Return each account as it stands, in the given order; one query to each side for all."""
         wanted = list(set(account_ids))
         asked_s = time.time()
         with translating(UNAVAILABLE):
@@ -227,16 +152,7 @@ class Balances:
         ends = {row["account_id"]: row["position"] for row in (*streams, *places)}
         standings = {
             row["account_id"]: Standing(
-                account_id=row["account_id"],
-                stream_position=ends.get(row["account_id"], 0),
-                now=now,
-                position=row["position"],
-                balance_minor=row["balance_minor"],
-                currency=row["currency"],
-                hash=row["hash"],
-                recorded_at=row["recorded_at"],
-                blocked_at=row["blocked_at"],
-                blocked_reason=row["blocked_reason"],
+                stream_position=ends.get(row["account_id"], 0), now=now, **row
             )
             for row in balances
             if not row["position"] or row["hash"] == hashes.get(row["account_id"])
@@ -247,20 +163,15 @@ class Balances:
             for account_id in account_ids
         ]
 
-    async def states(self, account_ids: Sequence[str]) -> dict[str, State]:
-        """The projected state of each account that has one, whether it is on its stream or not."""
+    async def states(self, account_ids: Sequence[str]) -> dict[str, Standing]:
+        """Return the projected state of each account, whether it is on its stream or not."""
         rows = await self.fetch(READ_STATES, list(account_ids))
-        return {
-            row["account_id"]: State(
-                row["position"], _tag(row["position"], row["hash"], row["blocked_at"])
-            )
-            for row in rows
-        }
+        return {row["account_id"]: Standing(stream_position=0, **row) for row in rows}
 
     async def as_of(
         self, account_id: str, moment: datetime, now: datetime | None
     ) -> asyncpg.Record:
-        """The last line recorded at or before ``moment``, and whether no other can become it.
+        """Return the last line recorded by ``moment``, and whether no other can become it.
 
         ``now`` is the event store's time, read before; without it no answer is final.
         """
@@ -268,16 +179,16 @@ class Balances:
         return row
 
     async def at_position(self, account_id: str, position: int) -> asyncpg.Record | None:
-        """The line at ``position``."""
+        """Return the line at ``position``."""
         rows = await self.fetch(AT_POSITION, account_id, position)
         return rows[0] if rows else None
 
     async def effective_at(self, account_id: str, moment: datetime) -> int:
-        """The sum of what occurred up to ``moment``, in minor units."""
+        """Return the sum of what occurred up to ``moment``, in minor units."""
         rows = await self.fetch(EFFECTIVE_AT, account_id, moment)
         return int(rows[0]["balance_minor"])
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        """Rows of the read model; raises ReadModelUnavailable."""
+        """Return rows of the read model; raises ReadModelUnavailable."""
         with translating(UNAVAILABLE):
             return await self.read_model.fetch(statement, *arguments)

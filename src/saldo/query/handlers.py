@@ -4,61 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from cloudevents.conversion import to_binary, to_structured
+import msgspec
+from cloudevents.conversion import to_binary
 from cloudevents.http import CloudEvent
+from msgspec import UNSET
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from saldo.domain.commands import ACCOUNT_ID, Kind
 from saldo.domain.events import format_time
-from saldo.domain.money import value_members
 from saldo.domain.tag import read_tag
-from saldo.query.balances import (
-    AccountNotFound,
-    PositionNotFound,
-    ProjectionBehind,
-    ReadModelUnavailable,
-    Standing,
-    balance_id,
-)
-from saldo.query.position_watch import TooManyWaiters
+from saldo.query.balances import Standing
+from saldo.query.errors import AccountNotFound, PositionNotFound, ProjectionBehind
 from saldo.query.prefer import wait_asked_for
+from saldo.query.responses import Balance, Balances, NoBalance, balance_of
 from saldo.query.server_sent_events import EventStream, balance_events
 from saldo.query.statement import (
     STATEMENT_LIMIT_DEFAULT,
     STATEMENT_LIMIT_MAX,
     Filters,
-    accounts_json,
-    daily_json,
-    statement_json,
+    read_accounts,
+    read_days,
+    read_statement,
 )
-from saldo.serve.http.auth import READ, SYSTEM, Caller
-from saldo.serve.http.cloud_events import read_cloud_event
+from saldo.serve.http.auth import READ, SYSTEM
+from saldo.serve.http.cloud_events import STRUCTURED, read_cloud_event
 from saldo.serve.http.json_reader import Number
-from saldo.serve.http.problems import FieldError, Invalid, TooBusy
+from saldo.serve.http.problems import FieldError, Invalid
 from saldo.serve.http.request import TIME_FAULT, Answer, is_held, parse_time, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from saldo.query.reader import Reader
+    from saldo.serve.http.auth import Caller
+    from saldo.serve.http.members import Body
     from saldo.serve.http.request import Request
 
 ACCOUNTS_A_REQUEST_MAX = 100
 TEXT_FILTER_CHARACTERS_MAX = 100
 DAYS_DEFAULT = 366
 DAYS_MAX = 1_500
+POSITION_MAX = 10**18 - 1
 
 REQUESTED = "saldo.balance.requested"
-# A PingSource cannot name a type of its own: its event asks for the account in its data.
+# A PingSource cannot name a type of its own: its event has the account in its data.
 PING = "dev.knative.sources.ping"
 ANSWERED = "saldo.balance"
 SOURCE = "/saldo/balances"
 
-
-# The query parameters of each route, and how often each may stand.
+# The query parameters of each route, and how often each may be given.
 PAST = ("asOf", "position", "effectiveAt", "minPosition")
 BALANCES_QUERY = {"accountId": ACCOUNTS_A_REQUEST_MAX, **dict.fromkeys(PAST, 1)}
 STATEMENT_QUERY = dict.fromkeys(
@@ -70,91 +68,68 @@ STREAM_QUERY = {"accountId": 1}
 
 
 async def get_balances(reader: Reader, request: Request) -> Response:
-    """``GET /balances``: one account, as it stands or stood, or several as they stand."""
-    caller = await reader.caller(request)
-    only = request.only_parameter()
-    if only is not None and only[0] == "accountId":
-        account_id, past = only[1], None
-        _check_account_id(account_id)
-        caller.require(READ, account_id)
-    else:
-        account_ids = request.parameters.getlist("accountId")
-        past = _past_asked_for(request, caller, account_ids)
-        if len(account_ids) > 1:
-            return await _several(reader, account_ids)
-        account_id = account_ids[0]
-    applied: Mapping[str, str] = {}
-    if past == "minPosition":
-        standing, applied = await _own_write(reader, request, account_id)
-    else:
-        standing = await reader.read(account_id)
-    standing.require_projected()
-    if past is not None and past != "minPosition":
-        body = await _past(reader, standing, past, request.parameters[past])
-        headers = {"Saldo-Behind": str(standing.behind)}
-        return Response(body, 200, headers, "application/json")
-    etag = f'"{standing.tag()}"'
-    if b"if-none-match" in request.first and is_held(request, etag):
-        headers = {
-            "Saldo-Behind": str(standing.behind),
-            "ETag": etag,
-            "Cache-Control": "private, no-cache",
-        }
-        return Response(status_code=304, headers={**headers, **applied})
-    laid_down = [
-        (b"saldo-behind", b"%d" % standing.behind),
-        (b"etag", etag.encode()),
-        (b"cache-control", b"private, no-cache"),
-        *((name.encode(), text.encode()) for name, text in applied.items()),
-    ]
-    return Answer(standing.json().encode(), 200, laid_down)
-
-
-def _past_asked_for(request: Request, caller: Caller, account_ids: Sequence[str]) -> str | None:
-    """The one parameter beside ``accountId``, if there is one; raises Invalid or Forbidden."""
-    if not 1 <= len(account_ids) <= ACCOUNTS_A_REQUEST_MAX:
-        raise Invalid(
-            [FieldError("accountId", f"must be given 1 to {ACCOUNTS_A_REQUEST_MAX} times")]
-        )
-    for account_id in account_ids:
-        _check_account_id(account_id)
-        caller.require(READ, account_id)
-    past = [name for name in PAST if name in request.parameters]
+    """Respond to ``GET /balances``: one account, as it stands or stood, or several."""
+    account_ids = _accounts(request, await reader.caller(request))
+    past = [name for name in request.parameters if name != "accountId"]
     if past and len(account_ids) > 1:
         raise Invalid([FieldError(past[0], "is for one accountId at a time")])
     if len(past) > 1:
         raise Invalid([FieldError(past[1], f"cannot be combined with {past[0]}: give one")])
-    return past[0] if past else None
+    if len(account_ids) > 1:
+        return await _several(reader, account_ids)
+    wait_s = None
+    if past == ["minPosition"]:
+        wait_s = wait_asked_for(request.headers_named(b"prefer"))
+        standing = await _own_write(reader, request, account_ids[0], wait_s)
+    else:
+        standing = await reader.read(account_ids[0])
+    standing.require_projected()
+    if past and past != ["minPosition"]:
+        balance = await _past(reader, request, standing, past[0])
+        return _json(balance, standing.behind)
+    etag = f'"{standing.tag}"'
+    headers = [
+        (b"saldo-behind", b"%d" % standing.behind),
+        (b"etag", etag.encode()),
+        (b"cache-control", b"private, no-cache"),
+    ]
+    if wait_s is not None:
+        headers.append((b"preference-applied", b"wait=%d" % wait_s))
+    if is_held(request, etag):
+        response = Response(status_code=304)
+        response.raw_headers += headers
+        return response
+    return Answer(msgspec.json.encode(balance_of(standing)), headers=headers)
 
 
 async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:
     standings = await asyncio.gather(*(reader.read(account_id) for account_id in account_ids))
-    shown: list[str] = []
-    for standing in standings:
-        if standing.is_projected:
-            shown.append(f'{standing.json()[:-1]},"behind":{standing.behind}}}')
-        else:
-            status = "unknown" if standing.stream_position == 0 else "projection-behind"
-            shown.append(f'{{"accountId":"{standing.account_id}","status":"{status}"}}')
-    behind = max(standing.behind for standing in standings)
-    body = f'{{"balances":[{",".join(shown)}]}}'
-    return Response(body, 200, {"Saldo-Behind": str(behind)}, "application/json")
+    balances = [
+        balance_of(each, behind=each.behind) if each.is_projected else _no_balance(each)
+        for each in standings
+    ]
+    behind = max(each.behind for each in standings)
+    return _json(Balances(balances), behind)
+
+
+def _no_balance(standing: Standing) -> NoBalance:
+    status: Literal["unknown", "projection-behind"] = "projection-behind"
+    if standing.stream_position == 0:
+        status = "unknown"
+    return NoBalance(account_id=standing.account_id, status=status)
 
 
 async def _own_write(
-    reader: Reader, request: Request, account_id: str
-) -> tuple[Standing, Mapping[str, str]]:
-    """Return the balance once it has reached ``minPosition``, as far as ``Prefer: wait=`` allows.
+    reader: Reader, request: Request, account_id: str, wait_s: int | None
+) -> Standing:
+    """Return the balance once it has reached ``minPosition``, after at most ``wait_s``.
 
-    Where ``minPosition`` is a tag, the account's stream must have that state. The headers say for
-    how long it was waited.
+    Where ``minPosition`` is a tag, the account's stream must have that state.
     """
-    wanted = read_tag(request.parameters["minPosition"])
+    wanted = read_tag(request.parameters["minPosition"][0])
     if wanted is None:
         fault = "must be a position, or an ETag without its quotes"
         raise Invalid([FieldError("minPosition", fault)])
-    wait_s = wait_asked_for(request.headers_named(b"prefer"))
-    applied = {} if wait_s is None else {"preference-applied": f"wait={wait_s}"}
     ends_at = time.monotonic() + (wait_s or 0)
     seen = ""
     while (standing := await reader.read(account_id)).position < wanted.position:
@@ -166,161 +141,139 @@ async def _own_write(
             reached = await reader.watch.reach(account_id, wanted.position, left_s, seen)
         if reached is None:
             raise ProjectionBehind(
-                position=standing.position, wanted=wanted.position, applied=applied
+                position=standing.position, wanted=wanted.position, wait_s=wait_s
             )
         seen = reached
     if wanted.hash_start and not wanted.names(standing.position, standing.hash or b""):
         row = await reader.balances.at_position(account_id, wanted.position)
         if row is None or not wanted.names(row["position"], row["hash"]):
             raise PositionNotFound
-    return standing, applied
+    return standing
 
 
-async def _past(reader: Reader, standing: Standing, how: str, text: str) -> str:
-    """A balance of the past, by position, recorded time or occurred time."""
-    account_id, currency = standing.account_id, standing.currency or "XXX"
-    head = f'{{"id":"{balance_id(account_id)}","accountId":"{account_id}"'
+async def _past(reader: Reader, request: Request, standing: Standing, how: str) -> Balance:
+    """Return a balance of the past, by position, recorded time or occurred time."""
+    account_id, end = standing.account_id, standing.stream_position
     if how == "position":
-        position = _position(text)
+        position = whole_number(request, "position", 0, 1, POSITION_MAX)
         row = await reader.balances.at_position(account_id, position)
-        if row is None:
-            if position <= standing.stream_position:
-                raise ProjectionBehind(position=standing.position, wanted=position)
-            raise PositionNotFound
-        return f"{head}{_line_members(row)}}}"
-    moment = _moment(how, text)
+        if row is not None:
+            return balance_of(Standing(account_id=account_id, stream_position=end, **row))
+        if position <= end:
+            raise ProjectionBehind(position=standing.position, wanted=position)
+        raise PositionNotFound
+    moment = parse_time(request.parameters[how][0])
+    if moment is None:
+        raise Invalid([FieldError(how, TIME_FAULT)])
     if how == "effectiveAt":
-        balance_minor = await reader.balances.effective_at(account_id, moment)
-        return (
-            f'{head},{value_members(balance_minor, standing.currency)},"currency":"{currency}",'
-            f'"position":{standing.position},"effectiveAt":"{format_time(moment)}"}}'
-        )
-    row = await reader.balances.as_of(account_id, moment, standing.now)
-    members = (
-        f',{value_members(0, None)},"currency":"{currency}",'
-        '"position":0,"hash":"","recordedAt":null'
-        if row["position"] is None
-        else _line_members(row)
-    )
-    final = "true" if row["is_final"] else "false"
-    return f'{head}{members},"asOf":"{format_time(moment)}","final":{final}}}'
-
-
-def _line_members(row: Any) -> str:
-    return (
-        f",{value_members(row['balance_minor'], row['currency'])},"
-        f'"currency":"{row["currency"]}","position":{row["position"]},'
-        f'"hash":"{row["hash"].hex()}","recordedAt":"{format_time(row["recorded_at"])}"'
-    )
+        minor = await reader.balances.effective_at(account_id, moment)
+        stood = replace(standing, balance_minor=minor, blocked_at=None)
+        balance = balance_of(stood, effective_at=format_time(moment))
+        balance.hash = balance.recorded_at = UNSET
+        return balance
+    line = dict(await reader.balances.as_of(account_id, moment, standing.now))
+    is_final = line.pop("is_final")
+    if line["position"] is None:
+        line = {"currency": standing.currency}
+    stood = Standing(account_id=account_id, stream_position=end, **line)
+    return balance_of(stood, as_of=format_time(moment), final=is_final)
 
 
 async def get_statement(reader: Reader, request: Request) -> Response:
-    """``GET /transactions?accountId=``: the statement, newest first."""
-    caller = await reader.caller(request)
-    query = request.parameters
-    account_id = query.get("accountId", "")
-    _check_account_id(account_id)
-    caller.require(READ, account_id)
+    """Respond to ``GET /transactions?accountId=``: the statement, newest first."""
+    [account_id] = _accounts(request, await reader.caller(request))
     limit = whole_number(request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX)
-    filters = _filters(query)
+    filters = _filters(request)
     standing = await reader.read(account_id)
     standing.require_projected()
-    body = await statement_json(reader.balances, standing, filters, limit, query.get("cursor"))
-    return Response(body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json")
+    cursor = request.parameter("cursor")
+    page = await read_statement(reader.balances, standing, filters, limit, cursor)
+    return _json(page, standing.behind)
 
 
 async def get_accounts(reader: Reader, request: Request) -> Response:
-    """``GET /accounts``: the accounts that the caller may see."""
+    """Respond to ``GET /accounts``: the accounts that the caller may see."""
     caller = await reader.caller(request)
     caller.require(READ)
     limit = whole_number(request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX)
-    cursor = request.parameters.get("cursor")
-    body = await accounts_json(reader.balances, caller.accounts, limit, cursor)
-    return Response(body, 200, media_type="application/json")
+    cursor = request.parameter("cursor")
+    page = await read_accounts(reader.balances, caller.accounts, limit, cursor)
+    return Answer(msgspec.json.encode(page))
 
 
 async def get_daily(reader: Reader, request: Request) -> Response:
-    """``GET /balances/daily?accountId=``: what each day brought, and the balance at its end."""
-    caller = await reader.caller(request)
-    account_id = request.parameters.get("accountId", "")
-    _check_account_id(account_id)
-    caller.require(READ, account_id)
+    """Respond to ``GET /balances/daily?accountId=``: what each day brought."""
+    [account_id] = _accounts(request, await reader.caller(request))
     limit = whole_number(request, "limit", DAYS_DEFAULT, 1, DAYS_MAX)
     standing = await reader.read(account_id)
     standing.require_projected()
-    body = await daily_json(reader.balances, account_id, standing.currency or "XXX", limit)
-    return Response(body, 200, {"Saldo-Behind": str(standing.behind)}, "application/json")
+    days = await read_days(reader.balances, account_id, standing.currency or "XXX", limit)
+    return _json(days, standing.behind)
 
 
 async def get_system(reader: Reader, request: Request) -> Response:
-    """``GET /system``: how the whole system stands."""
+    """Respond to ``GET /system``: how the whole system stands."""
     caller = await reader.caller(request)
     caller.require(SYSTEM)
-    return Response(await reader.system.json(), 200, media_type="application/json")
+    return Answer(await reader.system.json())
 
 
 async def get_stream(reader: Reader, request: Request) -> Response:
-    """``GET /balances/stream?accountId=``: the balance as server-sent events."""
+    """Respond to ``GET /balances/stream?accountId=``: the balance as server-sent events."""
     caller = await reader.caller(request)
-    account_id = request.parameters.get("accountId", "")
-    _check_account_id(account_id)
-    caller.require(READ, account_id)
-    last_tag = request.header(b"last-event-id") or ""
+    [account_id] = _accounts(request, caller)
     if (await reader.read(account_id)).stream_position == 0:
         raise AccountNotFound
     reader.streams.require_room(caller)
-
-    async def events() -> AsyncIterator[bytes]:
-        try:
-            async for text in balance_events(
-                account_id,
-                last_tag,
-                reader.read,
-                reader.watch,
-                lambda: reader.stopping,
-            ):
-                yield text
-        except (ReadModelUnavailable, TooBusy, TooManyWaiters):
-            return  # the stream ends, and the client comes back by itself
-
-    return EventStream(events(), reader.streams, caller)
+    last_tag = request.header(b"last-event-id") or ""
+    return EventStream(balance_events(reader, account_id, last_tag), reader.streams, caller)
 
 
 async def post_cloud_event(reader: Reader, request: Request) -> Response:
-    """A CloudEvent ``saldo.balance.requested`` is answered by ``saldo.balance``, in its mode."""
+    """Respond to a CloudEvent ``saldo.balance.requested`` by ``saldo.balance``, in its mode."""
     caller = await reader.caller(request)
     caller.require(READ)
     asked = await read_cloud_event(request)
     if asked.type not in {REQUESTED, PING}:
         raise Invalid([FieldError("type", f"of the CloudEvent must be {REQUESTED} or {PING}")])
     account_id = _asked_account_id(asked.data)
-    _check_account_id(account_id)
     caller.require(READ, account_id)
     standing = await reader.read(account_id)
     standing.require_projected()
-    answer = CloudEvent(
-        {
-            "type": ANSWERED,
-            "source": SOURCE,
-            "id": f"{account_id}/{standing.tag()}",
-            "subject": account_id,
-            "sequence": str(standing.position),
-            "datacontenttype": "application/json",
-        }
-        | ({} if asked.traceparent is None else {"traceparent": asked.traceparent}),
-        standing.json(),
-    )
+    attributes = {
+        "type": ANSWERED,
+        "source": SOURCE,
+        "id": f"{account_id}/{standing.tag}",
+        "subject": account_id,
+        "sequence": str(standing.position),
+        "datacontenttype": "application/json",
+    }
+    if asked.traceparent is not None:
+        attributes["traceparent"] = asked.traceparent
+    balance = balance_of(standing)
+    event = CloudEvent(attributes, balance)
     if asked.is_structured:
-        # The data is a JSON text already; the package would quote it as a string.
-        headers, text = to_structured(answer, data_marshaller=lambda _: "\0")
-        text = text.replace(b'"\\u0000"', standing.json().encode())
+        # The package would read and write the amounts as floats.
+        headers = {"content-type": STRUCTURED}
+        body = msgspec.json.encode({**event.get_attributes(), "data": balance})
     else:
-        headers, text = to_binary(answer, data_marshaller=lambda data: data)
-    return Response(text, 200, {**headers, "Saldo-Behind": str(standing.behind)})
+        headers, body = to_binary(event, data_marshaller=msgspec.json.encode)
+    return Response(body, 200, {**headers, "Saldo-Behind": str(standing.behind)})
+
+
+def _accounts(request: Request, caller: Caller) -> Sequence[str]:
+    """Return the accounts that the request names, each of which ``caller`` may read."""
+    account_ids = request.parameters.get("accountId", ())
+    if not account_ids:
+        raise Invalid([FieldError("accountId", "is missing")])
+    for account_id in account_ids:
+        _check_account_id(account_id)
+        caller.require(READ, account_id)
+    return account_ids
 
 
 def _asked_account_id(data: object) -> str:
-    """The account that a CloudEvent's data name; raises Invalid."""
+    """Return the account that a CloudEvent's data name; raises Invalid."""
     if not isinstance(data, dict):
         raise Invalid([FieldError("data", 'must be a JSON object such as {"accountId": "wesley"}')])
     errors: list[FieldError] = []
@@ -333,48 +286,34 @@ def _asked_account_id(data: object) -> str:
         errors.append(FieldError("accountId", "must be a string"))
     if errors:
         raise Invalid(errors)
+    _check_account_id(str(account_id))
     return str(account_id)
 
 
-def _filters(query: Any) -> Filters:
+def _filters(request: Request) -> Filters:
     errors: list[FieldError] = []
-    kind = query.get("type")
+    kind, text = request.parameter("type"), request.parameter("text")
     if kind is not None and kind not in Kind.__members__:
         errors.append(FieldError("type", "must be INCOME or EXPENSE"))
-    moments: dict[str, datetime | None] = {}
+    moments: list[datetime | None] = []
     for name in ("from", "before"):
-        text = query.get(name)
-        moments[name] = None if text is None else parse_time(text)
-        if text is not None and moments[name] is None:
+        given = request.parameter(name)
+        moments.append(None if given is None else parse_time(given))
+        if given is not None and moments[-1] is None:
             errors.append(FieldError(name, TIME_FAULT))
-    text = query.get("text")
     if text is not None and (len(text) > TEXT_FILTER_CHARACTERS_MAX or "\0" in text):
         errors.append(
             FieldError("text", f"must have at most {TEXT_FILTER_CHARACTERS_MAX} characters")
         )
     if errors:
         raise Invalid(errors)
-    return Filters(
-        kind=kind,
-        occurred_from=moments["from"],
-        occurred_before=moments["before"],
-        text=text,
-    )
-
-
-def _position(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or len(text) > 18 or int(text) < 1:  # noqa: PLR2004 - a bigint
-        raise Invalid([FieldError("position", "must be a whole number from 1")])
-    return int(text)
-
-
-def _moment(name: str, text: str) -> datetime:
-    moment = parse_time(text)
-    if moment is None:
-        raise Invalid([FieldError(name, TIME_FAULT)])
-    return moment
+    return Filters(kind=kind, occurred_from=moments[0], occurred_before=moments[1], text=text)
 
 
 def _check_account_id(text: str) -> None:
     if not ACCOUNT_ID.fullmatch(text):
         raise Invalid([FieldError("accountId", "must be an account id of 1 to 128 characters")])
+
+
+def _json(body: Body, behind: int) -> Response:
+    return Answer(msgspec.json.encode(body), headers=[(b"saldo-behind", b"%d" % behind)])

@@ -1,7 +1,7 @@
 """Waiting for a balance to reach a position, or to change.
 
-One query per process every 10 ms, none when nobody waits. It serves ``minPosition`` and the event
-streams alike.
+One query per process every 10 ms, none when no reader waits. It serves ``minPosition`` and the
+event streams.
 """
 
 from __future__ import annotations
@@ -11,22 +11,19 @@ import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
+from saldo.query.errors import TooManyWaiters
 from saldo.serve.telemetry.tracing import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from saldo.query.balances import State
+    from saldo.query.balances import Standing
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.01
 POLL_AFTER_FAILURE_S = 0.5
 WAITERS_MAX = 2_000
-
-
-class TooManyWaiters(Exception):
-    """The process holds as many waiting readers as it can."""
 
 
 class _Waiter(NamedTuple):
@@ -36,9 +33,9 @@ class _Waiter(NamedTuple):
 
 
 class Watch:
-    """Polls the states of the accounts that somebody waits for."""
+    """Polls the states of the accounts that readers wait for."""
 
-    def __init__(self, states: Callable[[Sequence[str]], Awaitable[dict[str, State]]]) -> None:
+    def __init__(self, states: Callable[[Sequence[str]], Awaitable[dict[str, Standing]]]) -> None:
         self._states = states
         self._waiting: defaultdict[str, set[_Waiter]] = defaultdict(set)
         self._count = 0
@@ -65,7 +62,7 @@ class Watch:
         self._waiting[account_id].add(waiter)
         self._count += 1
         if self._poller is None:
-            # It polls for all: in nobody's context.
+            # It polls for all readers, so it has none's context.
             self._poller = asyncio.create_task(self._poll(), context=NOBODY.copy())
         try:
             async with asyncio.timeout(timeout_s):
@@ -96,9 +93,6 @@ class Watch:
                 await asyncio.sleep(delay_s)
         finally:
             self._poller = None
-            # A waiter that came between the last check and here would wait for nobody.
-            if self._waiting:
-                self._poller = asyncio.create_task(self._poll())
 
     def release(self) -> None:
         """Let all waiters go with what they have, and keep no new one: the process stops."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from saldo.query import balances, handlers
+from saldo.query import errors, handlers
 from saldo.query.console import pages
-from saldo.query.position_watch import TooManyWaiters
 from saldo.query.reader import open_reader
-from saldo.serve.http import auth
+from saldo.serve.http import auth, openapi
 from saldo.serve.http.problems import COMMON_RULES, Rule
 from saldo.serve.http.router import Router, route
 from saldo.serve.server import FunctionApp
@@ -14,29 +13,16 @@ from saldo.serve.server import FunctionApp
 RULES: dict[type[Exception], Rule] = {
     **auth.RULES,
     **COMMON_RULES,
-    balances.AccountNotFound: Rule(
-        status=404, name="account-not-found", title="There is no such account"
+    errors.AccountNotFound: Rule(404, "account-not-found", "There is no such account"),
+    errors.PositionNotFound: Rule(404, "position-not-found", "The account has no such position"),
+    errors.ProjectionBehind: Rule(
+        503, "projection-behind", "The balance is not there yet", retry_after_s=1
     ),
-    balances.PositionNotFound: Rule(
-        status=404, name="position-not-found", title="The account has no such position"
+    errors.ReadModelUnavailable: Rule(
+        503, "read-model-unavailable", "Balances cannot be read", retry_after_s=2
     ),
-    balances.ProjectionBehind: Rule(
-        status=503,
-        name="projection-behind",
-        title="The balance is not there yet",
-        retry_after_s=1,
-    ),
-    balances.ReadModelUnavailable: Rule(
-        status=503,
-        name="read-model-unavailable",
-        title="Balances cannot be read",
-        retry_after_s=2,
-    ),
-    TooManyWaiters: Rule(
-        status=503,
-        name="too-many-waiters",
-        title="Too many readers wait here",
-        retry_after_s=1,
+    errors.TooManyWaiters: Rule(
+        503, "too-many-waiters", "Too many readers wait here", retry_after_s=1
     ),
 }
 
@@ -44,7 +30,6 @@ app = FunctionApp(
     name="get_balance",
     open_held=open_reader,
     router=Router(
-        package="saldo.query",
         root_path="/balance-service",
         rules=RULES,
         routes=(
@@ -58,6 +43,7 @@ app = FunctionApp(
             route("POST", "/", handlers.post_cloud_event),
         ),
         pages=(
+            *openapi.pages("saldo.query"),
             route("GET", "/console", pages.get_page),
             route("GET", "/console/{}", pages.get_file),
         ),

@@ -1,26 +1,29 @@
 """A balance as server-sent events: one at the start, one at every change, ended after 50 s.
 
-The end is on purpose: a stream is a request in flight, which keeps a pod up and would be cut at a
-revision's end. The client resumes with Last-Event-ID and misses nothing.
+A longer stream would keep a pod up and be cut at the end of a revision. The client resumes with
+Last-Event-ID and misses nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.responses import StreamingResponse
 
-from saldo.query.position_watch import TooManyWaiters
+from saldo.query.errors import ReadModelUnavailable, TooManyWaiters
+from saldo.query.responses import balance_of
+from saldo.serve.http.problems import TooBusy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Iterator
 
     from starlette.types import Receive, Scope, Send
 
-    from saldo.query.balances import Standing
-    from saldo.query.position_watch import Watch
+    from saldo.query.reader import Reader
     from saldo.serve.http.auth import Caller
 
 STREAM_S = 50.0
@@ -34,8 +37,12 @@ class OpenStreams:
     """The event streams that are open in this process, by caller."""
 
     def __init__(self) -> None:
-        self.count = 0
         self._by_caller: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return self._by_caller.total()
 
     def require_room(self, caller: Caller) -> None:
         """Raise TooManyWaiters unless ``caller`` may open one more."""
@@ -46,17 +53,23 @@ class OpenStreams:
         if self.count >= STREAMS_MAX:
             raise TooManyWaiters
 
-    def add(self, caller: Caller, streams: int) -> None:
-        """Count streams of ``caller`` that open, or by a negative number close."""
-        self.count += streams
-        self._by_caller[caller.issuer, caller.subject] += streams
-        self._by_caller += Counter()  # drop those at zero
+    @contextlib.contextmanager
+    def opened(self, caller: Caller) -> Iterator[None]:
+        """Count a stream of ``caller`` while it is open."""
+        by_caller, key = self._by_caller, (caller.issuer, caller.subject)
+        by_caller[key] += 1
+        try:
+            yield
+        finally:
+            by_caller[key] -= 1
+            if not by_caller[key]:
+                del by_caller[key]
 
 
 class EventStream(StreamingResponse):
     """A response of server-sent events, counted from before its first byte until it ends.
 
-    require_room has been called without an await in between, so that it holds for this one.
+    Call require_room first, without an await in between.
     """
 
     def __init__(self, events: AsyncIterator[bytes], streams: OpenStreams, caller: Caller) -> None:
@@ -66,39 +79,33 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        self._streams.add(self._caller, 1)
-        try:
+        with self._streams.opened(self._caller):
             await super().__call__(scope, receive, send)
-        finally:
-            self._streams.add(self._caller, -1)
 
 
-async def balance_events(
-    account_id: str,
-    last_tag: str,
-    read: Callable[[str], Awaitable[Standing]],
-    watch: Watch,
-    stopping: Callable[[], bool],
-) -> AsyncIterator[bytes]:
-    """The text of the stream: a balance whenever its tag is another than the last one sent.
+async def balance_events(reader: Reader, account_id: str, last_tag: str) -> AsyncIterator[bytes]:
+    """Yield the stream's text: a balance whenever its tag differs from the last one sent.
 
-    ``last_tag`` is the client's Last-Event-ID. What is no tag of the present state, such as one of
-    an event that a restore has removed, gets the present state.
+    ``last_tag`` is the client's Last-Event-ID. If it is not a tag of the present state, such as one
+    of an event that a restore has removed, the present state is sent. On an error the stream ends,
+    and the client reconnects.
     """
     yield f"retry: {RECONNECT_MS}\n\n".encode()
     ends_at = time.monotonic() + STREAM_S
     seen = last_tag
-    while not stopping():
-        left_s = ends_at - time.monotonic()
-        if left_s <= 0:
-            return
-        reached = await watch.reach(account_id, 0, min(HEARTBEAT_S, left_s), seen)
-        if reached is None:
-            yield b": still here\n\n"
-            continue
-        seen = reached
-        standing = await read(account_id)
-        # Nothing is sent of a balance that is not on its stream; its next state is waited for.
-        if standing.is_projected and standing.tag() != last_tag:
-            seen = last_tag = standing.tag()
-            yield f"id: {last_tag}\nevent: balance\ndata: {standing.json()}\n\n".encode()
+    with contextlib.suppress(ReadModelUnavailable, TooBusy, TooManyWaiters):
+        while not reader.stopping:
+            left_s = ends_at - time.monotonic()
+            if left_s <= 0:
+                return
+            reached = await reader.watch.reach(account_id, 0, min(HEARTBEAT_S, left_s), seen)
+            if reached is None:
+                yield b": still here\n\n"
+                continue
+            seen = reached
+            standing = await reader.read(account_id)
+            # A balance that is not on its stream is not sent; its next state is awaited.
+            if standing.is_projected and standing.tag != last_tag:
+                seen = last_tag = standing.tag
+                data = msgspec.json.encode(balance_of(standing))
+                yield b"id: %s\nevent: balance\ndata: %s\n\n" % (last_tag.encode(), data)

@@ -7,15 +7,20 @@ nor repeats a line.
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from saldo.domain.commands import ACCOUNT_ID
 from saldo.domain.events import format_time
-from saldo.domain.money import format_minor, value_members
+from saldo.domain.money import format_minor
+from saldo.query.responses import Account, Accounts, Day, Days, Line, Statement
+from saldo.serve.http.members import money
 from saldo.serve.http.problems import FieldError, Invalid
 
 if TYPE_CHECKING:
@@ -32,6 +37,15 @@ STATEMENT_LIMIT_MAX = 500
 POSITIONS_A_PAGE_MAX = 10_000
 CURSOR_CHARACTERS_MAX = 400
 NEWEST = 2**63 - 1
+# A cursor's content: its kind, what it is bound to, and where the page begins.
+_CURSORS: dict[str, msgspec.json.Decoder[Any]] = {
+    "statement": msgspec.json.Decoder(
+        tuple[Literal["statement"], str, Annotated[int, Meta(ge=0, le=NEWEST)]]
+    ),
+    "accounts": msgspec.json.Decoder(
+        tuple[Literal["accounts"], str, Annotated[str, Meta(pattern=rf"^{ACCOUNT_ID.pattern}\Z")]]
+    ),
+}
 
 STATEMENT_PAGE = """
 SELECT position, event_id, kind, amount_minor, currency, balance_minor, description, metadata,
@@ -62,7 +76,7 @@ SELECT day, income_minor, expense_minor, transactions, balance_minor FROM (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Which lines of a statement are asked for; None leaves a filter out."""
+    """Which lines of a statement to return; None leaves a filter out."""
 
     kind: str | None = None
     occurred_from: datetime | None = None
@@ -70,50 +84,39 @@ class Filters:
     text: str | None = None
 
     def digest(self, account_id: str) -> str:
-        """What a cursor is bound to: it goes on with the same question only."""
+        """Return what a cursor is bound to: it continues the same query only."""
         return hashlib.sha256(repr((account_id, self)).encode()).hexdigest()[:16]
 
 
 def make_cursor(kind: str, bound_to: str, after: str | int) -> str:
-    """An opaque page token."""
+    """Return an opaque page token."""
     text = json.dumps([kind, bound_to, after], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def read_cursor(text: str, kind: str, bound_to: str) -> str | int:
-    """Where the page of ``text`` begins; raises Invalid for any other cursor."""
-    fault = Invalid([FieldError("cursor", "must be the `next` of an answer to this very question")])
-    if len(text) > CURSOR_CHARACTERS_MAX:
-        raise fault
-    try:
-        content = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
-    except (ValueError, binascii.Error, RecursionError) as error:
-        raise fault from error
-    if not isinstance(content, list) or content[:2] != [kind, bound_to] or len(content) != 3:  # noqa: PLR2004 - the three parts
-        raise fault
-    after = content[2]
-    if isinstance(after, bool) or not isinstance(after, (str, int)):
-        raise fault
-    if isinstance(after, int) and not 0 <= after <= NEWEST:
-        raise fault
-    if isinstance(after, str) and not ACCOUNT_ID.fullmatch(after):
-        raise fault
-    return after
+def read_cursor(text: str, kind: str, bound_to: str) -> Any:
+    """Return where the page of ``text`` begins; raises Invalid for any other cursor."""
+    with contextlib.suppress(ValueError, msgspec.DecodeError):
+        if len(text) <= CURSOR_CHARACTERS_MAX:
+            content = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+            _, found, after = _CURSORS[kind].decode(content)
+            if found == bound_to:
+                return after
+    fault = "is not valid for this query: use `next` from the previous page of the same query"
+    raise Invalid([FieldError("cursor", fault)])
 
 
-async def statement_json(
+async def read_statement(
     balances: Balances, standing: Standing, filters: Filters, limit: int, cursor: str | None
-) -> str:
+) -> Statement:
     """Return a page of the account's statement, newest first.
 
-    It may have fewer lines than ``limit``, or none, and a next page all the same: it looks at
+    It may have fewer lines than ``limit``, or none, and still have a next page: it looks at
     POSITIONS_A_PAGE_MAX positions.
     """
     account_id = standing.account_id
     bound_to = filters.digest(account_id)
     below = NEWEST if cursor is None else read_cursor(cursor, "statement", bound_to)
-    if not isinstance(below, int):
-        raise Invalid([FieldError("cursor", "is malformed")])
     below = min(below, standing.position + 1)
     lowest = max(below - POSITIONS_A_PAGE_MAX, 1)
     rows = await balances.fetch(
@@ -127,64 +130,73 @@ async def statement_json(
         limit + 1,
         lowest,
     )
-    lines = ",".join(line_json(row) for row in rows[:limit])
     ends_at = rows[limit - 1]["position"] if len(rows) > limit else lowest
-    following = json.dumps(make_cursor("statement", bound_to, ends_at)) if ends_at > 1 else "null"
-    return f'{{"accountId":"{account_id}","transactions":[{lines}],"next":{following}}}'
+    return Statement(
+        account_id=account_id,
+        transactions=[_line(row) for row in rows[:limit]],
+        next=make_cursor("statement", bound_to, ends_at) if ends_at > 1 else None,
+    )
 
 
-def line_json(row: asyncpg.Record) -> str:
-    """One line of a statement."""
+def _line(row: asyncpg.Record) -> Line:
     currency = row["currency"]
-    reverses = "null" if row["reverses"] is None else f'"{row["reverses"]}"'
-    reversed_by = "null" if row["reversed_by"] is None else f'"{row["reversed_by"]}"'
-    return (
-        f'{{"id":"{row["event_id"]}","position":{row["position"]},"type":"{row["kind"]}",'
-        f'{value_members(row["amount_minor"], currency)},"currency":"{currency}",'
-        f'"balance":{format_minor(row["balance_minor"], currency)},'
-        f'"description":{json.dumps(row["description"], ensure_ascii=False)},'
-        f'"metadata":{row["metadata"] or "{}"},'
-        f'"occurredAt":"{format_time(row["occurred_at"])}",'
-        f'"recordedAt":"{format_time(row["recorded_at"])}",'
-        f'"reverses":{reverses},"reversedBy":{reversed_by},"hash":"{row["hash"].hex()}"}}'
+    text = format_minor(row["amount_minor"], currency)
+    return Line(
+        id=row["event_id"],
+        position=row["position"],
+        type=row["kind"],
+        value=msgspec.Raw(text),
+        value_text=text,
+        currency=currency,
+        balance=money(row["balance_minor"], currency),
+        description=row["description"],
+        metadata=msgspec.Raw(row["metadata"] or "{}"),
+        occurred_at=format_time(row["occurred_at"]),
+        recorded_at=format_time(row["recorded_at"]),
+        reverses=row["reverses"],
+        reversed_by=row["reversed_by"],
+        hash=row["hash"].hex(),
     )
 
 
-async def accounts_json(
-    balances: Balances, accounts: frozenset[str] | None, limit: int, cursor: str | None
-) -> str:
-    """A page of the accounts that the caller may see, in the order of their ids."""
+async def read_accounts(
+    balances: Balances, visible: frozenset[str] | None, limit: int, cursor: str | None
+) -> Accounts:
+    """Return a page of the ``visible`` accounts, by their ids; None means all accounts."""
     after = "" if cursor is None else read_cursor(cursor, "accounts", "")
-    if not isinstance(after, str):
-        raise Invalid([FieldError("cursor", "is malformed")])
-    visible = None if accounts is None else sorted(accounts)
-    rows = await balances.fetch(ACCOUNTS_PAGE, after, visible, limit + 1)
-    shown = ",".join(
-        f'{{"accountId":"{row["account_id"]}",'
-        f"{value_members(row['balance_minor'], row['currency'])},"
-        f'"currency":"{row["currency"]}","position":{row["position"]},'
-        f'"recordedAt":"{format_time(row["recorded_at"])}"}}'
-        for row in rows[:limit]
+    rows = await balances.fetch(
+        ACCOUNTS_PAGE, after, None if visible is None else sorted(visible), limit + 1
     )
-    following = (
-        json.dumps(make_cursor("accounts", "", rows[limit - 1]["account_id"]))
-        if len(rows) > limit
-        else "null"
+    more = len(rows) > limit
+    return Accounts(
+        accounts=[_account(row) for row in rows[:limit]],
+        next=make_cursor("accounts", "", rows[limit - 1]["account_id"]) if more else None,
     )
-    return f'{{"accounts":[{shown}],"next":{following}}}'
 
 
-async def daily_json(balances: Balances, account_id: str, currency: str, limit: int) -> str:
-    """The last ``limit`` UTC days on which something occurred, the oldest of them first."""
+def _account(row: asyncpg.Record) -> Account:
+    text = format_minor(row["balance_minor"], row["currency"])
+    return Account(
+        account_id=row["account_id"],
+        value=msgspec.Raw(text),
+        value_text=text,
+        currency=row["currency"],
+        position=row["position"],
+        recorded_at=format_time(row["recorded_at"]),
+    )
 
-    def shown(minor: int) -> str:
-        return format_minor(int(minor), currency)
 
+async def read_days(balances: Balances, account_id: str, currency: str, limit: int) -> Days:
+    """Return the last ``limit`` UTC days on which something occurred, oldest first."""
     rows = await balances.fetch(DAYS, account_id, limit)
-    days = ",".join(
-        f'{{"day":"{row["day"].isoformat()}","income":{shown(row["income_minor"])},'
-        f'"expense":{shown(row["expense_minor"])},"transactions":{row["transactions"]},'
-        f'"balance":{shown(row["balance_minor"])}}}'
+    days = [
+        Day(
+            day=row["day"],
+            income=money(int(row["income_minor"]), currency),
+            expense=money(int(row["expense_minor"]), currency),
+            transactions=row["transactions"],
+            balance=money(int(row["balance_minor"]), currency),
+        )
         for row in reversed(rows)
-    )
-    return f'{{"accountId":"{account_id}","currency":"{currency}","days":[{days}]}}'
+    ]
+    return Days(account_id=account_id, currency=currency, days=days)

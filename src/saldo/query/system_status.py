@@ -1,24 +1,23 @@
 """How the whole system stands, for an operator: throughput, outbox, lag, dead letters.
 
-Whoever looks, and however many do, a process asks the databases once for all of them and keeps the
-answer for REMEMBERED_S, and for REMEMBERED_TIMES as long as the question took: on a large ledger,
-where counting takes its time, looking costs a bounded share of the databases.
+A process queries the databases once for all callers. It keeps the result for REMEMBERED_S, and for
+at least REMEMBERED_TIMES as long as the query took, so that it costs a bounded share of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from saldo.domain.events import format_time
-from saldo.query.balances import UNAVAILABLE
+from saldo.query.errors import UNAVAILABLE
+from saldo.query.responses import SystemStatus, time_or_null
 from saldo.serve.database import translating
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import asyncpg
 
 REMEMBERED_S = 0.9
@@ -43,45 +42,45 @@ class System:
         self._read_model = read_model
         self._streams = streams
         self._reading = asyncio.Lock()
-        self._text = ""
+        self._text = b""
         self._good_until = 0.0
 
-    async def json(self) -> str:
-        """The figures; raises ReadModelUnavailable."""
+    async def json(self) -> bytes:
+        """Return the figures; raises ReadModelUnavailable."""
         async with self._reading:
             began = time.monotonic()
             if began >= self._good_until:
                 with translating(UNAVAILABLE):
-                    self._text = json.dumps(await self._read())
+                    self._text = msgspec.json.encode(await self._read())
                 now = time.monotonic()
                 self._good_until = now + max(REMEMBERED_S, REMEMBERED_TIMES * (now - began))
             return self._text
 
-    async def _read(self) -> dict[str, Any]:
+    async def _read(self) -> SystemStatus:
         store = await _row(self._streams, READ_STORE)
         # What was recorded is counted before what is projected: an event that is projected in
         # between makes nothing look as if it lagged.
         recorded = await _whole(self._streams, READ_RECORDED)
         projected = await _whole(self._read_model, READ_PROJECTED)
         model = await _row(self._read_model, READ_MODEL)
-        return {
-            "measuredAt": format_time(store["now"]),
-            "accounts": recorded["accounts"],
-            "events": recorded["events"],
-            "eventsLast10s": store["events_last_10_s"],
-            "eventsLast60s": store["events_last_60_s"],
-            "lastRecordedAt": _time(store["last_appended_at"]),
-            "behind": max(0, recorded["events"] - projected["events"]),
-            "outboxRows": store["outbox_rows"],
-            "outboxAgeSeconds": _seconds(store["outbox_age_s"]),
-            "outboxSweptAt": _time(store["outbox_swept_at"]),
-            "lagSeconds": _seconds(model["lag_s"]),
-            "lagSweptAt": _time(model["lag_swept_at"]),
-            "deadLetters": model["dead_letters"],
-            "deadLetterOldestAt": _time(model["dead_letter_oldest_at"]),
-            "blockedAccounts": model["blocked_accounts"],
-            "blockedOldestAt": _time(model["blocked_oldest_at"]),
-        }
+        return SystemStatus(
+            measured_at=format_time(store["now"]),
+            accounts=recorded["accounts"],
+            events=recorded["events"],
+            events_last_10_s=store["events_last_10_s"],
+            events_last_60_s=store["events_last_60_s"],
+            last_recorded_at=time_or_null(store["last_appended_at"]),
+            behind=max(0, recorded["events"] - projected["events"]),
+            outbox_rows=store["outbox_rows"],
+            outbox_age_seconds=_seconds(store["outbox_age_s"]),
+            outbox_swept_at=time_or_null(store["outbox_swept_at"]),
+            lag_seconds=_seconds(model["lag_s"]),
+            lag_swept_at=time_or_null(model["lag_swept_at"]),
+            dead_letters=model["dead_letters"],
+            dead_letter_oldest_at=time_or_null(model["dead_letter_oldest_at"]),
+            blocked_accounts=model["blocked_accounts"],
+            blocked_oldest_at=time_or_null(model["blocked_oldest_at"]),
+        )
 
 
 async def _row(pool: asyncpg.Pool[asyncpg.Record], statement: str) -> asyncpg.Record:
@@ -90,15 +89,11 @@ async def _row(pool: asyncpg.Pool[asyncpg.Record], statement: str) -> asyncpg.Re
 
 
 async def _whole(pool: asyncpg.Pool[asyncpg.Record], statement: str) -> asyncpg.Record:
-    """The row of a statement that reads a whole table, which the role's settings would avoid."""
+    """Return the row of a statement that reads a whole table, which the role's settings avoid."""
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("SET LOCAL enable_seqscan = on")
         [row] = await connection.fetch(statement)
     return row
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else format_time(moment)
 
 
 def _seconds(seconds: float | None) -> float:

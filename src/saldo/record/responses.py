@@ -5,10 +5,10 @@ A first response and a repeated one are made by the same function from the same 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from saldo.domain.money import format_minor
 from saldo.serve.http import members
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from saldo.record.intent import Recorded, StoredEvent
 
 NULL = Raw(b"null")
-ExactText = Annotated[str, Meta(description="The exact text that is hashed.")]
 
 
 class Transaction(Body, kw_only=True):
@@ -33,13 +32,7 @@ class Transaction(Body, kw_only=True):
     type: members.Kind
     value: members.Money
     value_text: members.MoneyText
-    description: Annotated[
-        Raw,
-        Meta(
-            description="null once it was erased.",
-            extra_json_schema={"type": ["string", "null"]},
-        ),
-    ]
+    description: members.TextOrNull
     metadata: members.Metadata
     currency: members.Currency
     position: members.Position
@@ -48,10 +41,7 @@ class Transaction(Body, kw_only=True):
     recorded_at: members.Time
     occurred_at: members.Time
     reverses: members.TransactionId | UnsetType = UNSET
-    replayed: (
-        Annotated[bool, Meta(description="In a bulk response: an earlier request recorded it.")]
-        | UnsetType
-    ) = UNSET
+    replayed: bool | UnsetType = UNSET
 
 
 class LimitSet(Body, kw_only=True):
@@ -73,7 +63,7 @@ class FoundTransaction(Transaction, kw_only=True):
     reversed_by: members.TransactionId | None
     erased: bool
     previous_hash: members.Hash
-    event: ExactText
+    event: str
 
 
 class FoundLimit(LimitSet, kw_only=True):
@@ -82,7 +72,7 @@ class FoundLimit(LimitSet, kw_only=True):
     reversed_by: members.TransactionId | None
     erased: bool
     previous_hash: members.Hash
-    event: ExactText
+    event: str
 
 
 class Transactions(Body, kw_only=True):
@@ -107,16 +97,13 @@ class Event(Body, kw_only=True):
     position: members.Position
     id: members.TransactionId
     hash: members.Hash
-    event: ExactText
+    event: str
 
 
 class Events(Body, kw_only=True):
     """A page of an account's chain."""
 
-    previous_hash: Annotated[
-        members.Hash | None,
-        Meta(description="The hash before the first of them; null beyond the end of the stream."),
-    ]
+    previous_hash: members.Hash | None
     events: list[Event]
 
 

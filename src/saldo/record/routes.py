@@ -13,7 +13,7 @@ from saldo.record.errors import (
     TransactionNotFound,
 )
 from saldo.record.recorder import open_recorder
-from saldo.serve.http import auth
+from saldo.serve.http import auth, openapi
 from saldo.serve.http.problems import COMMON_RULES, Invalid, Rule
 from saldo.serve.http.router import Router, route
 from saldo.serve.server import FunctionApp
@@ -80,8 +80,8 @@ app = FunctionApp(
     name="record_transaction",
     open_held=open_recorder,
     router=Router(
-        package="saldo.record",
         root_path="/transaction-service",
+        pages=openapi.pages("saldo.record"),
         rules=RULES,
         routes=(
             route("POST", "/transactions", handlers.post_transactions),

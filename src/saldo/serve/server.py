@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from starlette.middleware.cors import CORSMiddleware
 
 from saldo.serve.http.request import TEXT, Answer, Request
-from saldo.serve.http.router import METHODS, harden, unknown_method
+from saldo.serve.http.router import METHODS, harden
 from saldo.serve.settings import read_settings
 from saldo.serve.telemetry import metrics, tracing
 
@@ -146,10 +146,7 @@ class FunctionApp(Generic[Held]):
         request = Request(scope, receive)
         status = WENT_AWAY
         try:
-            if request.method in METHODS:
-                response = await self.respond(request)
-            else:
-                response = harden(unknown_method())
+            response = await self.respond(request)
             status = response.status_code
             await response(scope, receive, send)
         finally:

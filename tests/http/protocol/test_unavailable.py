@@ -12,7 +12,7 @@ import pytest
 
 from local import postgres
 from saldo.domain import errors
-from saldo.query import position_watch as watch
+from saldo.query.errors import TooManyWaiters
 from saldo.record import errors as record_errors
 from saldo.serve.functions import BALANCE, RECORD
 from saldo.serve.http.problems import INTERNAL, TYPE_PREFIX, problem_response
@@ -118,7 +118,7 @@ WHICH = UUID("019ab3f2-7b1e-7c3a-9d55-0f6a3c1b2d4e")
             "outcome-unknown",
             {"transactionId": str(WHICH)},
         ),
-        (watch.TooManyWaiters(), "too-many-waiters", {}),
+        (TooManyWaiters(), "too-many-waiters", {}),
     ],
 )
 def test_unavailable_errors_have_their_problem(

@@ -10,7 +10,7 @@ from cloudevents.http import CloudEvent
 
 from saldo.project.deliveries import RECORDED, of_cloud_event
 from saldo.project.postgres import ReadModelUnavailable
-from saldo.query import balances
+from saldo.query.errors import ReadModelUnavailable as BalancesUnavailable
 from saldo.query.system_status import System
 from saldo.record.batch import Contention
 from saldo.record.errors import StoreUnavailable
@@ -184,9 +184,9 @@ async def test_balances_are_unavailable(
 ) -> None:
     await superuser.execute(refusal.statement)
     async with reader_on(url_of(database, "saldo_query", refusal)) as reader:
-        with pytest.raises(balances.ReadModelUnavailable):
+        with pytest.raises(BalancesUnavailable):
             await reader.balances.read([ACCOUNT])
-        with pytest.raises(balances.ReadModelUnavailable):
+        with pytest.raises(BalancesUnavailable):
             await reader.balances.at_position(ACCOUNT, 1)
-        with pytest.raises(balances.ReadModelUnavailable):
+        with pytest.raises(BalancesUnavailable):
             await System(reader.pool, reader.pool).json()

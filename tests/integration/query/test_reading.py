@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-import json
 import random
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from saldo.domain.tag import tag_of
 from saldo.query import statement
 from saldo.query.balances import Standing
-from saldo.query.position_watch import TooManyWaiters, Watch
-from saldo.query.statement import Filters, accounts_json, make_cursor, statement_json
+from saldo.query.errors import TooManyWaiters
+from saldo.query.position_watch import Watch
+from saldo.query.statement import Filters, make_cursor, read_accounts, read_statement
 from saldo.serve.http.problems import Invalid
 from tests.support.controls import ACCOUNT, NOW, expense, income, limit
 from tests.support.sides import CUT, DEADLINE_S, Connection, Reader, Writer, until
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from saldo.domain.commands import Command
-    from saldo.query.balances import State
     from saldo.record.intent import StoredEvent
 
 ALL = Filters()
@@ -37,10 +37,14 @@ async def page(
 ) -> dict[str, Any]:
     position, _ = await reader.balance(ACCOUNT)
     standing = Standing(account_id=ACCOUNT, stream_position=position, position=position)
-    found: dict[str, Any] = json.loads(
-        await statement_json(reader.balances, standing, filters, limit_, cursor)
-    )
-    return found
+    found = await read_statement(reader.balances, standing, filters, limit_, cursor)
+    return as_sent(found)
+
+
+def as_sent(body: object) -> dict[str, Any]:
+    """The JSON of a response's body."""
+    content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(body))
+    return content
 
 
 def positions(found: dict[str, Any]) -> list[int]:
@@ -167,7 +171,7 @@ async def test_a_forged_cursor_of_accounts_does_not_reach_the_database(reader: R
     forged: list[str | int] = ["\0", "\ud800", "-", 5, "a" * 129]
     for after in forged:
         with pytest.raises(Invalid):
-            await accounts_json(reader.balances, None, 5, make_cursor("accounts", "", after))
+            await read_accounts(reader.balances, None, 5, make_cursor("accounts", "", after))
 
 
 async def test_only_permitted_accounts_are_listed_page_by_page(
@@ -181,7 +185,7 @@ async def test_only_permitted_accounts_are_listed_page_by_page(
         found: list[str] = []
         cursor = None
         while True:
-            part = json.loads(await accounts_json(reader.balances, visible, 2, cursor))
+            part = as_sent(await read_accounts(reader.balances, visible, 2, cursor))
             found += [account["accountId"] for account in part["accounts"]]
             cursor = part["next"]
             if cursor is None:
@@ -253,7 +257,7 @@ class Counting:
         self._reader = reader
         self.asked: list[set[str]] = []
 
-    async def __call__(self, account_ids: Sequence[str]) -> dict[str, State]:
+    async def __call__(self, account_ids: Sequence[str]) -> dict[str, Standing]:
         self.asked.append(set(account_ids))
         return await self._reader.balances.states(account_ids)
 
@@ -358,7 +362,7 @@ async def test_waiting_survives_a_short_failure_of_the_read_model(
 ) -> None:
     failures = 0
 
-    async def failing_once(account_ids: Sequence[str]) -> dict[str, State]:
+    async def failing_once(account_ids: Sequence[str]) -> dict[str, Standing]:
         nonlocal failures
         failures += 1
         if failures == 1:

@@ -1,15 +1,12 @@
-"""The console: one page and its files, served as they lie in the package.
+"""The console: one page and its files, without a build step.
 
-No build step, no foreign host: the page loads these files and nothing else, and talks to this
-function and to the recorder. The policy below has the browser hold it to that.
+The policy lets the page load these files only, and talk to this function and the recorder only.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import html
-from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,16 +14,14 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from saldo.serve.http.problems import NOT_FOUND, Problem
-from saldo.serve.http.request import is_held
+from saldo.serve.http.request import file_response
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
     from saldo.query.reader import Reader
     from saldo.serve.http.request import Request
 
 PAGE = "index.html"
-RECORD_URL_PLACE = "{{record-url}}"
+RECORD_URL_PLACE = b"{{record-url}}"
 KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -35,65 +30,37 @@ POLICY = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
-    """A file as it is served."""
-
-    body: bytes
-    kind: str
-    etag: str
-
-
 async def get_page(reader: Reader, request: Request) -> Response:
-    """``GET /console``."""
-    if request.scope["path"].endswith("/"):
+    """Respond to ``GET /console``."""
+    if request.path.endswith("/"):
         # The page names its files relative to itself.
         return Response(status_code=308, headers={"Location": "../console"})
-    content = _content(PAGE, reader.settings.console_record_url or "")
+    record_url = reader.settings.console_record_url
+    recorder = ""
+    if record_url is not None:
+        parts = urlsplit(record_url)
+        recorder = f" {parts.scheme}://{parts.netloc}"
     headers = {
-        "Content-Security-Policy": _policy(reader.settings.console_record_url),
+        "Content-Security-Policy": POLICY.format(recorder=recorder),
         "Referrer-Policy": "no-referrer",
     }
-    return _answer(request, content, headers)
+    body = _files()[PAGE].replace(RECORD_URL_PLACE, html.escape(record_url or "").encode())
+    return file_response(request, body, "text/html", headers)
 
 
 async def get_file(_reader: Reader, request: Request, name: str) -> Response:
-    """``GET /console/{}``."""
-    if name not in _file_names():
+    """Respond to ``GET /console/{}``."""
+    if name == PAGE or name not in _files():
         raise Problem(NOT_FOUND, "There is no such file of the console here.")
-    return _answer(request, _content(name, ""), {})
+    return file_response(request, _files()[name], KINDS[name.rpartition(".")[2]], {})
 
 
 @functools.cache
-def _file_names() -> frozenset[str]:
-    """The console's files, but for the page itself."""
-    names = {entry.name for entry in _folder().iterdir()}
-    return frozenset(n for n in names if n.rpartition(".")[2] in KINDS and n != PAGE)
-
-
-def _folder() -> Traversable:
-    return resources.files("saldo.query") / "console"
-
-
-@functools.cache
-def _content(name: str, record_url: str) -> Content:
-    text = (_folder() / name).read_text(encoding="utf-8")
-    body = text.replace(RECORD_URL_PLACE, html.escape(record_url)).encode()
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    return Content(body=body, kind=KINDS[name.rpartition(".")[2]], etag=etag)
-
-
-@functools.cache
-def _policy(record_url: str | None) -> str:
-    if record_url is None:
-        return POLICY.format(recorder="")
-    parts = urlsplit(record_url)
-    return POLICY.format(recorder=f" {parts.scheme}://{parts.netloc}")
-
-
-def _answer(request: Request, content: Content, headers: dict[str, str]) -> Response:
-    # Asked for anew each time, and mostly a 304: a new version is seen at once.
-    headers |= {"ETag": content.etag, "Cache-Control": "no-cache"}
-    if is_held(request, content.etag):
-        return Response(status_code=304, headers=headers)
-    return Response(content.body, 200, headers, content.kind)
+def _files() -> dict[str, bytes]:
+    """Return the console's files by their names."""
+    folder = resources.files("saldo.query") / "console"
+    return {
+        entry.name: entry.read_bytes()
+        for entry in folder.iterdir()
+        if entry.name.rpartition(".")[2] in KINDS
+    }

@@ -231,18 +231,13 @@ def _caller(claims: dict[str, Any], issuer: str) -> Caller:
 
 RULES: dict[type[Exception], Rule] = {
     Unauthenticated: Rule(
-        status=401,
-        name="unauthenticated",
-        title="A valid bearer token is needed",
+        401,
+        "unauthenticated",
+        "A valid bearer token is needed",
         headers={"WWW-Authenticate": "Bearer"},
     ),
-    Forbidden: Rule(status=403, name="forbidden", title="The token does not allow this"),
-    IssuerUnavailable: Rule(
-        status=503,
-        name="issuer-unavailable",
-        title="Tokens cannot be checked",
-        retry_after_s=5,
-    ),
+    Forbidden: Rule(403, "forbidden", "The token does not allow this"),
+    IssuerUnavailable: Rule(503, "issuer-unavailable", "Tokens cannot be checked", retry_after_s=5),
 }
 
 

@@ -10,27 +10,33 @@ import msgspec
 from saldo.domain.money import format_minor
 
 
+def any_of(*schemas: str) -> msgspec.Meta:
+    """Return what makes a member's schema a choice of the document's schemas, or null."""
+    choices = [_ref(name) if name != "null" else {"type": "null"} for name in schemas]
+    return msgspec.Meta(extra_json_schema={"anyOf": choices})
+
+
 def _schema(name: str) -> msgspec.Meta:
-    return msgspec.Meta(extra_json_schema={"$ref": f"#/components/schemas/{name}"})
+    return msgspec.Meta(extra_json_schema=_ref(name))
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 AccountId = Annotated[str, _schema("AccountId")]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 Currency = Annotated[str, _schema("Currency")]
 Hash = Annotated[str, _schema("Hash")]
 Kind = Annotated[str, _schema("Kind")]
 Metadata = Annotated[msgspec.Raw, _schema("Metadata")]
 Money = Annotated[msgspec.Raw, _schema("Money")]
-MoneyOrNull = Annotated[
-    msgspec.Raw,
-    msgspec.Meta(
-        extra_json_schema={"anyOf": [{"$ref": "#/components/schemas/Money"}, {"type": "null"}]}
-    ),
-]
+MoneyOrNull = Annotated[msgspec.Raw, any_of("Money", "null")]
 MoneyText = Annotated[str, _schema("MoneyText")]
 Position = Annotated[int, _schema("Position")]
+TextOrNull = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": ["string", "null"]})]
 Time = Annotated[str, _schema("Time")]
 TransactionId = Annotated[UUID, _schema("TransactionId")]
-Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Body(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

@@ -1,6 +1,6 @@
 """Errors on the wire: RFC 9457 problem details, with a stable ``type`` and every field named.
 
-What status an error becomes is not said here but in each function's ``main.py``.
+Each function's ``routes.py`` has the table from errors to rules.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TooBusy(Exception):
     """The process holds as many requests as it can: try again in a moment."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Rule:
     """What an error becomes on the wire."""
 
@@ -68,21 +68,17 @@ class Problem(Exception):
         self.members = members
 
 
-NOT_FOUND = Rule(status=404, name="not-found", title="Nothing is here")
-METHOD_NOT_ALLOWED = Rule(status=405, name="method-not-allowed", title="The method is not allowed")
+NOT_FOUND = Rule(404, "not-found", "Nothing is here")
+METHOD_NOT_ALLOWED = Rule(405, "method-not-allowed", "The method is not allowed")
 UNSUPPORTED_MEDIA_TYPE = Rule(
-    status=415,
-    name="unsupported-media-type",
-    title="The content type or encoding is not supported",
+    415, "unsupported-media-type", "The content type or encoding is not supported"
 )
-BODY_TOO_LARGE = Rule(status=413, name="body-too-large", title="The body is too large")
-BAD_HTTP = Rule(status=400, name="bad-http", title="The request is not well-formed HTTP")
-TOO_SLOW = Rule(status=408, name="request-too-slow", title="The request arrived too slowly")
-HEAD_TOO_LARGE = Rule(
-    status=431, name="headers-too-large", title="The request line or the headers are too large"
-)
-INTERNAL = Rule(status=500, name="internal", title="Something went wrong on our side")
-# What any function may answer beside the rules of its own table.
+BODY_TOO_LARGE = Rule(413, "body-too-large", "The body is too large")
+BAD_HTTP = Rule(400, "bad-http", "The request is not well-formed HTTP")
+TOO_SLOW = Rule(408, "request-too-slow", "The request arrived too slowly")
+HEAD_TOO_LARGE = Rule(431, "headers-too-large", "The request line or the headers are too large")
+INTERNAL = Rule(500, "internal", "Something went wrong on our side")
+# What any function may respond besides the rules of its own table.
 HTTP_RULES = (
     BAD_HTTP,
     NOT_FOUND,
@@ -93,19 +89,16 @@ HTTP_RULES = (
     HEAD_TOO_LARGE,
     INTERNAL,
 )
-
 # The errors of reading and holding requests, for the functions that clients call.
 COMMON_RULES: Mapping[type[Exception], Rule] = {
-    Malformed: Rule(status=400, name="malformed-json", title="The body is not JSON"),
-    Invalid: Rule(status=400, name="invalid-request", title="The request is not valid"),
-    TooBusy: Rule(
-        status=503, name="too-busy", title="Too many requests wait here", retry_after_s=1
-    ),
+    Malformed: Rule(400, "malformed-json", "The body is not JSON"),
+    Invalid: Rule(400, "invalid-request", "The request is not valid"),
+    TooBusy: Rule(503, "too-busy", "Too many requests wait here", retry_after_s=1),
 }
 
 
 def problem_response(error: Exception, rules: Mapping[type[Exception], Rule]) -> Response | None:
-    """The response to ``error`` by the rule of its class or the nearest base; None without one."""
+    """Return the response to ``error`` by the rule of its class or nearest base; None without."""
     if isinstance(error, Problem):
         return _respond(error.rule, str(error), error.members)
     for kind in type(error).__mro__:
@@ -127,7 +120,7 @@ def detail_of(error: Exception) -> str:
 
 
 def members_of(error: Exception, rules: Mapping[type[Exception], Rule]) -> dict[str, Any]:
-    """The facts that an error carries, as members of the problem."""
+    """Return the facts that an error carries, as members of the problem."""
     if isinstance(error, Invalid):
         return {
             "errors": [
@@ -165,7 +158,7 @@ def members_of(error: Exception, rules: Mapping[type[Exception], Rule]) -> dict[
 
 
 def _line_members(error: Exception, rules: Mapping[type[Exception], Rule]) -> dict[str, Any]:
-    """A refused line's message and facts; the field that it is about stands beside its number."""
+    """Return a refused line's field, message and facts."""
     members = members_of(error, rules)
     field_errors = members.pop("errors", None)
     named = {} if field_errors is None else {"field": field_errors[0]["field"]}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
-from saldo.serve.http import openapi
 from saldo.serve.http.problems import (
     INTERNAL,
     METHOD_NOT_ALLOWED,
@@ -65,42 +64,33 @@ def route(
 class Router:
     """The routes of one function, the root path they also hang under, and its table of errors.
 
-    ``package`` holds the function's part of the OpenAPI document, if it has one. ``pages`` are for
-    people: they need no token and are no part of that document.
+    ``pages`` are for people: they need no token and are no part of the OpenAPI document.
     """
 
     root_path: str
     routes: Sequence[Route]
     rules: Mapping[type[Exception], Rule]
     pages: Sequence[Route] = ()
-    package: str | None = None
-    # Routes without a segment, by method and whole path, with the root path of the request.
-    fixed: dict[tuple[str, str], tuple[Route, str]] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for each in self.routes:
-            for prefix in ("", self.root_path):
-                found = self._find(each.method, each.path)
-                if found is not None and "{}" not in found[0].path:
-                    self.fixed[each.method, prefix + each.path] = found[0], prefix
 
     async def dispatch(self, held: object, request: Request) -> Response:
         """Return the response of the route that takes ``request``; raises what its handler does."""
+        if request.method not in METHODS:
+            listed = ", ".join(METHODS)
+            raise _not_allowed(f"Nothing here takes it: use {listed}.", listed)
         method = "GET" if request.method == "HEAD" else request.method
-        segments: tuple[str, ...] = ()
-        fixed = self.fixed.get((method, request.path))
-        if fixed is not None:
-            found, request.root_path = fixed
+        path = request.path
+        if path.startswith(self.root_path + "/") or path == self.root_path:
+            request.root_path, path = self.root_path, path[len(self.root_path) :] or "/"
+        for each in (*self.routes, *self.pages):
+            match = each.pattern.fullmatch(path) if each.method == method else None
+            if match is not None:
+                break
         else:
-            request.root_path, path = self._split(request.path)
-            match = self._find(method, path)
-            if match is None:
-                return self._without_route(request, method, path)
-            found, segments = match
-        request.route = found.path
+            raise self._without_route(request.method, path)
+        request.route = each.path
         if request.scope["query_string"]:
-            _check_query(request, found.query)
-        response = await found.handler(held, request, *segments)
+            _check_query(request, each.query)
+        response = await each.handler(held, request, *match.groups())
         return _without_body(response) if request.method == "HEAD" else response
 
     def refusal(self, error: Exception) -> Response:
@@ -113,53 +103,20 @@ class Router:
             response = problem_response(Problem(INTERNAL, "The error was logged."), {})
         return response or Response(status_code=500)
 
-    def _split(self, path: str) -> tuple[str, str]:
-        """Return the root path of a request, or nothing, and the rest of its path."""
-        if path == self.root_path or path.startswith(self.root_path + "/"):
-            return self.root_path, path[len(self.root_path) :] or "/"
-        return "", path
-
-    def _find(self, method: str, path: str) -> tuple[Route, tuple[str, ...]] | None:
-        """Return the first route that takes ``path`` (without the root path), with its segments."""
-        for each in (*self.routes, *self.pages):
-            if each.method == method:
-                match = each.pattern.fullmatch(path)
-                if match is not None:
-                    return each, match.groups()
-        return None
-
-    def _without_route(self, request: Request, method: str, path: str) -> Response:
-        if self.package is not None and method == "GET" and path in openapi.PATHS:
-            request.route = path
-            return openapi.response(path, self.package, tuple(self.rules.values()))
-        allowed = self.methods_at(path)
-        if allowed:
-            listed = ", ".join(allowed)
-            raise Problem(
-                replace(METHOD_NOT_ALLOWED, headers={"Allow": listed}),
-                f"{request.method} is not allowed here: use {listed}.",
-            )
-        raise Problem(NOT_FOUND, f"There is no {path} here; /openapi.json lists what there is.")
-
-    def methods_at(self, path: str) -> list[str]:
-        """Return the methods that ``path`` takes, in order; none where there is nothing."""
+    def _without_route(self, method: str, path: str) -> Problem:
         methods = {
             each.method for each in (*self.routes, *self.pages) if each.pattern.fullmatch(path)
         }
-        if self.package is not None and path in openapi.PATHS:
-            methods.add("GET")
-        if "GET" in methods:
-            methods.add("HEAD")
-        return sorted(methods)
+        if not methods:
+            return Problem(
+                NOT_FOUND, f"There is no {path} here; /openapi.json lists what there is."
+            )
+        listed = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+        return _not_allowed(f"{method} is not allowed here: use {listed}.", listed)
 
 
-def unknown_method() -> Response:
-    """Return the response to a method that the framework would not hand to a function."""
-    listed = ", ".join(METHODS)
-    rule = replace(METHOD_NOT_ALLOWED, headers={"Allow": listed})
-    response = problem_response(Problem(rule, f"Nothing here takes it: use {listed}."), {})
-    assert response is not None  # noqa: S101 - a Problem carries its own rule
-    return response
+def _not_allowed(detail: str, listed: str) -> Problem:
+    return Problem(replace(METHOD_NOT_ALLOWED, headers={"Allow": listed}), detail)
 
 
 def harden(response: Response) -> Response:
@@ -173,17 +130,13 @@ def harden(response: Response) -> Response:
 
 def _check_query(request: Request, known: Mapping[str, int]) -> None:
     """Refuse a parameter that is unknown or given too often: it would be ignored."""
-    only = request.only_parameter()
-    if only is not None and only[0] in known:
-        return
     errors: list[FieldError] = []
-    given = request.parameters
-    for name in dict.fromkeys(given.keys()):
+    for name, values in request.parameters.items():
         times_max = known.get(name)
         if times_max is None:
             listed = f"the parameters are {', '.join(known)}" if known else "there are none here"
             errors.append(FieldError(name[:80], f"is not known; {listed}"))
-        elif len(given.getlist(name)) > times_max:
+        elif len(values) > times_max:
             times = "once" if times_max == 1 else f"{times_max} times"
             errors.append(FieldError(name, f"may be given {times}"))
     if errors:
