@@ -83,5 +83,5 @@ def _merge(into: dict[str, Any], further: dict[str, Any]) -> None:
 if __name__ == "__main__":
     for each in SIDES:
         file_of(each).write_text(text(each))
-        print(file_of(each).relative_to(SALDO.parents[2]))
+        print(file_of(each).relative_to(SALDO.parents[1]))
     sys.exit(0)

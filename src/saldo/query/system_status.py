@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from saldo.domain.events import format_time
 from saldo.query.errors import UNAVAILABLE
-from saldo.query.responses import SystemStatus, time_or_null
+from saldo.query.responses import SystemStatus
 from saldo.serve.database import translating
 
 if TYPE_CHECKING:
@@ -23,8 +24,17 @@ if TYPE_CHECKING:
 REMEMBERED_S = 0.9
 REMEMBERED_TIMES = 10
 
-READ_STORE = "SELECT *, clock_timestamp() AS now FROM event_store.system"
-READ_MODEL = "SELECT * FROM read_model.system"
+READ_STORE = """
+SELECT clock_timestamp() AS measured_at, events_last_10_s, events_last_60_s,
+       last_appended_at AS last_recorded_at, outbox_rows,
+       coalesce(outbox_age_s, 0) AS outbox_age_seconds, outbox_swept_at
+FROM event_store.system
+"""
+READ_MODEL = """
+SELECT coalesce(lag_s, 0) AS lag_seconds, lag_swept_at, dead_letters, dead_letter_oldest_at,
+       blocked_accounts, blocked_oldest_at
+FROM read_model.system
+"""
 # Positions have no gaps, so their sum is the number of events.
 READ_RECORDED = """
 SELECT count(*) AS accounts, coalesce(sum(position), 0)::bigint AS events
@@ -57,35 +67,18 @@ class System:
             return self._text
 
     async def _read(self) -> SystemStatus:
-        store = await _row(self._streams, READ_STORE)
+        [store] = await self._streams.fetch(READ_STORE)
         # What was recorded is counted before what is projected: an event that is projected in
         # between makes nothing look as if it lagged.
         recorded = await _whole(self._streams, READ_RECORDED)
         projected = await _whole(self._read_model, READ_PROJECTED)
-        model = await _row(self._read_model, READ_MODEL)
+        [model] = await self._read_model.fetch(READ_MODEL)
         return SystemStatus(
-            measured_at=format_time(store["now"]),
             accounts=recorded["accounts"],
             events=recorded["events"],
-            events_last_10_s=store["events_last_10_s"],
-            events_last_60_s=store["events_last_60_s"],
-            last_recorded_at=time_or_null(store["last_appended_at"]),
             behind=max(0, recorded["events"] - projected["events"]),
-            outbox_rows=store["outbox_rows"],
-            outbox_age_seconds=_seconds(store["outbox_age_s"]),
-            outbox_swept_at=time_or_null(store["outbox_swept_at"]),
-            lag_seconds=_seconds(model["lag_s"]),
-            lag_swept_at=time_or_null(model["lag_swept_at"]),
-            dead_letters=model["dead_letters"],
-            dead_letter_oldest_at=time_or_null(model["dead_letter_oldest_at"]),
-            blocked_accounts=model["blocked_accounts"],
-            blocked_oldest_at=time_or_null(model["blocked_oldest_at"]),
+            **{name: _shown(value) for row in (store, model) for name, value in row.items()},
         )
-
-
-async def _row(pool: asyncpg.Pool[asyncpg.Record], statement: str) -> asyncpg.Record:
-    [row] = await pool.fetch(statement)
-    return row
 
 
 async def _whole(pool: asyncpg.Pool[asyncpg.Record], statement: str) -> asyncpg.Record:
@@ -96,6 +89,8 @@ async def _whole(pool: asyncpg.Pool[asyncpg.Record], statement: str) -> asyncpg.
     return row
 
 
-def _seconds(seconds: float | None) -> float:
-    # Two clocks may differ by a little: nothing is younger than nothing.
-    return max(0.0, round(seconds or 0.0, 1))
+def _shown(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return format_time(value)
+    # Of seconds. Two clocks may differ by a little: nothing is younger than nothing.
+    return max(0.0, round(value, 1)) if isinstance(value, float) else value
