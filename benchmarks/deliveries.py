@@ -10,7 +10,7 @@ import httpx
 import uvloop
 
 from benchmarks.wrk import NoFigure
-from saldo.project.lag_sweep import LAG_SWEEP
+from saldo.project.postgres import LAG_SWEEP
 from saldo.record.cloud_events import attributes_of, data_of
 from saldo.record.postgres import stored_event
 from saldo.serve.functions import RECORD

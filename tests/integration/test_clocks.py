@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from saldo.domain.events import TransactionRecorded, read_event
-from saldo.project.lag_sweep import OVERLAP, Lag, LagSweep, PostgresLagTables
+from saldo.project.lag_sweep import OVERLAP, LagSweep
+from saldo.project.ports import Lag
+from saldo.project.postgres import PostgresDatabases
 from saldo.serve.clock import StoreClock
 from tests.integration.operate.test_streams import exported, restored
 from tests.reliability.faults.rig import until_true
@@ -129,7 +131,7 @@ async def test_a_sweep_finds_later_events_after_a_clock_reset(
         assert reached.position == position
         return reached
 
-    tables = PostgresLagTables(reader.pool, reader.pool)
+    tables = PostgresDatabases(reader.pool, reader.pool)
     sweep = LagSweep(tables, catch_up, StoreClock())
     await writer.record(income("1", "ahead"), income("1", "late"))
     await superuser.execute("UPDATE event_store.event SET appended_at = appended_at + $1", HOURS)
@@ -162,7 +164,7 @@ async def test_a_sweep_finds_events_stamped_before_a_clock_reset(
         [reached] = await reader.catch_up(account_id)
         return reached
 
-    tables = PostgresLagTables(reader.pool, reader.pool)
+    tables = PostgresDatabases(reader.pool, reader.pool)
     sweep = LagSweep(tables, catch_up, StoreClock(monotonic=lambda: elapsed_s))
     for account_id in ("before-the-process", "meanwhile"):
         await writer.record(income("1", account_id))
@@ -190,7 +192,7 @@ async def test_a_sweep_finds_events_committed_after_a_clock_reset(
     async def catch_up(account_id: str, _position: int) -> CaughtUp:
         return (await reader.catch_up(account_id))[0]
 
-    tables = PostgresLagTables(reader.pool, reader.pool)
+    tables = PostgresDatabases(reader.pool, reader.pool)
     sweep = LagSweep(tables, catch_up, StoreClock(monotonic=lambda: elapsed_s))
     await writer.record(income("1"))
     assert await sweep.sweep() == 1

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import asyncpg
 
 from saldo.domain.events import chain_hash, genesis_hash
-from saldo.project.catch_up import CaughtUp, catch_up
-from saldo.project.catch_up import Surroundings as ProjectorSurroundings
-from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
+from saldo.project.catch_up import CatchUp, CaughtUp
+from saldo.project.postgres import PostgresDatabases
 from saldo.project.projector import Projector
 from saldo.query.balances import Balances
 from saldo.record.batch import Dependencies, record_batch
@@ -21,9 +20,9 @@ from saldo.record.decision import Decided, Outcome, decide_batch
 from saldo.record.outbox import PostgresOutbox
 from saldo.record.postgres import PostgresEventStore
 from saldo.record.stored_events import StoredEvents
+from saldo.serve.clock import StoreClock
 from saldo.serve.database import open_pool
-from saldo.serve.settings import read_settings
-from tests.support.controls import BRL, SECRET, Clock, events_of, intent, ledger
+from tests.support.controls import BRL, Clock, events_of, intent, ledger
 from tests.support.proxy import APPENDS, Proxy, Rule
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 120.0
 LOOK_S = 0.01
+POOL_SIZE_MAX = 8
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -129,12 +129,13 @@ class Reader:
     """The read side: the projector's pools, and the reader's."""
 
     pool: asyncpg.Pool[asyncpg.Record]
-    around: ProjectorSurroundings
+    rounds: CatchUp
     balances: Balances
 
     async def catch_up(self, *account_ids: str) -> list[CaughtUp]:
         """One round for these accounts."""
-        return await catch_up(account_ids, self.around)
+        caught_up = await self.rounds.round(account_ids)
+        return [caught_up[account_id] for account_id in account_ids]
 
     async def balance(self, account_id: str) -> tuple[int, int]:
         """Position and minor units of a balance; zeros without one."""
@@ -149,26 +150,18 @@ class Reader:
 async def reader_on(url: str) -> AsyncIterator[Reader]:
     """Yield a read side on ``url`` in the projector's role."""
     async with open_pool(url, size_max=4, application="test-reader") as pool:
-        around = ProjectorSurroundings(
-            read_model=PostgresReadModel(pool),
-            streams=PostgresStreamReader(pool),
-            sleep=Clock().sleep,
-        )
-        yield Reader(pool, around, Balances(pool, pool))
+        rounds = CatchUp(PostgresDatabases(pool, pool), Clock().sleep)
+        yield Reader(pool, rounds, Balances(pool, pool))
 
 
 @contextlib.asynccontextmanager
 async def projector_on(url: str) -> AsyncIterator[Projector]:
     """Yield a projector without its timer: it sweeps on request."""
-    environ = {
-        "EVENT_STORE_URL": url,
-        "READ_MODEL_URL": url,
-        "HASH_SECRET": SECRET.hex(),
-        "AUTH": "none",
-    }
-    projector = Projector(read_settings("project_balance", environ))
-    async with projector.streams, projector.read_model:
-        yield projector
+    async with (
+        open_pool(url, size_max=POOL_SIZE_MAX, application="test-streams") as streams,
+        open_pool(url, size_max=POOL_SIZE_MAX, application="test-read-model") as read_model,
+    ):
+        yield Projector(PostgresDatabases(streams, read_model), StoreClock())
 
 
 # --- what must always hold --------------------------------------------------------------------

@@ -16,9 +16,8 @@ from saldo.domain.account import evolve
 from saldo.domain.events import TransactionRecorded, chain_hash, public_text
 from saldo.operate.settings import OperatorSettings
 from saldo.operate.verification.run import Report, verify
-from saldo.project.catch_up import Surroundings as ProjectSurroundings
-from saldo.project.catch_up import catch_up
-from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
+from saldo.project.catch_up import CatchUp
+from saldo.project.postgres import PostgresDatabases
 from saldo.record.batch import Dependencies, record_batch
 from saldo.record.decision import Decided
 from saldo.record.intent import StoredEvent
@@ -58,14 +57,7 @@ class Ledger:
 
     async def project(self, *account_ids: str) -> None:
         """Catch the accounts up to the end of their streams."""
-        around = ProjectSurroundings(
-            read_model=PostgresReadModel(self.pool),
-            streams=PostgresStreamReader(self.pool),
-            sleep=asyncio.sleep,
-        )
-        reached = await catch_up(account_ids, around)
-        while any(each.more for each in reached):
-            reached = await catch_up(account_ids, around)
+        await CatchUp(PostgresDatabases(self.pool, self.pool)).to_end(account_ids)
 
     async def verify(self, workers: int = 1) -> Report:
         """Return the report of `saldo verify`."""

@@ -19,7 +19,7 @@ from saldo.bank_import.errors import (
 from saldo.domain import errors
 from saldo.domain.tag import Tag
 from saldo.operate.verification.findings import FaultError
-from saldo.project.postgres import ReadModelRefused
+from saldo.project.errors import ReadModelRefused
 from saldo.query.errors import ProjectionBehind
 from saldo.record.errors import Contradicted, LinesRefused, OutcomeUnknown
 from saldo.serve.http.problems import (

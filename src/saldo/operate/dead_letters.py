@@ -7,7 +7,6 @@ dead letter of no account is delivered again as it was, or dropped, when the ope
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,11 +27,10 @@ from saldo.operate.terminal import (
     print_table,
     respond,
 )
-from saldo.project.catch_up import Surroundings, catch_up
-from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
+from saldo.project.catch_up import CatchUp
+from saldo.project.postgres import PostgresDatabases
 
 LIST_MAX = 1_000
-ROUNDS_MAX = 100_000
 DELIVERY_TIMEOUT_S = 30.0
 COLUMNS = ("dead_letter_id", "account_id", "position", "reason", "received_at", "redriven_at")
 # datacontenttype is a header of its own; the others the KafkaSource added when it gave up.
@@ -109,22 +107,13 @@ async def redrive_account(account_id: str, streams: Pool, read_model: Pool) -> R
     Interrupted in between, the account is unblocked, and the projector goes on.
     """
     await read_model.execute(UNBLOCK, account_id)
-    around = Surroundings(
-        read_model=PostgresReadModel(read_model),
-        streams=PostgresStreamReader(streams),
-        sleep=asyncio.sleep,
-    )
-    projected = 0
-    for _ in range(ROUNDS_MAX):
-        [reached] = await catch_up([account_id], around)
-        projected += reached.projected
-        if not reached.more:
-            break
+    catch_up = CatchUp(PostgresDatabases(streams, read_model))
+    reached = (await catch_up.to_end([account_id]))[account_id]
     done = await read_model.execute(REDRIVEN, account_id, reached.position)
     return Redriven(
         account_id=account_id,
         position=reached.position,
-        projected=projected,
+        projected=reached.projected,
         blocked=reached.blocked,
         letters=int(done.rpartition(" ")[2]),
     )

@@ -8,7 +8,7 @@ import typer
 
 from saldo.operate.settings import open_both_pools
 from saldo.operate.terminal import AsJson, progress_bar, respond
-from saldo.project.rebuild import Rebuild, Rebuilt
+from saldo.project.rebuild import Rebuild, Rebuilt, discard_rebuild
 
 SHOWN_MAX = 50
 
@@ -23,10 +23,10 @@ async def rebuild_command(
     rebuilt = Rebuilt()
     with progress_bar("accounts", as_json=as_json) as progress:
         async with open_both_pools() as (streams, read_model):
-            work = Rebuild(streams, read_model, progress)
             if discard:
-                await work.discard()
+                await discard_rebuild(read_model)
             else:
+                work = Rebuild(streams, read_model, progress)
                 rebuilt = await work.run(accept_differences=accept_differences)
 
     lines = []

@@ -22,7 +22,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from saldo.operate.errors import CommandError
-from saldo.project.rebuild import RebuildRefused
+from saldo.project.errors import RebuildRefused
 from saldo.serve.database import DRIVER_ERRORS
 from saldo.serve.settings import BadSetting
 

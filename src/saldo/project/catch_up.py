@@ -1,4 +1,4 @@
-"""Catching accounts up: the one path by which the read model is ever written.
+"""Catching accounts up: the one path by which the read model is written.
 
 A delivered event only says how far its account's stream reaches. Whatever it said, the balances are
 locked, the events after them are read from the event store, checked, folded and written. So a
@@ -7,20 +7,20 @@ duplicate, a reordering or a lost record needs no branch, and a forged one chang
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
-from saldo.project.fold import Balance, Diverged, Folded, fold_account, new_balance
-from saldo.project.postgres import ReadModelBusy, ReadModelRefused
+from saldo.project.errors import Diverged, ReadModelBusy, ReadModelRefused
+from saldo.project.fold import Balance, Folded, fold_account, new_balance
 from saldo.serve.telemetry.logs import about_account
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from uuid import UUID
 
-    from saldo.project.postgres import ReadModel, ReadModelTransaction, StreamReader
+    from saldo.project.ports import Databases
 
 log = logging.getLogger(__name__)
 
@@ -28,155 +28,136 @@ log = logging.getLogger(__name__)
 ROUND_EVENTS_MAX = 5_000
 CATCH_UP_EVENTS_MAX = 1_000
 CATCH_UP_EVENTS_MIN = 25
-ATTEMPTS_MAX = 5
-BACKOFF_FIRST_S = 0.02
+# Rounds until an account is at the end of its stream.
+ROUNDS_MAX = 100_000
+# The pauses before a round that met a deadlock or a lock wait is run again.
+BACKOFFS_S = (0.02, 0.04, 0.08, 0.16)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaughtUp:
+class CaughtUp(NamedTuple):
     """Where an account stands after a round."""
 
     position: int
     blocked: bool
-    more: bool  # the stream goes on beyond what one round may read
-    refolded: bool
-    projected: int
-    # Those of the events that were read, as far as the balance has come: also the one it stood at.
+    more: bool = False  # the stream goes on beyond what one round may read
+    refolded: bool = False
+    projected: int = 0
+    # Of the events that were read, those up to the balance: also the one at which it stood.
     event_ids: tuple[UUID, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a round takes from outside."""
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """Brings balances to the ends of their streams, in rounds of bounded size."""
 
-    read_model: ReadModel
-    streams: StreamReader
-    sleep: Callable[[float], Awaitable[None]]
+    databases: Databases
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
+    async def to_end(self, account_ids: Sequence[str]) -> dict[str, CaughtUp]:
+        """Run rounds until no stream goes on; `projected` counts the events of all rounds."""
+        caught_up: dict[str, CaughtUp] = {}
+        remaining = list(account_ids)
+        for _ in range(ROUNDS_MAX):
+            if not remaining:
+                break
+            for account_id, each in (await self.round(remaining)).items():
+                before = caught_up[account_id].projected if account_id in caught_up else 0
+                caught_up[account_id] = each._replace(projected=before + each.projected)
+            remaining = [account_id for account_id in remaining if caught_up[account_id].more]
+        return caught_up
 
-async def catch_up(
-    account_ids: Sequence[str], around: Surroundings, events_max: int = CATCH_UP_EVENTS_MAX
-) -> list[CaughtUp]:
-    """Catch ``account_ids`` up by one round; return where each stands after it.
+    async def round(
+        self, account_ids: Sequence[str], events_max: int = CATCH_UP_EVENTS_MAX
+    ) -> dict[str, CaughtUp]:
+        """Catch `account_ids` up by one round; return where each stands after it.
 
-    It is one database transaction, unless the read model refuses to hold one of the events.
-    """
-    ordered = sorted(set(account_ids))
-    try:
-        caught_up = await _attempt(ordered, around, events_max)
-    except ReadModelRefused as refused:
-        caught_up = await _isolate(ordered, around, events_max, refused.reason)
-    return [caught_up[account_id] for account_id in account_ids]
-
-
-async def _isolate(
-    account_ids: Sequence[str], around: Surroundings, events_max: int, reason: str
-) -> dict[str, CaughtUp]:
-    """Catch up one by one what could not be together; suspend the one that cannot be at all.
-
-    Which value was refused is not said. So a round is cut to one account, then to half its events
-    again and again, until it is one event: that one suspends its account.
-    """
-    if len(account_ids) > 1:
-        return {each: (await catch_up([each], around))[0] for each in account_ids}
-    [account_id] = account_ids
-    if events_max > 1:
-        return {account_id: (await catch_up(account_ids, around, events_max // 2))[0]}
-    try:
-        return await _attempt(account_ids, around, 1, refused=reason)
-    except ReadModelRefused:
-        # The others must go on all the same. `saldo verify` names what this account holds.
-        log.exception("an account cannot even be suspended", extra=about_account(account_id))
-        return {account_id: _blocked(0)}
-
-
-async def _attempt(
-    ordered: Sequence[str], around: Surroundings, events_max: int, refused: str | None = None
-) -> dict[str, CaughtUp]:
-    """Run a round; after a deadlock or a lock wait again, ATTEMPTS_MAX times in all.
-
-    ``refused`` says why each account's next event cannot be projected.
-    """
-    backoff_s = BACKOFF_FIRST_S
-    for attempt in range(1, ATTEMPTS_MAX + 1):
-        transaction = await around.read_model.begin()
+        It is one database transaction, unless the read model refuses one of the events. Which one
+        is not known. So the round is cut to one account, then to half of its events again and
+        again, until one event is left: that one suspends its account.
+        """
+        ordered = sorted(set(account_ids))
         try:
-            caught_up = await _round(transaction, ordered, around.streams, events_max, refused)
-            await transaction.commit()
-        except ReadModelBusy:
-            await transaction.roll_back()
-            if attempt == ATTEMPTS_MAX:
-                raise
-            await around.sleep(backoff_s)
-            backoff_s *= 2
-        except BaseException:
-            await transaction.roll_back()
-            raise
-        else:
-            return caught_up
-    raise ReadModelBusy
-
-
-async def _round(
-    transaction: ReadModelTransaction,
-    account_ids: Sequence[str],
-    streams: StreamReader,
-    events_max: int,
-    refused: str | None,
-) -> dict[str, CaughtUp]:
-    balances = await transaction.lock(account_ids)
-    events_max = min(events_max, max(CATCH_UP_EVENTS_MIN, ROUND_EVENTS_MAX // len(account_ids)))
-    active = {a: balances[a] for a in account_ids if not balances[a].blocked}
-    caught_up = {a: _blocked(balances[a].position) for a in account_ids if a not in active}
-    folded = Folded()
-    fold = partial(_fold, streams, events_max, folded, caught_up, refused)
-    diverged = await fold(active, refolded=False)
-    if diverged:
-        await transaction.clear(diverged)
-        await fold({each: new_balance(each) for each in diverged}, refolded=True)
-    if folded.balances:
-        await transaction.write(folded)
-    return caught_up
-
-
-def _blocked(position: int) -> CaughtUp:
-    return CaughtUp(position=position, blocked=True, more=False, refolded=False, projected=0)
-
-
-async def _fold(  # noqa: PLR0913 - what it reads from and writes to
-    streams: StreamReader,
-    events_max: int,
-    folded: Folded,
-    caught_up: dict[str, CaughtUp],
-    refused: str | None,
-    balances: dict[str, Balance],
-    *,
-    refolded: bool,
-) -> list[str]:
-    """Fold each account's further events into ``folded``; the accounts that have diverged."""
-    if not balances:
-        return []
-    events = await streams.read_from(
-        [(b.account_id, b.position) for b in balances.values()], events_max
-    )
-    diverged: list[str] = []
-    for account_id, balance in balances.items():
-        found = events.get(account_id, [])
-        # At position 0 there is no event of the balance's own: one more was read.
-        further = found[: events_max + (balance.position > 0)]
+            return await self._attempt(ordered, events_max)
+        except ReadModelRefused as refused:
+            reason = refused.reason
+        if len(ordered) > 1:
+            return {each: (await self.round([each]))[each] for each in ordered}
+        if events_max > 1:
+            return await self.round(ordered, events_max // 2)
         try:
-            after = fold_account(balance, further, folded, refused)
-        except Diverged:
-            diverged.append(account_id)
-            continue
-        if after is not balance or after.position == 0:
-            folded.balances.append(after)
-        caught_up[account_id] = CaughtUp(
-            position=after.position,
-            blocked=after.blocked,
-            more=len(found) > events_max and not after.blocked,
-            refolded=refolded,
-            projected=after.position - balance.position,
-            event_ids=tuple(e.event_id for e in further if e.position <= after.position),
-        )
-    return diverged
+            return await self._attempt(ordered, 1, refused=reason)
+        except ReadModelRefused:
+            # The others must go on all the same. `saldo verify` names what this account holds.
+            log.exception("an account cannot even be suspended", extra=about_account(ordered[0]))
+            return {ordered[0]: CaughtUp(position=0, blocked=True)}
+
+    async def _attempt(
+        self, account_ids: Sequence[str], events_max: int, refused: str | None = None
+    ) -> dict[str, CaughtUp]:
+        """Run a database transaction; after a deadlock or a lock wait again."""
+        for backoff_s in BACKOFFS_S:
+            try:
+                return await self._transact(account_ids, events_max, refused)
+            except ReadModelBusy:
+                await self.sleep(backoff_s)
+        return await self._transact(account_ids, events_max, refused)
+
+    async def _transact(
+        self, account_ids: Sequence[str], events_max: int, refused: str | None
+    ) -> dict[str, CaughtUp]:
+        share = max(CATCH_UP_EVENTS_MIN, ROUND_EVENTS_MAX // len(account_ids))
+        fold = _Fold(self.databases, min(events_max, share), refused)
+        async with self.databases.begin() as transaction:
+            balances = await transaction.lock(account_ids)
+            for account_id, balance in balances.items():
+                if balance.blocked:
+                    fold.caught_up[account_id] = CaughtUp(balance.position, blocked=True)
+            active = {a: balance for a, balance in balances.items() if a not in fold.caught_up}
+            if diverged := await fold.run(active):
+                await transaction.clear(diverged)
+                await fold.run({each: new_balance(each) for each in diverged}, refolded=True)
+            if fold.folded.balances:
+                await transaction.write(fold.folded)
+        return fold.caught_up
+
+
+@dataclass(slots=True)
+class _Fold:
+    """The reading and folding of one database transaction.
+
+    `refused` says why each account's next event cannot be projected.
+    """
+
+    databases: Databases
+    events_max: int
+    refused: str | None
+    folded: Folded = field(default_factory=Folded)
+    caught_up: dict[str, CaughtUp] = field(default_factory=dict)
+
+    async def run(self, balances: Mapping[str, Balance], *, refolded: bool = False) -> list[str]:
+        """Fold each account's further events; return the accounts that have diverged."""
+        if not balances:
+            return []
+        positions = [(balance.account_id, balance.position) for balance in balances.values()]
+        events = await self.databases.read_from(positions, self.events_max)
+        diverged: list[str] = []
+        for account_id, balance in balances.items():
+            found = events.get(account_id, [])
+            # At position 0 there is no event of the balance's own: one more was read.
+            further = found[: self.events_max + (balance.position > 0)]
+            try:
+                after = fold_account(balance, further, self.folded, self.refused)
+            except Diverged:
+                diverged.append(account_id)
+                continue
+            if after is not balance or after.position == 0:
+                self.folded.balances.append(after)
+            self.caught_up[account_id] = CaughtUp(
+                position=after.position,
+                blocked=after.blocked,
+                more=len(found) > self.events_max and not after.blocked,
+                refolded=refolded,
+                projected=after.position - balance.position,
+                event_ids=tuple(e.event_id for e in further if e.position <= after.position),
+            )
+        return diverged

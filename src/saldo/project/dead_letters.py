@@ -1,6 +1,6 @@
 """Dead letters: events given up on, parked where an operator finds them.
 
-Only what may be kept is kept: the attributes and the public text, never the private part.
+The attributes and the public text are kept, never the private part.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ import base64
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saldo.domain.commands import ACCOUNT_ID
 from saldo.project.deliveries import RECORDED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import asyncpg
 
 ID_CHARACTERS_MAX = 255
 ATTRIBUTE_CHARACTERS_MAX = 10_000
@@ -28,25 +26,16 @@ SPACE = r"\u0020"
 # And the backslash, so that the escaped form is that of one text only.
 _UNSTORABLE = re.compile(r"[\\\0\ud800-\udfff]")
 
-PARK_DELIVERED = """
-INSERT INTO read_model.dead_letter
-    (dead_letter_id, account_id, event_id, position, reason, attributes, data)
-VALUES (gen_random_uuid(), $1, $2, $3, $4, $5::jsonb, $6)
-ON CONFLICT (account_id, event_id) DO UPDATE
-SET received_at = clock_timestamp(), redriven_at = NULL
-"""
 
+def letter_of(attributes: Mapping[str, str], public_text: str | None) -> tuple[object, ...]:
+    """Return the dead letter of an event that KafkaSource gave up on, as PARK_DELIVERED takes it.
 
-async def park_delivered(
-    pool: asyncpg.Pool[asyncpg.Record], attributes: Mapping[str, str], public_text: str | None
-) -> None:
-    """Park an event that KafkaSource gave up on; parking it twice keeps one."""
+    These are its account, event id, position, reason, attributes and data.
+    """
     stored = _storable(attributes)
     subject = stored.get("subject", "")
-    account_id = subject if ACCOUNT_ID.fullmatch(subject) else ""
-    await pool.execute(
-        PARK_DELIVERED,
-        account_id,
+    return (
+        subject if ACCOUNT_ID.fullmatch(subject) else "",
         parked_id(stored),
         sequence_of(stored),
         reason_of(stored)[:REASON_CHARACTERS_MAX],
@@ -83,12 +72,11 @@ def reason_of(stored: Mapping[str, str]) -> str:
     return f"{code} {answer.decode('utf-8', 'replace')}".replace("\0", "").strip()
 
 
-def _storable(attributes: Mapping[str, Any]) -> dict[str, str]:
-    r"""The attributes, with what PostgreSQL cannot hold written as in JSON: ``\u0000``."""
+def _storable(attributes: Mapping[str, str]) -> dict[str, str]:
+    r"""Return the attributes, with what PostgreSQL cannot hold written as in JSON: `\u0000`."""
     return {
-        _escaped(name): _clipped(_escaped(str(text)), ATTRIBUTE_CHARACTERS_MAX)
+        _escaped(name): _clipped(_escaped(text), ATTRIBUTE_CHARACTERS_MAX)
         for name, text in attributes.items()
-        if text is not None
     }
 
 
@@ -99,7 +87,7 @@ def _escaped(text: str) -> str:
 
 
 def _clipped(text: str, characters_max: int) -> str:
-    """A text that is too long with a digest for its end: two never become one."""
+    """Return a text that is too long with a digest for its end: two never become one."""
     if len(text) <= characters_max:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()

@@ -1,6 +1,6 @@
 """Deliveries: what a KafkaSource or a PingSource sends, read from its HTTP request.
 
-In binary mode, which Knative's sources use, the attributes are the ``ce-`` headers and the body is
+In binary mode, which Knative's sources use, the attributes are the `ce-` headers and the body is
 the data. In structured mode the body holds both. Nothing makes a CloudEvent object of a binary
 delivery: that would cost 60 us, a third of an event's CPU (docs/performance.md).
 """
@@ -15,7 +15,8 @@ import msgspec
 from cloudevents.exceptions import GenericException
 from cloudevents.http import from_http
 
-from saldo.project.projection import BadDelivery
+from saldo.project.errors import BadDelivery
+from saldo.serve.http.auth import caller_of
 from saldo.serve.http.request import TEXT, Answer, media_type, read_body
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ RECORDED = "saldo.transaction.recorded"
 STRUCTURED = "application/cloudevents+json"
 REQUIRED = ("specversion", "id", "source", "type")
 PREFIX = b"ce-"
+UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 class _Data(msgspec.Struct):
@@ -50,31 +52,31 @@ class Delivery:
 
     @property
     def says_erased(self) -> bool:
-        """Whether the data are of an event whose private text was erased."""
+        """Return whether the data are of an event whose private text was erased."""
         try:
             data = _read_data(self.data)
-        except (msgspec.DecodeError, ValueError, RecursionError):
+        except UNREADABLE:
             return False
         return bytes(data.event) != b"null" and bytes(data.private) == b"null"
 
     @property
     def public_text(self) -> str | None:
-        """The event without its private text; None where the data are not one of our events."""
+        """Return the event without its private text; None if the data are not one of our events."""
         try:
             return bytes(_read_data(self.data).event).decode()
-        except (msgspec.DecodeError, ValueError, RecursionError):
+        except UNREADABLE:
             return None
 
 
 async def post_delivery(projector: Projector, request: Request) -> Response:
     """Take one delivery of a source; a 200 means that it needs no other."""
-    await projector.check_sender(request)
+    await caller_of(projector.authenticator, request)
     await projector.take(await read_delivery(request))
     return Answer(b"OK", media_type=TEXT)
 
 
 async def read_delivery(request: Request) -> Delivery:
-    """Return the delivery of ``request``; raises BadDelivery, or a Problem of its body."""
+    """Return the delivery of `request`; raise BadDelivery, or a Problem of its body."""
     body = await read_body(request)
     if media_type(request) == STRUCTURED:
         try:

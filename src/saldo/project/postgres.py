@@ -1,38 +1,31 @@
-"""The read model's writer in PostgreSQL, and its reader of the event store."""
+"""The read side's databases in PostgreSQL."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import contextlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
-from saldo.project.fold import Balance, Folded, StreamEvent, new_balance
+from saldo.project.dead_letters import letter_of
+from saldo.project.errors import ReadModelBusy, ReadModelRefused, ReadModelUnavailable
+from saldo.project.fold import Balance, StatementLine, StreamEvent, new_balance
+from saldo.project.lag_sweep import OVERLAP, PAGES_MAX
+from saldo.project.ports import Appended
 from saldo.serve import database
-from saldo.serve.database import Failure, column, translating
+from saldo.serve.clock import store_now
+from saldo.serve.database import Failure, close_pool, column, translating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     import asyncpg
     from asyncpg.pool import PoolConnectionProxy
 
+    from saldo.project.fold import Folded
+    from saldo.project.ports import Lag, States
 
-class ReadModelBusy(Exception):
-    """Nothing was written: a deadlock, a lock wait or a timeout. Run it again."""
-
-
-class ReadModelUnavailable(Exception):
-    """The read model or the event store cannot be reached, or refuses."""
-
-
-class ReadModelRefused(Exception):
-    """Nothing was written: a value of this round is one that the read model does not hold.
-
-    ``reason`` never repeats the value, which may be private.
-    """
-
-    def __init__(self, named: str | None) -> None:
-        self.reason = f"the read model does not hold it: {named or 'a value'}"
-        super().__init__(self.reason)
-
+    Connection = PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
 
 FAILURES: dict[Failure, Callable[..., Exception]] = {
     Failure.BUSY: ReadModelBusy,
@@ -41,69 +34,27 @@ FAILURES: dict[Failure, Callable[..., Exception]] = {
     Failure.REFUSED: ReadModelUnavailable,
     Failure.LOST: ReadModelUnavailable,
 }
-
-
-class ReadModelTransaction(Protocol):
-    """One database transaction of a catch-up round. Its methods raise the errors above."""
-
-    async def lock(self, account_ids: Sequence[str]) -> dict[str, Balance]:
-        """Create the missing balances, lock all in the order of account ids, and read them."""
-
-    async def clear(self, account_ids: Sequence[str]) -> None:
-        """Delete the accounts' statement lines and totals, to fold them anew from position 0."""
-
-    async def write(self, folded: Folded) -> None:
-        """Write lines, balances, totals, reversals and dead events."""
-
-    async def commit(self) -> None:
-        """Commit. Should its outcome be lost, the next round finds out by the positions."""
-
-    async def roll_back(self) -> None:
-        """Undo all; never raises."""
-
-
-class ReadModel(Protocol):
-    """What the projector needs of the read model."""
-
-    async def begin(self) -> ReadModelTransaction:
-        """Start a database transaction."""
-
-
-class StreamReader(Protocol):
-    """What the projector needs of the event store."""
-
-    async def read_from(
-        self, positions: Sequence[tuple[str, int]], events_max: int
-    ) -> dict[str, list[StreamEvent]]:
-        """For each (account, position): the event at that position, and up to ``events_max`` after.
-
-        Of the first only the hash is read. A position of 0 has no event of its own.
-        """
-
+LAG_SWEEP = "lagging"
+ERASURE_SWEEP = "erasures"
+ERASED_PAGE = 5_000
+CLOSE_POOL_S = 5.0
+FIRST_ERASED = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Locks in the order of account ids, the same in every process. The rows are those of the moment
-# when their locks were got: FOR UPDATE reads a row anew that it had to wait for.
-LOCK_AND_READ = """
-SELECT account_id, currency, balance_minor, position, hash, recorded_at, blocked_reason,
+# when their locks were got: FOR UPDATE reads a row again that it had to wait for.
+LOCK_BALANCES = """
+SELECT account_id, hash, currency, balance_minor, position, recorded_at, blocked_reason,
        blocked_schema
 FROM read_model.balance WHERE account_id = ANY ($1::text[])
 ORDER BY account_id FOR UPDATE
 """
-
-# Where a balance is missing: creates and locks in one statement, in the same order.
-LOCK_BALANCES = """
+# If a balance is missing: creates and locks in one statement, in the same order. Its own snapshot
+# is older than the locks, so LOCK_BALANCES reads the rows afterwards.
+CREATE_BALANCES = """
 INSERT INTO read_model.balance AS b (account_id)
 SELECT id FROM unnest($1::text[]) AS id ORDER BY id COLLATE "C"
 ON CONFLICT (account_id) DO UPDATE SET account_id = excluded.account_id WHERE false
 """
-
-# A later statement, whose snapshot is newer than the locks.
-READ_BALANCES = """
-SELECT account_id, currency, balance_minor, position, hash, recorded_at, blocked_reason,
-       blocked_schema
-FROM read_model.balance WHERE account_id = ANY ($1::text[])
-"""
-
 READ_FROM = """
 SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.hash
 FROM unnest($1::text[], $2::bigint[]) AS a (account_id, position)
@@ -116,27 +67,26 @@ CROSS JOIN LATERAL (
     ORDER BY s.position LIMIT $3 + 1
 ) AS e
 """
-
-CLEAR_STATEMENT = "DELETE FROM read_model.statement WHERE account_id = ANY ($1::text[])"
-CLEAR_TOTALS = "DELETE FROM read_model.daily_total WHERE account_id = ANY ($1::text[])"
-
-# One statement for a whole round. An account that has no events at all (a forged record named it)
-# leaves no row behind.
+CLEAR = """
+WITH cleared AS (DELETE FROM read_model.statement WHERE account_id = ANY ($1::text[]))
+DELETE FROM read_model.daily_total WHERE account_id = ANY ($1::text[])
+"""
+# One statement for a whole round: the columns of StatementLine, then those of Balance.
 WRITE = """
 WITH lines AS (
     INSERT INTO read_model.statement (account_id, position, event_id, kind, amount_minor, currency,
-        balance_minor, description, metadata, occurred_at, recorded_at, reverses, reversed_by, hash)
-    SELECT account_id, position, event_id, kind, amount_minor, currency, balance_minor, description,
-           metadata::jsonb, occurred_at, recorded_at, reverses, reversed_by, hash
-    FROM unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::bigint[], $6::text[],
-                $7::bigint[], $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[],
-                $12::uuid[], $13::uuid[], $14::bytea[])
-        AS l (account_id, position, event_id, kind, amount_minor, currency, balance_minor,
-              description, metadata, occurred_at, recorded_at, reverses, reversed_by, hash)
+        balance_minor, description, metadata, occurred_at, recorded_at, reverses, hash)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::bigint[],
+        $6::text[], $7::bigint[], $8::text[], $9::jsonb[], $10::timestamptz[],
+        $11::timestamptz[], $12::uuid[], $13::bytea[])
+    RETURNING account_id, kind, amount_minor, occurred_at
 ), totals AS (
     INSERT INTO read_model.daily_total AS t
         (account_id, day, income_minor, expense_minor, transactions)
-    SELECT * FROM unnest($15::text[], $16::date[], $17::numeric[], $18::numeric[], $19::bigint[])
+    SELECT account_id, (occurred_at AT TIME ZONE 'UTC')::date,
+           coalesce(sum(amount_minor) FILTER (WHERE kind = 'INCOME'), 0),
+           coalesce(sum(amount_minor) FILTER (WHERE kind = 'EXPENSE'), 0), count(*)
+    FROM lines WHERE amount_minor IS NOT NULL GROUP BY 1, 2
     ON CONFLICT (account_id, day) DO UPDATE
     SET income_minor = t.income_minor + excluded.income_minor,
         expense_minor = t.expense_minor + excluded.expense_minor,
@@ -148,24 +98,22 @@ SET currency = n.currency, balance_minor = n.balance_minor, position = n.positio
     blocked_schema = n.blocked_schema,
     blocked_at = CASE WHEN n.blocked_schema IS NULL THEN NULL
                       ELSE coalesce(b.blocked_at, clock_timestamp()) END
-FROM unnest($20::text[], $21::text[], $22::bigint[], $23::bigint[], $24::bytea[],
-            $25::timestamptz[], $26::text[], $27::int[])
-    AS n (account_id, currency, balance_minor, position, hash, recorded_at, blocked_reason,
+FROM unnest($14::text[], $15::bytea[], $16::text[], $17::bigint[], $18::bigint[],
+            $19::timestamptz[], $20::text[], $21::int[])
+    AS n (account_id, hash, currency, balance_minor, position, recorded_at, blocked_reason,
           blocked_schema)
 WHERE b.account_id = n.account_id
 """
-
+# An account that has no events (a forged record named it) leaves no row behind.
 DROP_EMPTY = """
 DELETE FROM read_model.balance
 WHERE account_id = ANY ($1::text[]) AND position = 0 AND blocked_schema IS NULL
 """
-
 MARK_REVERSED = """
 UPDATE read_model.statement AS s SET reversed_by = r.reversed_by
 FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS r (account_id, event_id, reversed_by)
 WHERE s.account_id = r.account_id AND s.event_id = r.event_id
 """
-
 PARK = """
 INSERT INTO read_model.dead_letter
     (dead_letter_id, account_id, event_id, position, reason, attributes, data)
@@ -176,152 +124,186 @@ ON CONFLICT (account_id, event_id) DO UPDATE
 SET reason = excluded.reason, received_at = clock_timestamp(), redriven_at = NULL
 """
 
+PARK_DELIVERED = """
+INSERT INTO read_model.dead_letter
+    (dead_letter_id, account_id, event_id, position, reason, attributes, data)
+VALUES (gen_random_uuid(), $1, $2, $3, $4, $5::jsonb, $6)
+ON CONFLICT (account_id, event_id) DO UPDATE
+SET received_at = clock_timestamp(), redriven_at = NULL
+"""
+GIVEN_UP = "SELECT dead_letters, blocked_accounts FROM read_model.system"
+
+READ_WATERMARK = "SELECT watermark FROM read_model.sweep WHERE name = $1"
+# A stamp that is no time must not keep the sweep from all other accounts: PostgreSQL's times reach
+# further than Python's on both sides, and past its clock.
+FIRST_APPENDED = """
+SELECT least(appended_at, clock_timestamp()) FROM event_store.event
+WHERE appended_at >= 'epoch' ORDER BY appended_at LIMIT 1
+"""
+WALK = """
+SELECT account_id, position, hash, least(appended_at, '9999-12-30Z') AS appended_at
+FROM event_store.event
+WHERE appended_at >= $1 AND appended_at <= $2 ORDER BY appended_at LIMIT $3
+"""
+STANDING = """
+SELECT account_id, position, hash FROM read_model.balance
+WHERE account_id = ANY ($1::text[])
+"""
+NOTE = """
+INSERT INTO read_model.sweep (name, watermark, swept_at, found, lag_positions, lag_s)
+VALUES ($1, $2, clock_timestamp(), $3, $4, $5)
+ON CONFLICT (name) DO UPDATE
+SET watermark = excluded.watermark, swept_at = excluded.swept_at,
+    found = excluded.found, lag_positions = excluded.lag_positions, lag_s = excluded.lag_s
+"""
+# Each page starts after the last row of the one before, so however many were erased at one moment
+# none is skipped. What is stamped in the future waits until then: it would hide later ones.
+ERASED = """
+SELECT erased_at, account_id, position FROM event_store.event
+WHERE erased_at >= $1 AND erased_at <= statement_timestamp()
+  AND (erased_at, account_id, position) > ($1, $2, $3)
+ORDER BY erased_at, account_id, position LIMIT $4
+"""
+ERASE_COPIES = """
+UPDATE read_model.statement AS s SET description = NULL, metadata = NULL
+FROM unnest($1::text[], $2::bigint[]) AS e (account_id, position)
+WHERE s.account_id = e.account_id AND s.position = e.position
+  AND (s.description IS NOT NULL OR s.metadata IS NOT NULL)
+"""
+CONFIRM_ERASED = """
+SELECT account_id, position FROM event_store.event
+WHERE account_id = $1 AND position = $2 AND erased_at IS NOT NULL
+"""
+
 
 class PostgresReadModelTransaction:
     """ReadModelTransaction, on one connection of the pool."""
 
-    def __init__(
-        self,
-        pool: asyncpg.Pool[asyncpg.Record],
-        connection: PoolConnectionProxy[asyncpg.Record],
-    ) -> None:
-        self._pool = pool
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._released = False
 
     async def lock(self, account_ids: Sequence[str]) -> dict[str, Balance]:
-        rows = await self._run(LOCK_AND_READ, account_ids)
+        rows = await self.run(LOCK_BALANCES, account_ids)
         if len(rows) < len(account_ids):
-            await self._run(LOCK_BALANCES, account_ids)
-            rows = await self._run(READ_BALANCES, account_ids)
-        return {row["account_id"]: _balance(row) for row in rows}
+            await self.run(CREATE_BALANCES, account_ids)
+            rows = await self.run(LOCK_BALANCES, account_ids)
+        return {
+            row[0]: new_balance(row[0]) if row["hash"] is None else Balance(*row) for row in rows
+        }
 
     async def clear(self, account_ids: Sequence[str]) -> None:
-        await self._run(CLEAR_STATEMENT, account_ids)
-        await self._run(CLEAR_TOTALS, account_ids)
+        await self.run(CLEAR, account_ids)
 
     async def write(self, folded: Folded) -> None:
-        lines, balances = folded.lines, folded.balances
-        totals = sorted(folded.totals.items())
-        await self._run(
-            WRITE,
-            [line.account_id for line in lines],
-            [line.position for line in lines],
-            [line.event_id for line in lines],
-            [line.kind for line in lines],
-            [line.amount_minor for line in lines],
-            [line.currency for line in lines],
-            [line.balance_minor for line in lines],
-            column([line.description for line in lines]),
-            column([line.metadata for line in lines]),
-            [line.occurred_at for line in lines],
-            [line.recorded_at for line in lines],
-            column([line.reverses for line in lines]),
-            column([line.reversed_by for line in lines]),
-            [line.hash for line in lines],
-            [account_id for (account_id, _), _ in totals],
-            [day for (_, day), _ in totals],
-            [total.income_minor for _, total in totals],
-            [total.expense_minor for _, total in totals],
-            [total.transactions for _, total in totals],
-            [b.account_id for b in balances],
-            [b.currency for b in balances],
-            [b.balance_minor for b in balances],
-            [b.position for b in balances],
-            [b.hash for b in balances],
-            [b.recorded_at for b in balances],
-            column([b.blocked_reason for b in balances]),
-            column([b.blocked_schema for b in balances]),
-        )
-        empty = [b.account_id for b in balances if b.position == 0]
-        if empty:
-            await self._run(DROP_EMPTY, empty)
-        if folded.reversals:
-            await self._run(MARK_REVERSED, *map(list, zip(*folded.reversals, strict=True)))
-        if folded.dead:
-            dead = folded.dead
-            await self._run(
-                PARK,
-                [d.account_id for d in dead],
-                [str(d.event_id) for d in dead],
-                [d.position for d in dead],
-                [d.reason for d in dead],
-                [d.public_text for d in dead],
-            )
+        columns = _columns(StatementLine, folded.lines) + _columns(Balance, folded.balances)
+        await self.run(WRITE, *columns)
+        if empty := [b.account_id for b in folded.balances if b.position == 0]:
+            await self.run(DROP_EMPTY, empty)
+        reversals = [(e.account_id, e.reverses, e.event_id) for e in folded.lines if e.reverses]
+        if reversals:
+            await self.run(MARK_REVERSED, *map(list, zip(*reversals, strict=True)))
+        letters = [
+            (event.account_id, str(event.event_id), event.position, reason, event.public_text or "")
+            for event, reason in folded.dead
+        ]
+        if letters:
+            await self.run(PARK, *map(list, zip(*letters, strict=True)))
 
-    async def commit(self) -> None:
-        await self._run("COMMIT")
-        self._released = True
-        await self._pool.release(self._connection)
+    async def run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run one statement."""
+        return await _fetch(self._connection, statement, *arguments)
 
-    async def roll_back(self) -> None:
-        if not self._released:
-            self._released = True
-            await database.roll_back(self._pool, self._connection)
 
-    async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+async def _fetch(on: Pool | Connection, statement: str, *arguments: object) -> list[asyncpg.Record]:
+    with translating(FAILURES):
+        return await on.fetch(statement, *arguments)
+
+
+def _columns(kind: type[StatementLine | Balance], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Return the rows' columns, as unnest takes them."""
+    if not rows:
+        return [[]] * len(kind._fields)
+    return [column(values) for values in zip(*rows, strict=True)]
+
+
+class PostgresDatabases:
+    """Databases, on a pool of connections to each: they may be on different servers."""
+
+    transaction = PostgresReadModelTransaction
+
+    def __init__(self, streams: Pool, read_model: Pool) -> None:
+        self._streams = streams
+        self._read_model = read_model
+
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncIterator[PostgresReadModelTransaction]:
         with translating(FAILURES):
-            return await self._connection.fetch(statement, *arguments)
-
-
-class PostgresReadModel:
-    """ReadModel, on a pool of connections."""
-
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
-        self._pool = pool
-
-    async def begin(self) -> PostgresReadModelTransaction:
-        return await self._begin(PostgresReadModelTransaction)
-
-    async def _begin(
-        self, transaction: type[PostgresReadModelTransaction]
-    ) -> PostgresReadModelTransaction:
-        with translating(FAILURES):
-            connection = await database.begin(self._pool)
-        return transaction(self._pool, connection)
-
-
-class PostgresStreamReader:
-    """StreamReader, on a pool of connections to the event store, which may be another server."""
-
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
-        self._pool = pool
+            connection = await database.begin(self._read_model)
+        transaction = self.transaction(connection)
+        try:
+            yield transaction
+            await transaction.run("COMMIT")
+        except BaseException:
+            await database.roll_back(self._read_model, connection)
+            raise
+        await self._read_model.release(connection)
 
     async def read_from(
         self, positions: Sequence[tuple[str, int]], events_max: int
     ) -> dict[str, list[StreamEvent]]:
-        with translating(FAILURES):
-            rows = await self._pool.fetch(
-                READ_FROM,
-                [account_id for account_id, _ in positions],
-                [position for _, position in positions],
-                events_max,
-            )
+        account_ids, after = zip(*positions, strict=True)
+        rows = await _fetch(self._streams, READ_FROM, account_ids, after, events_max)
         events: dict[str, list[StreamEvent]] = {}
         for row in rows:
-            events.setdefault(row["account_id"], []).append(
-                StreamEvent(
-                    account_id=row["account_id"],
-                    position=row["position"],
-                    event_id=row["event_id"],
-                    public_text=row["public_text"],
-                    private_text=row["private_text"],
-                    hash=row["hash"],
-                )
-            )
+            events.setdefault(row[0], []).append(StreamEvent(*row))
         return events
 
+    async def watermark(self) -> datetime | None:
+        noted = await _fetch(self._read_model, READ_WATERMARK, LAG_SWEEP)
+        rows = noted or await _fetch(self._streams, FIRST_APPENDED)
+        return rows[0][0] if rows else None
 
-def _balance(row: asyncpg.Record) -> Balance:
-    if row["hash"] is None:
-        return new_balance(row["account_id"])
-    return Balance(
-        account_id=row["account_id"],
-        currency=row["currency"],
-        balance_minor=row["balance_minor"],
-        position=row["position"],
-        hash=row["hash"],
-        recorded_at=row["recorded_at"],
-        blocked_reason=row["blocked_reason"],
-        blocked_schema=row["blocked_schema"],
-    )
+    async def store_now(self) -> datetime:
+        with translating(FAILURES):
+            return await store_now(self._streams)
+
+    async def walk(self, since: datetime, until: datetime, limit: int) -> list[Appended]:
+        return [Appended(*row) for row in await _fetch(self._streams, WALK, since, until, limit)]
+
+    async def standing(self, account_ids: Sequence[str]) -> States:
+        rows = await _fetch(self._read_model, STANDING, account_ids)
+        return {account_id: (position, hash_) for account_id, position, hash_ in rows}
+
+    async def note(self, watermark: datetime, found: int, lag: Lag) -> None:
+        await _fetch(self._read_model, NOTE, LAG_SWEEP, watermark, found, *lag)
+
+    async def erase_copies(self, now: datetime) -> None:
+        noted = await _fetch(self._read_model, READ_WATERMARK, ERASURE_SWEEP)
+        last = (min(noted[0][0], now) - OVERLAP if noted else FIRST_ERASED, "", 0)
+        found = 0
+        for _ in range(PAGES_MAX):
+            rows = await _fetch(self._streams, ERASED, *last, ERASED_PAGE)
+            if rows:
+                found += len(rows)
+                times, account_ids, positions = zip(*rows, strict=True)
+                last = (times[-1], account_ids[-1], positions[-1])
+                await _fetch(self._read_model, ERASE_COPIES, account_ids, positions)
+            if len(rows) < ERASED_PAGE:
+                break
+        if found:
+            await _fetch(self._read_model, NOTE, ERASURE_SWEEP, last[0], found, 0, 0.0)
+
+    async def erase_copy(self, account_id: str, position: int) -> None:
+        if await _fetch(self._streams, CONFIRM_ERASED, account_id, position):
+            await _fetch(self._read_model, ERASE_COPIES, [account_id], [position])
+
+    async def park(self, attributes: Mapping[str, str], public_text: str | None) -> None:
+        await _fetch(self._read_model, PARK_DELIVERED, *letter_of(attributes, public_text))
+
+    async def given_up(self) -> tuple[int, int]:
+        [row] = await _fetch(self._read_model, GIVEN_UP)
+        return row["dead_letters"], row["blocked_accounts"]
+
+    async def close(self) -> None:
+        await close_pool(self._streams, CLOSE_POOL_S)
+        await close_pool(self._read_model, CLOSE_POOL_S)

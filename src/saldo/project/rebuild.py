@@ -1,80 +1,53 @@
 """Rebuilding the read model from the event store while traffic goes on.
 
-New tables of the same names are filled in the schema ``read_model_next``, by the same catch-up as
-the projector's, and compared with the old ones. The switch is one database transaction: writers are
-locked out of the old tables, readers are not; the rest is caught up, every balance is checked, and
-the new tables move into the place of the old. Statements that running functions have prepared are
-planned anew by the server, since the columns are the same; a statement that waits for the switch
-finds the new tables by their names.
+New tables are filled by the same catch-up as the projector's, and compared with the old ones. The
+switch is one database transaction: writers are locked out of the old tables, readers are not; the
+rest is caught up, every balance is checked, and the new tables replace the old. The server plans
+the functions' prepared statements again, since the columns are the same; a statement that waits for
+the switch finds the new tables by their names.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+import contextlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
 
-from saldo.domain.events import SCHEMA_NEWEST
-from saldo.project.catch_up import Surroundings, catch_up
+from saldo.project import postgres
+from saldo.project.catch_up import CatchUp
+from saldo.project.errors import RebuildRefused
 from saldo.project.lag_sweep import OVERLAP
-from saldo.project.postgres import (
-    PostgresReadModel,
-    PostgresReadModelTransaction,
-    PostgresStreamReader,
+from saldo.project.next_tables import (
+    Difference,
+    NextDatabases,
+    compare_tables,
+    drop_tables,
+    make_tables,
+    move_tables,
 )
 from saldo.serve.clock import store_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from datetime import datetime
+    from collections.abc import AsyncIterator, Callable, Sequence
 
-    from saldo.project.fold import Folded
+    from saldo.project.next_tables import Connection
 
-NEXT = "read_model_next"
-TABLES = ("balance", "statement", "daily_total")
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+
 # One rebuild at a time; held by the connection, so it ends with the process.
 REBUILD_LOCK = 0x5A1D1
 PAGE_ACCOUNTS = 2_000
 BATCH_ACCOUNTS = 100
-BATCHES_AT_ONCE = 2
-ROUNDS_MAX = 100_000
 PASSES_MAX = 50
 # What is left to catch up while writers wait; more is done in a further pass first.
 REST_ACCOUNTS_MAX = 200
 SWITCHES_MAX = 60
 SWITCH_LOCK_TIMEOUT_MS = 200
 SWITCH_PAUSE_S = 0.25
-DIFFERENCES_MAX = 1_000
-EVENTS_A_PAGE = 20_000
 
-MADE_BY = f"saldo rebuild, schema {SCHEMA_NEWEST}"
-FIND_NEXT = """
-SELECT c.relname, obj_description(c.oid, 'pg_class') AS made_by FROM pg_class AS c
-JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = 'read_model_next' AND c.relkind = 'r'
-"""
-OPTIONS = "SELECT coalesce(reloptions, '{}') FROM pg_class WHERE oid = $1::regclass"
-INDEXES = """
-SELECT pg_get_indexdef(i.indexrelid) AS definition, c.conname, pg_get_constraintdef(c.oid) AS said
-FROM pg_index AS i
-LEFT JOIN pg_constraint AS c ON c.conindid = i.indexrelid AND c.contype IN ('p', 'u')
-WHERE i.indrelid = $1::regclass ORDER BY i.indisprimary DESC, i.indexrelid
-"""
-GRANTS = """
-SELECT g.grantee::regrole::text AS grantee, g.privilege_type
-FROM pg_class AS c, aclexplode(c.relacl) AS g
-WHERE c.oid = $1::regclass AND g.grantee <> c.relowner AND g.grantee <> 0
-"""
-# Views stand on tables by identity, not by name: they are made anew on the new ones.
-VIEWS = """
-SELECT DISTINCT v.oid::regclass::text AS name, pg_get_viewdef(v.oid) AS definition,
-       v.relowner::regrole::text AS owner
-FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid JOIN pg_class AS v ON v.oid = r.ev_class
-WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
-  AND d.refobjid = ANY ($1::text[]::regclass[]) AND v.relkind = 'v'
-"""
 STREAMS_PAGE = """
 SELECT account_id, position, hash FROM event_store.stream
 WHERE account_id > $1 AND position > 0 ORDER BY account_id LIMIT $2
@@ -91,53 +64,17 @@ SELECT account_id, position, hash, blocked_schema FROM read_model_next.balance
 WHERE account_id = ANY ($1::text[])
 """
 # What an earlier run left may be from before a restore of the event store.
+UNBLOCK_NEXT = """
+UPDATE read_model_next.balance SET blocked_at = NULL, blocked_reason = NULL, blocked_schema = NULL
+WHERE blocked_schema IS NOT NULL
+"""
 NEXT_PAGE = """
-SELECT account_id, position, hash, blocked_schema FROM read_model_next.balance
+SELECT account_id FROM read_model_next.balance
 WHERE account_id > $1 ORDER BY account_id LIMIT $2
 """
-ON_STREAM = """
-SELECT account_id FROM event_store.event AS e
-JOIN unnest($1::text[], $2::bigint[], $3::bytea[]) AS b (account_id, position, hash)
-    USING (account_id, position)
-WHERE e.hash = b.hash
-"""
-# The old model may lag behind the new one, so each row is compared where both have come by. What
-# was erased in between is null in one of them: not a difference.
-DIFFERENCES = """
-WITH both_at AS (
-    SELECT account_id, o.position AS old_position, n.position AS new_position,
-           least(coalesce(o.position, 0), coalesce(n.position, 0)) AS position
-    FROM read_model.balance AS o FULL JOIN read_model_next.balance AS n USING (account_id)
-)
-SELECT account_id, min(position) AS position, of FROM (
-SELECT account_id, coalesce(o.position, n.position, 0) AS position, 'balance' AS of
-FROM read_model.balance AS o FULL JOIN read_model_next.balance AS n USING (account_id)
-WHERE (n.account_id IS NULL AND o.position > 0)
-   OR (o.position = n.position AND
-       (o.currency, o.balance_minor, o.hash, o.recorded_at)
-       IS DISTINCT FROM (n.currency, n.balance_minor, n.hash, n.recorded_at))
-UNION ALL
-SELECT account_id, position, 'statement'
-FROM (SELECT s.*, b.position = b.old_position AND b.position = b.new_position AS level
-      FROM read_model.statement AS s JOIN both_at AS b USING (account_id)
-      WHERE s.position <= b.position) AS o
-FULL JOIN (SELECT s.* FROM read_model_next.statement AS s JOIN both_at AS b USING (account_id)
-           WHERE s.position <= b.position) AS n USING (account_id, position)
-WHERE (o.event_id, o.kind, o.amount_minor, o.currency, o.balance_minor, o.occurred_at,
-       o.recorded_at, o.reverses, o.hash)
-      IS DISTINCT FROM (n.event_id, n.kind, n.amount_minor, n.currency, n.balance_minor,
-       n.occurred_at, n.recorded_at, n.reverses, n.hash)
-   OR (o.level AND o.reversed_by IS DISTINCT FROM n.reversed_by)
-   OR (o.description <> n.description) OR (o.metadata <> n.metadata)
-UNION ALL
-SELECT account_id, NULL, 'daily_total'
-FROM (SELECT t.* FROM read_model.daily_total AS t JOIN both_at AS b USING (account_id)
-      WHERE b.old_position = b.new_position) AS o
-FULL JOIN (SELECT t.* FROM read_model_next.daily_total AS t JOIN both_at AS b USING (account_id)
-           WHERE b.old_position = b.new_position) AS n USING (account_id, day)
-WHERE (o.income_minor, o.expense_minor, o.transactions)
-      IS DISTINCT FROM (n.income_minor, n.expense_minor, n.transactions)
-) AS different GROUP BY account_id, of ORDER BY account_id, of LIMIT $1
+HAVE_EVENTS = """
+SELECT account_id FROM event_store.stream
+WHERE account_id = ANY ($1::text[]) AND position > 0
 """
 # Stops projectors and no reader. A weaker lock would let in a round that has locked balances by FOR
 # UPDATE and writes later: it would wait for this database transaction, and this one for it.
@@ -151,33 +88,19 @@ WHERE o.position > 0 AND o.blocked_schema IS NULL
   AND (n.position IS NULL OR n.position < o.position
        OR (n.position = o.position AND n.hash IS DISTINCT FROM o.hash))
 """
-ERASE_COPIES = """
-UPDATE read_model_next.statement AS s SET description = NULL, metadata = NULL
-FROM unnest($1::text[], $2::bigint[]) AS e (account_id, position)
-WHERE s.account_id = e.account_id AND s.position = e.position
-"""
+ERASE_NEXT_COPIES = postgres.ERASE_COPIES.replace("read_model.", "read_model_next.")
 KEEP_BLOCK_TIMES = """
 UPDATE read_model_next.balance AS n SET blocked_at = o.blocked_at FROM read_model.balance AS o
 WHERE o.account_id = n.account_id AND n.blocked_at IS NOT NULL AND o.blocked_at IS NOT NULL
 """
 
-
-class RebuildRefused(Exception):
-    """The rebuild did not come to its end; the message says why. The old read model stands."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """The first place of an account in a table where old and new read model do not agree."""
-
-    account_id: str
-    position: int | None
-    table: str
+# By account: the position and the hash at the end of its stream.
+Ends: TypeAlias = dict[str, tuple[int, bytes]]
 
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What a rebuild came to."""
+    """The result of a rebuild."""
 
     accounts: int = 0
     resumed: bool = False
@@ -188,131 +111,82 @@ class Rebuilt:
     switch_ms: float = 0.0
 
 
-class _NextTransaction(PostgresReadModelTransaction):
-    """The projector's own statements, on the new tables."""
-
-    async def write(self, folded: Folded) -> None:
-        # Dead letters are no part of the rebuild: the projector has parked them.
-        await super().write(replace(folded, dead=[]))
-
-    async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        return await super()._run(statement.replace("read_model.", f"{NEXT}."), *arguments)
+async def discard_rebuild(read_model: Pool) -> bool:
+    """Drop what an earlier rebuild has left; return whether there was anything."""
+    async with _alone(read_model) as connection:
+        return await drop_tables(connection)
 
 
-class _NextReadModel(PostgresReadModel):
-    async def begin(self) -> PostgresReadModelTransaction:
-        return await self._begin(_NextTransaction)
+@contextlib.asynccontextmanager
+async def _alone(read_model: Pool) -> AsyncIterator[Connection]:
+    """Hold a connection and the lock of a rebuild; raise RebuildRefused if another holds it."""
+    async with read_model.acquire() as connection:
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", REBUILD_LOCK):
+            raise RebuildRefused("another rebuild is running")
+        try:
+            yield connection
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock($1)", REBUILD_LOCK)
 
 
 class Rebuild:
-    """One rebuild. ``streams`` and ``read_model`` are the operator's own pools.
+    """One rebuild, on the operator's own pools.
 
-    ``progress`` is told (accounts done, accounts in all).
+    `progress` is called with (accounts done, accounts in all).
     """
 
     def __init__(
-        self,
-        streams: asyncpg.Pool[asyncpg.Record],
-        read_model: asyncpg.Pool[asyncpg.Record],
-        progress: Callable[[int, int], None],
+        self, streams: Pool, read_model: Pool, progress: Callable[[int, int], None]
     ) -> None:
         self._streams = streams
         self._pool = read_model
         self._progress = progress
-        self._around = Surroundings(
-            read_model=_NextReadModel(read_model),
-            streams=PostgresStreamReader(streams),
-            sleep=asyncio.sleep,
-        )
+        self._next = CatchUp(NextDatabases(streams, read_model))
         self._result = Rebuilt()
-        self._started: datetime | None = None
-        self._pass_started: datetime | None = None
+        # Erased since then: may still be in the new tables.
+        self._erased_since = postgres.FIRST_ERASED
+        self._pass_started = postgres.FIRST_ERASED
 
     async def run(self, *, accept_differences: bool) -> Rebuilt:
         """Fill, compare and switch; with differences, switch only if they are accepted.
 
-        Raises RebuildRefused. Interrupted, or refused, it leaves the new tables: the next run goes
-        on from them.
+        Raise RebuildRefused. If it is interrupted or refused, the new tables stay, and the next run
+        continues with them.
         """
-        async with self._pool.acquire() as connection:
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", REBUILD_LOCK):
-                raise RebuildRefused("another rebuild is running")
-            try:
-                await self._prepare(connection)
-                if self._result.resumed:
-                    await self._drop_diverged(connection)
-                await self._fill()
-                await self._pass_until_level()
-                self._result.differences = await self._compare()
-                if not self._result.differences or accept_differences:
-                    await self._switch(connection, accept_differences=accept_differences)
-            finally:
-                await connection.execute("SELECT pg_advisory_unlock($1)", REBUILD_LOCK)
+        async with _alone(self._pool) as connection:
+            self._pass_started = await store_now(self._streams)
+            self._result.resumed = await make_tables(connection)
+            if self._result.resumed:
+                await self._fold_lost(connection)
+            self._erased_since = (
+                postgres.FIRST_ERASED if self._result.resumed else self._pass_started
+            )
+            await self._fill()
+            await self._pass_until_level()
+            self._result.differences = await compare_tables(connection)
+            if not self._result.differences or accept_differences:
+                await self._switch(connection, accept_differences=accept_differences)
         return self._result
 
-    async def discard(self) -> bool:
-        """Drop what an earlier rebuild has left; whether there was any."""
-        async with self._pool.acquire() as connection:
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", REBUILD_LOCK):
-                raise RebuildRefused("another rebuild is running")
-            try:
-                found = await connection.fetch(FIND_NEXT)
-                await self._drop_next(connection)
-            finally:
-                await connection.execute("SELECT pg_advisory_unlock($1)", REBUILD_LOCK)
-        return bool(found)
+    async def _fold_lost(self, connection: Connection) -> None:
+        """Fold again the accounts that are suspended or have no stream any more.
 
-    # -- the new tables ----------------------------------------------------------------------
-
-    async def _prepare(self, connection: Connection) -> None:
-        """Go on with the tables of an interrupted rebuild, or make them."""
-        self._started = self._pass_started = await store_now(self._streams)
-        found = await connection.fetch(FIND_NEXT)
-        if len(found) == len(TABLES) and all(row["made_by"] == MADE_BY for row in found):
-            self._result.resumed = True
-            # What was erased meanwhile is erased in them, too: see _switch.
-            self._started = None
-            return
-        async with connection.transaction():
-            await self._drop_next(connection)
-            for table in TABLES:
-                await _make_like(connection, table)
-
-    @staticmethod
-    async def _drop_next(connection: Connection) -> None:
-        for table in TABLES:
-            await connection.execute(f"DROP TABLE IF EXISTS {NEXT}.{table}")
-
-    async def _drop_diverged(self, connection: Connection) -> None:
-        """Delete the new balances that are not on their streams, or blocked, to fill them again."""
+        Filling does not reach them. The catch-up empties those that are not on their streams.
+        """
+        await connection.execute(UNBLOCK_NEXT)
         last = ""
-        while page := await connection.fetch(NEXT_PAGE, last, PAGE_ACCOUNTS):
-            last = page[-1]["account_id"]
-            open_rows = [row for row in page if row["blocked_schema"] is None]
-            kept = await self._streams.fetch(
-                ON_STREAM,
-                [row["account_id"] for row in open_rows],
-                [row["position"] for row in open_rows],
-                [row["hash"] for row in open_rows],
-            )
-            dropped = {row["account_id"] for row in page} - {row["account_id"] for row in kept}
-            for table in TABLES:
-                await connection.execute(
-                    f"DELETE FROM {NEXT}.{table} WHERE account_id = ANY ($1::text[])",  # noqa: S608 - of the list above
-                    list(dropped),
-                )
+        while page := [row[0] for row in await connection.fetch(NEXT_PAGE, last, PAGE_ACCOUNTS)]:
+            last = page[-1]
+            kept = {row[0] for row in await self._streams.fetch(HAVE_EVENTS, page)}
+            await self._next.to_end([each for each in page if each not in kept])
 
     async def _fill(self) -> None:
         total = await self._streams.fetchval(STREAMS_COUNT)
         done, last = 0, ""
         self._progress(0, total)
-        while True:
-            page = await self._streams.fetch(STREAMS_PAGE, last, PAGE_ACCOUNTS)
-            if not page:
-                break
-            ends = _ends(page)
+        while page := await self._streams.fetch(STREAMS_PAGE, last, PAGE_ACCOUNTS):
             last = page[-1]["account_id"]
-            await self._catch_up(ends)
+            await self._catch_up(_ends(page))
             done += len(page)
             self._progress(min(done, total), total)
         self._result.accounts = done
@@ -328,14 +202,11 @@ class Rebuild:
         raise RebuildRefused("more is recorded than can be caught up: try at a quieter time")
 
     async def _appended_since_pass(self) -> Ends:
-        """The ends of the streams to which was appended since the last pass began."""
-        if self._pass_started is None:
-            return {}
-        rows = await self._streams.fetch(APPENDED_SINCE, self._pass_started - OVERLAP)
-        return _ends(rows)
+        """Return the ends of the streams that have grown since the last pass began."""
+        return _ends(await self._streams.fetch(APPENDED_SINCE, self._pass_started - OVERLAP))
 
     async def _lagging(self, ends: Ends) -> list[str]:
-        """The accounts whose new balance is not at ``ends``; a blocked one never will be."""
+        """Return the accounts whose new balance is not at `ends`; a blocked one never will be."""
         rows = await self._pool.fetch(STANDING, list(ends))
         standing = {row["account_id"]: row for row in rows}
         return [
@@ -346,34 +217,14 @@ class Rebuild:
         ]
 
     async def _catch_up(self, ends: Ends) -> int:
-        """Bring the new balances to ``ends``; how many lagged."""
+        """Bring the new balances to `ends`; return how many lagged."""
         lagging = await self._lagging(ends)
-        batches = [lagging[i : i + BATCH_ACCOUNTS] for i in range(0, len(lagging), BATCH_ACCOUNTS)]
-        for i in range(0, len(batches), BATCHES_AT_ONCE):
-            await asyncio.gather(*(self._drain(b) for b in batches[i : i + BATCHES_AT_ONCE]))
+        for start in range(0, len(lagging), 2 * BATCH_ACCOUNTS):
+            middle = start + BATCH_ACCOUNTS
+            batches = lagging[start:middle], lagging[middle : middle + BATCH_ACCOUNTS]
+            for caught_up in await asyncio.gather(*map(self._next.to_end, batches)):
+                self._result.blocked += sum(each.blocked for each in caught_up.values())
         return len(lagging)
-
-    async def _drain(self, account_ids: Sequence[str]) -> None:
-        remaining = list(account_ids)
-        for _ in range(ROUNDS_MAX):
-            reached = await catch_up(remaining, self._around)
-            self._result.blocked += sum(each.blocked for each in reached)
-            remaining = [
-                account_id for account_id, each in zip(remaining, reached, strict=True) if each.more
-            ]
-            if not remaining:
-                return
-
-    # -- compare and switch ------------------------------------------------------------------
-
-    async def _compare(self) -> list[Difference]:
-        """Where old and new differ, read in one snapshot."""
-        async with self._pool.acquire() as connection:
-            rows = await connection.fetch(DIFFERENCES, DIFFERENCES_MAX, timeout=None)
-        return [
-            Difference(account_id=r["account_id"], position=r["position"], table=r["of"])
-            for r in rows
-        ]
 
     async def _switch(self, connection: Connection, *, accept_differences: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -381,35 +232,32 @@ class Rebuild:
             self._result.switch_attempts = attempt
             await self._pass_until_level()
             began = loop.time()
-            try:
+            # A lock that is held longer, as by a verification, is waited for outside of the
+            # database transaction: nobody queues behind it.
+            with contextlib.suppress(asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
                 async with connection.transaction():
-                    await self._switch_once(connection, accept_differences=accept_differences)
-            except (
-                asyncpg.LockNotAvailableError,
-                asyncpg.DeadlockDetectedError,
-                _TooMuchRest,
-            ):
-                # Everybody goes on as before; somebody who holds a lock longer than that, such as
-                # a verification, will let go of it.
-                await asyncio.sleep(SWITCH_PAUSE_S)
-                continue
-            self._result.switched = True
-            self._result.switch_ms = (loop.time() - began) * 1000
-            return
+                    self._result.switched = await self._try_switch(
+                        connection, accept_differences=accept_differences
+                    )
+            if self._result.switched:
+                self._result.switch_ms = (loop.time() - began) * 1000
+                return
+            await asyncio.sleep(SWITCH_PAUSE_S)
         raise RebuildRefused(
             f"the tables were in use at each of {SWITCHES_MAX} attempts to switch: "
             "run it again, it goes on from here"
         )
 
-    async def _switch_once(self, connection: Connection, *, accept_differences: bool) -> None:
+    async def _try_switch(self, connection: Connection, *, accept_differences: bool) -> bool:
+        """Move the new tables over; return False if more lags than writers may wait for."""
         await connection.execute(f"SET LOCAL lock_timeout = '{SWITCH_LOCK_TIMEOUT_MS}ms'")
         await connection.execute(LOCK_OLD)
         # What the last pass did not see. By the store, not by the old balances: after a restore
         # they may know of events that it has lost. On other connections, in database transactions
-        # of their own: the new tables are ours.
+        # of their own: nobody else uses the new tables.
         ends = await self._appended_since_pass()
         if len(await self._lagging(ends)) > REST_ACCOUNTS_MAX:
-            raise _TooMuchRest
+            return False
         await self._catch_up(ends)
         if not accept_differences and await connection.fetchval(UNEQUAL):
             raise RebuildRefused(
@@ -418,72 +266,12 @@ class Rebuild:
             )
         # An erasure that the sweep has just done in the old statement is done in the new one; one
         # that comes later finds the new one in place.
-        since = self._started
-        erased = await self._streams.fetch(
-            ERASED_SINCE if since is not None else ERASED_EVER, *([] if since is None else [since])
-        )
-        if erased:
-            await connection.execute(
-                ERASE_COPIES, [r["account_id"] for r in erased], [r["position"] for r in erased]
-            )
+        if erased := await self._streams.fetch(ERASED_SINCE, self._erased_since):
+            await connection.execute(ERASE_NEXT_COPIES, *map(list, zip(*erased, strict=True)))
         await connection.execute(KEEP_BLOCK_TIMES)
-        await _replace_tables(connection)
-
-
-# By account: the position and the hash at the end of its stream.
-Ends: TypeAlias = dict[str, tuple[int, bytes]]
+        await move_tables(connection)
+        return True
 
 
 def _ends(rows: Sequence[asyncpg.Record]) -> Ends:
     return {row["account_id"]: (row["position"], row["hash"]) for row in rows}
-
-
-ERASED_EVER = "SELECT account_id, position FROM event_store.event WHERE erased_at IS NOT NULL"
-Connection = asyncpg.pool.PoolConnectionProxy
-
-
-class _TooMuchRest(Exception):
-    """More must be caught up than writers may be kept waiting for."""
-
-
-async def _make_like(connection: Connection, table: str) -> None:
-    """A table with the columns, checks, options, indexes and grants of the one in use."""
-    old, new = f"read_model.{table}", f"{NEXT}.{table}"
-    await connection.execute(
-        f"CREATE TABLE {new} (LIKE {old} INCLUDING ALL EXCLUDING INDEXES EXCLUDING STATISTICS)"
-    )
-    options = await connection.fetchval(OPTIONS, old)
-    if options:
-        await connection.execute(f"ALTER TABLE {new} SET ({', '.join(options)})")
-    for row in await connection.fetch(INDEXES, old):
-        if row["conname"] is not None:
-            await connection.execute(
-                f'ALTER TABLE {new} ADD CONSTRAINT "{row["conname"]}" {row["said"]}'
-            )
-        else:
-            await connection.execute(row["definition"].replace(f" ON {old} ", f" ON {new} "))
-    for row in await connection.fetch(GRANTS, old):
-        await connection.execute(f"GRANT {row['privilege_type']} ON {new} TO {row['grantee']}")
-    await connection.execute(f"COMMENT ON TABLE {new} IS '{MADE_BY}'")
-
-
-async def _replace_tables(connection: Connection) -> None:
-    """Put the new tables in the place of the old; waits for no reader longer than lock_timeout."""
-    old = [f"read_model.{table}" for table in TABLES]
-    # pg_get_viewdef leaves out the schemas that are on the path.
-    await connection.execute("SET LOCAL search_path = ''")
-    await connection.execute(f"LOCK TABLE {', '.join(old)} IN ACCESS EXCLUSIVE MODE")
-    views = await connection.fetch(VIEWS, old)
-    grants = {view["name"]: await connection.fetch(GRANTS, view["name"]) for view in views}
-    for view in views:
-        await connection.execute(f"DROP VIEW {view['name']}")
-    for table in TABLES:
-        await connection.execute(f"DROP TABLE read_model.{table}")
-        await connection.execute(f"ALTER TABLE {NEXT}.{table} SET SCHEMA read_model")
-        await connection.execute(f"COMMENT ON TABLE read_model.{table} IS NULL")
-    for view in views:
-        await connection.execute(f"CREATE VIEW {view['name']} AS {view['definition']}")
-        for row in grants[view["name"]]:
-            await connection.execute(
-                f"GRANT {row['privilege_type']} ON {view['name']} TO {row['grantee']}"
-            )

@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 
 from saldo.project.deliveries import of_cloud_event, post_delivery
-from saldo.project.postgres import ReadModelBusy, ReadModelUnavailable
-from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
-from saldo.project.projector import Projector, open_projector
+from saldo.project.errors import (
+    BadDelivery,
+    BeyondStore,
+    GivenUp,
+    ReadModelBusy,
+    ReadModelUnavailable,
+)
+from saldo.project.postgres import PostgresDatabases
+from saldo.project.projector import Projector
+from saldo.serve.clock import StoreClock
+from saldo.serve.database import function_pool
 from saldo.serve.group_commit import QueueFull
 from saldo.serve.http import auth
 from saldo.serve.http.problems import Rule
@@ -24,6 +32,8 @@ from saldo.serve.settings import BadSetting
 
 if TYPE_CHECKING:
     from cloudevents.http import CloudEvent
+
+    from saldo.serve.settings import Settings
 
 RULES: dict[type[Exception], Rule] = {
     **auth.RULES,
@@ -44,6 +54,22 @@ RULES: dict[type[Exception], Rule] = {
         status=429, name="too-busy", title="Too many deliveries wait here", retry_after_s=1
     ),
 }
+
+
+async def open_projector(settings: Settings) -> Projector:
+    """Return the projector of this process, its sweep started."""
+    if settings.event_store_url is None or settings.read_model_url is None:
+        raise ValueError("the projector's settings are incomplete")
+    streams = function_pool(settings, settings.event_store_url, "event_store")
+    read_model = function_pool(settings, settings.read_model_url, "read_model")
+    projector = Projector(
+        PostgresDatabases(await streams, await read_model),
+        StoreClock(),
+        auth.authenticator_of(settings.sources, settings.source_subjects),
+    )
+    projector.sweeper.start()
+    return projector
+
 
 app = FunctionApp(
     name="project_balance",

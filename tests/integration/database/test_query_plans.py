@@ -97,36 +97,32 @@ INDEXES: dict[str, set[str]] = {
     "record.outbox.ACKNOWLEDGE": {"outbox_position"},
     "record.outbox.NOTE_SWEEP": {"sweep_pkey"},
     "record.outbox.DEPTH": {"outbox_by_time"},
-    "project.dead_letters.PARK_DELIVERED": {"dead_letter_event"},
-    "project.projector.GIVEN_UP": {"balance_blocked", "dead_letter_waiting"},
-    "project.postgres.LOCK_AND_READ": {"balance_pkey"},
+    "project.postgres.PARK_DELIVERED": {"dead_letter_event"},
+    "project.postgres.GIVEN_UP": {"balance_blocked", "dead_letter_waiting"},
     "project.postgres.LOCK_BALANCES": {"balance_pkey"},
-    "project.postgres.READ_BALANCES": {"balance_pkey"},
+    "project.postgres.CREATE_BALANCES": {"balance_pkey"},
     "project.postgres.READ_FROM": {"event_position"},
-    "project.postgres.CLEAR_STATEMENT": set(),
-    "project.postgres.CLEAR_TOTALS": {"daily_total_day"},
+    "project.postgres.CLEAR": {"daily_total_day"},
     "project.postgres.WRITE": {"balance_pkey", "daily_total_day"},
     "project.postgres.DROP_EMPTY": {"balance_pkey"},
     "project.postgres.MARK_REVERSED": {"statement_by_id"},
     "project.postgres.PARK": {"dead_letter_event"},
-    "project.rebuild.ON_STREAM": {"event_position"},
-    "project.rebuild.ERASED_EVER": {"event_erased"},
+    "project.postgres.READ_WATERMARK": set(),
+    "project.postgres.FIRST_APPENDED": {"event_by_time"},
+    "project.postgres.WALK": {"event_by_time"},
+    "project.postgres.STANDING": {"balance_pkey"},
+    "project.postgres.NOTE": {"sweep_pkey"},
+    "project.postgres.ERASED": {"event_erased"},
+    "project.postgres.ERASE_COPIES": {"statement_position"},
+    "project.postgres.CONFIRM_ERASED": {"event_position"},
+    "project.rebuild.HAVE_EVENTS": {"stream_pkey"},
     "project.rebuild.ERASED_SINCE": {"event_erased"},
-    "project.rebuild.FIND_NEXT": set(),
-    "project.rebuild.GRANTS": set(),
-    "project.rebuild.INDEXES": set(),
-    "project.rebuild.OPTIONS": set(),
     "project.rebuild.STREAMS_PAGE": {"stream_pkey"},
-    "project.rebuild.VIEWS": set(),
-    "project.lag_sweep.READ_WATERMARK": set(),
-    "project.lag_sweep.FIRST_APPENDED": {"event_by_time"},
-    "project.lag_sweep.WALK": {"event_by_time"},
-    "project.lag_sweep.STANDING": {"balance_pkey"},
-    "project.lag_sweep.NOTE": {"sweep_pkey"},
-    "project.lag_sweep.ERASED": {"event_erased"},
-    "project.lag_sweep.NOTE_ERASED": {"sweep_pkey"},
-    "project.lag_sweep.ERASE_COPIES": {"statement_position"},
-    "project.lag_sweep.CONFIRM_ERASED": {"event_position"},
+    "project.next_tables.FIND_NEXT": set(),
+    "project.next_tables.GRANTS": set(),
+    "project.next_tables.INDEXES": set(),
+    "project.next_tables.OPTIONS": set(),
+    "project.next_tables.VIEWS": set(),
     "serve.clock.STORE_NOW": set(),
     "query.balances.READ_BALANCES": {"balance_pkey"},
     "query.balances.READ_STREAMS": {"stream_pkey"},
@@ -218,7 +214,8 @@ class Statement:
         side = self.name.partition(".")[0]
         if self.name.startswith("operate.migrate."):
             return postgres.SUPERUSER
-        return "saldo_operate" if self.name.startswith("project.rebuild.") else ROLES[side]
+        rebuilds = self.name.startswith(("project.rebuild.", "project.next_tables."))
+        return "saldo_operate" if rebuilds else ROLES[side]
 
 
 def statements() -> list[Statement]:
@@ -344,7 +341,7 @@ def test_every_statement_is_listed_with_its_index() -> None:
 
 
 def test_no_client_request_reads_a_whole_table() -> None:
-    operators = ("operate.", "project.rebuild.", "query.system_status.")
+    operators = ("operate.", "project.rebuild.", "project.next_tables.", "query.system_status.")
     assert all(name.startswith(operators) for name in WALKS)
 
 

@@ -9,7 +9,7 @@ import pytest
 from cloudevents.http import CloudEvent
 
 from saldo.project.deliveries import RECORDED, of_cloud_event
-from saldo.project.postgres import ReadModelUnavailable
+from saldo.project.errors import ReadModelUnavailable
 from saldo.query.errors import ReadModelUnavailable as BalancesUnavailable
 from saldo.query.system_status import System
 from saldo.record.batch import Contention

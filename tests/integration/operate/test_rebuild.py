@@ -12,9 +12,11 @@ import httpx
 import pytest
 
 from saldo.operate.settings import open_operator_pool
+from saldo.project import next_tables
 from saldo.project import rebuild as rebuild_module
-from saldo.project.postgres import PostgresReadModel
-from saldo.project.rebuild import Rebuild, RebuildRefused, Rebuilt
+from saldo.project.errors import RebuildRefused
+from saldo.project.postgres import PostgresDatabases
+from saldo.project.rebuild import Rebuild, Rebuilt, discard_rebuild
 from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support.controls import expense, income
 from tests.support.sides import CUT, check_read_model, connected
@@ -159,8 +161,8 @@ async def test_an_interrupted_rebuild_resumes_or_is_discarded(
         with pytest.raises(KeyboardInterrupt):
             await rebuild(ledger, progress=interrupt)
         async with open_operator_pool(ledger.settings.read_model_url) as pool:
-            assert await Rebuild(pool, pool, lambda _d, _t: None).discard()
-        left = await ledger.pool.fetch(rebuild_module.FIND_NEXT)
+            assert await discard_rebuild(pool)
+        left = await ledger.pool.fetch(next_tables.FIND_NEXT)
         assert await model(ledger) == before
     assert kept == 4
     assert (rebuilt.resumed, rebuilt.switched) == (True, True)
@@ -175,7 +177,7 @@ async def test_tables_of_another_version_are_not_resumed(
         await ledger.pool.execute(
             "UPDATE read_model.balance SET balance_minor = 7 WHERE account_id = 'account-1'"
         )
-        monkeypatch.setattr(rebuild_module, "MADE_BY", "an older version")
+        monkeypatch.setattr(next_tables, "MADE_BY", "an older version")
         await rebuild(ledger)
         monkeypatch.undo()
         assert not (await rebuild(ledger, accept_differences=True)).resumed
@@ -257,10 +259,10 @@ async def test_the_switch_waits_for_work_in_flight(
         statement = await reader.prepare(
             "SELECT balance_minor FROM read_model.balance WHERE account_id = $1"
         )
-        projection = await PostgresReadModel(project).begin()
-        reading = reader.transaction()
-        await reading.start()
-        try:
+        async with (
+            PostgresDatabases(project, project).begin() as projection,
+            reader.transaction(),
+        ):
             assert await statement.fetchval("account-1") == 9900
             await projection.lock(["account-1"])
             attempts = 0
@@ -274,9 +276,6 @@ async def test_the_switch_waits_for_work_in_flight(
                 await asyncio.sleep(0.01)
             # A further read is not kept waiting meanwhile.
             assert await asyncio.wait_for(statement.fetchval("account-2"), HANGS_S) == 9900
-        finally:
-            await projection.commit()
-            await reading.rollback()
         rebuilt = await asyncio.wait_for(running, HANGS_S)
         # The same prepared statement, planned again on the new table.
         assert await statement.fetchval("account-1") == 9900

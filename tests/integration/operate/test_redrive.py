@@ -11,7 +11,7 @@ from saldo.domain.events import SCHEMA_NEWEST
 from saldo.operate.dead_letters import BLOCKED, LIST, redrive_account, redrive_letter
 from saldo.operate.errors import CommandError
 from saldo.operate.settings import Pool, open_operator_pool
-from saldo.project.dead_letters import park_delivered
+from saldo.project.postgres import PostgresDatabases
 from saldo.serve.functions import PROJECT
 from tests.support.controls import income
 from tests.support.stored import append_unreadable, opened
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from tests.conftest import Serve
     from tests.support.servers import Database
     from tests.support.stored import Ledger
+
+
+def parking(ledger: Ledger) -> PostgresDatabases:
+    """The databases, in which the projector parks dead letters."""
+    return PostgresDatabases(ledger.pool, ledger.pool)
 
 
 @contextlib.asynccontextmanager
@@ -111,7 +116,7 @@ async def test_redriving_a_kafka_source_dead_letter_catches_up(
             "knativeerrordest": "http://localhost/",
             "knativeerrorcode": "503",
         }
-        await park_delivered(ledger.pool, attributes, event.public_text)
+        await parking(ledger).park(attributes, event.public_text)
         [letter] = await listed(ledger)
         assert (await ledger.verify()).faults == []
         done = await redrive_letter(letter, *stores, to=None)
@@ -131,8 +136,8 @@ async def test_foreign_dead_letter_is_delivered_on_request(
         "knativeerrordest": "http://localhost/",
     }
     async with opened(database) as ledger, opened_stores(ledger) as stores:
-        await park_delivered(ledger.pool, foreign, None)
-        await park_delivered(ledger.pool, foreign | {"id": "8", "type": "unknown"}, None)
+        await parking(ledger).park(foreign, None)
+        await parking(ledger).park(foreign | {"id": "8", "type": "unknown"}, None)
         first, second = await listed(ledger)
         with pytest.raises(CommandError, match="no account"):
             await redrive_letter(first, *stores, to=None)

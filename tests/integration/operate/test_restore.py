@@ -15,8 +15,8 @@ import pytest
 
 from local import postgres
 from saldo.operate.settings import open_operator_pool
-from saldo.project.catch_up import Surroundings, catch_up
-from saldo.project.postgres import PostgresReadModel, PostgresStreamReader
+from saldo.project.catch_up import CatchUp
+from saldo.project.postgres import PostgresDatabases
 from saldo.project.rebuild import Rebuild
 from saldo.serve.functions import PROJECT
 from tests.integration.operate.test_rebuild import cloud_event
@@ -103,12 +103,8 @@ async def archived(connection: PoolConnectionProxy[asyncpg.Record]) -> None:
 
 
 async def project(store: Ledger, model: Ledger, *account_ids: str) -> None:
-    around = Surroundings(
-        read_model=PostgresReadModel(model.pool),
-        streams=PostgresStreamReader(store.pool),
-        sleep=lambda _seconds: archived_never(),
-    )
-    await catch_up(account_ids, around)
+    databases = PostgresDatabases(store.pool, model.pool)
+    await CatchUp(databases, lambda _seconds: archived_never()).round(account_ids)
 
 
 async def archived_never() -> None:

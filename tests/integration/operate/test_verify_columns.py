@@ -20,8 +20,8 @@ from local.services import ROOT
 from saldo.domain.commands import Kind
 from saldo.operate.streams import restore_streams
 from saldo.project.catch_up import CaughtUp
-from saldo.project.dead_letters import PARK_DELIVERED
-from saldo.project.lag_sweep import LagSweep, PostgresLagTables
+from saldo.project.lag_sweep import LagSweep
+from saldo.project.postgres import PARK_DELIVERED, PostgresDatabases
 from saldo.serve.clock import StoreClock
 from tests.support import servers
 from tests.support.controls import expense, income, limit, reversal
@@ -97,12 +97,10 @@ async def _fill(database: Database) -> None:
         )
 
         async def nothing(_account_id: str, position: int) -> CaughtUp:
-            return CaughtUp(
-                position=position, blocked=False, more=False, refolded=False, projected=0
-            )
+            return CaughtUp(position=position, blocked=False)
 
-        tables = PostgresLagTables(ledger.pool, ledger.pool)
-        await LagSweep(tables, nothing, StoreClock()).sweep()
+        databases = PostgresDatabases(ledger.pool, ledger.pool)
+        await LagSweep(databases, nothing, StoreClock()).sweep()
         await ledger.pool.execute(
             PARK_DELIVERED,
             "ana",

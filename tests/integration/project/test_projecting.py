@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -16,9 +16,8 @@ from saldo.domain.events import SCHEMA_NEWEST, chain_hash, genesis_hash
 from saldo.project import lag_sweep as sweep
 from saldo.project.catch_up import CATCH_UP_EVENTS_MAX
 from saldo.project.deliveries import of_cloud_event
-from saldo.project.lag_sweep import ERASED_PAGE
-from saldo.project.postgres import ReadModelUnavailable
-from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
+from saldo.project.errors import BadDelivery, BeyondStore, GivenUp, ReadModelUnavailable
+from saldo.project.postgres import ERASED_PAGE
 from saldo.record.cloud_events import attributes_of
 from tests.support.controls import ACCOUNT, expense, income, limit, reversal
 from tests.support.sides import (
@@ -115,11 +114,10 @@ async def test_a_balance_is_locked_while_it_is_folded(
 ) -> None:
     """So another projector waits, and folds from what this one wrote."""
     await projector.take(delivery((await writer.record(income("1")))[0]))
-    folding = await projector.around.read_model.begin()
-    assert (await folding.lock([ACCOUNT]))[ACCOUNT].position == 1
-    with pytest.raises(asyncpg.LockNotAvailableError):
-        await superuser.execute(LOCK_NOW, ACCOUNT)
-    await folding.commit()
+    async with projector.databases.begin() as folding:
+        assert (await folding.lock([ACCOUNT]))[ACCOUNT].position == 1
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await superuser.execute(LOCK_NOW, ACCOUNT)
     await superuser.execute(LOCK_NOW, ACCOUNT)
 
 
@@ -139,6 +137,26 @@ async def test_the_memory_of_an_account_hides_no_later_event(
         [stored] = await writer.record(income("1"))
         await projector.take(delivery(stored))
         assert await reader.balance(ACCOUNT) == (number, number * 100)
+
+
+async def test_daily_totals_use_the_utc_day_of_occurrence(
+    writer: Writer, reader: Reader, superuser: Connection
+) -> None:
+    evening = datetime(2026, 11, 24, 23, 59, tzinfo=UTC)
+    await writer.record(
+        income("5", occurred_at=evening),
+        expense("1", occurred_at=evening + timedelta(minutes=2)),
+        expense("2", occurred_at=evening + timedelta(minutes=3)),
+        limit("9"),
+    )
+    await reader.catch_up(ACCOUNT)
+    rows = await superuser.fetch(
+        "SELECT day, income_minor, expense_minor, transactions FROM read_model.daily_total"
+    )
+    assert sorted(tuple(row) for row in rows) == [
+        (date(2026, 11, 24), 500, 0, 1),
+        (date(2026, 11, 25), 0, 300, 2),
+    ]
 
 
 async def test_daily_totals_add_up_over_several_rounds(

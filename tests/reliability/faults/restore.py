@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from saldo.operate.settings import open_operator_pool
-from saldo.project.rebuild import Rebuild, RebuildRefused
+from saldo.project.errors import RebuildRefused
+from saldo.project.rebuild import Rebuild
 from tests.reliability.faults.intents import Intent
 from tests.reliability.faults.reads import NOT_MODIFIED, STREAM_S
 from tests.reliability.faults.rig import until_true

@@ -1,21 +1,21 @@
-"""The simulated read model: balances under row locks, statement lines, totals, the watermark."""
+"""The simulated read model: balances under row locks, statement lines and the watermark."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
-from saldo.project.fold import Balance, DailyTotal, Folded, StatementLine, new_balance
-from saldo.project.lag_sweep import Appended, Standing
-from saldo.project.postgres import ReadModelBusy, ReadModelUnavailable
+from saldo.project.errors import ReadModelBusy, ReadModelUnavailable
+from saldo.project.fold import Balance, Folded, StatementLine, StreamEvent, new_balance
+from saldo.project.ports import Appended
 from tests.reliability.simulation.store import Locks, LockTimeout, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import date, datetime
-    from uuid import UUID
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from types import TracebackType
 
-    from saldo.project.lag_sweep import Lag
+    from saldo.project.ports import Lag, States
     from tests.reliability.simulation.store import EventStore
     from tests.reliability.simulation.world import World
 
@@ -28,21 +28,8 @@ class ReadModel:
     locks: Locks = field(default_factory=Locks)
     balances: dict[str, Balance] = field(default_factory=dict)
     lines: dict[str, dict[int, StatementLine]] = field(default_factory=dict)
-    totals: dict[tuple[str, date], DailyTotal] = field(default_factory=dict)
     dead: list[str] = field(default_factory=list)
     watermark: datetime | None = None
-
-    async def begin(self) -> Round:
-        await self.world.step("model BEGIN")
-        if self.world.database_is_down:
-            raise ReadModelUnavailable
-        return Round(self)
-
-    def clear(self, account_id: str) -> None:
-        """Forget an account's lines and totals."""
-        self.lines.pop(account_id, None)
-        for key in [key for key in self.totals if key[0] == account_id]:
-            del self.totals[key]
 
     def as_of(self, account_id: str, moment: datetime) -> tuple[int, int, bool]:
         """Position and balance as of ``moment``, and whether they are final: query's AS_OF."""
@@ -53,13 +40,6 @@ class ReadModel:
         last = max(by_then, key=lambda line: line.position, default=None)
         return (0, 0, final) if last is None else (last.position, last.balance_minor, final)
 
-    def mark_reversed(self, account_id: str, reversed_id: UUID, reversal_id: UUID) -> None:
-        """Say on a line by what it was reversed."""
-        written = self.lines.get(account_id, {})
-        for position, line in written.items():
-            if line.event_id == reversed_id:
-                written[position] = replace(line, reversed_by=reversal_id)
-
 
 class Round(Session):
     """The projector's ReadModelTransaction."""
@@ -69,6 +49,23 @@ class Round(Session):
         self._model = model
         self._cleared: list[str] = []
         self._folded = Folded()
+
+    async def __aenter__(self) -> Self:
+        await self._world.step("model BEGIN")
+        if self._world.database_is_down:
+            self.cut()
+            raise ReadModelUnavailable
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self._commit(ReadModelUnavailable, ReadModelBusy)
+        await self.roll_back()
 
     async def lock(self, account_ids: Sequence[str]) -> dict[str, Balance]:
         await self._arrive("lock", ReadModelUnavailable, ReadModelBusy)
@@ -99,41 +96,56 @@ class Round(Session):
                 raise ReadModelBusy
         self._folded = folded
 
-    async def commit(self) -> None:
-        await self._commit(ReadModelUnavailable, ReadModelBusy)
-
     def _apply(self) -> None:
         model, folded = self._model, self._folded
         for account_id in self._cleared:
-            model.clear(account_id)
+            model.lines.pop(account_id, None)
         for line in folded.lines:
             if (
                 model.lines.setdefault(line.account_id, {}).setdefault(line.position, line)
                 is not line
             ):
                 self._world.note("line-twice", f"{line.account_id} {line.position}")
-        for key, total in folded.totals.items():
-            known = model.totals.setdefault(key, DailyTotal())
-            known.income_minor += total.income_minor
-            known.expense_minor += total.expense_minor
-            known.transactions += total.transactions
-        for account_id, reversed_id, reversal_id in folded.reversals:
-            model.mark_reversed(account_id, reversed_id, reversal_id)
         for balance in folded.balances:
             if balance.position or balance.blocked:
                 model.balances[balance.account_id] = balance
-        for dead in folded.dead:
-            self._world.note("blocked", f"{dead.account_id} {dead.position} {dead.reason}")
-            model.dead.append(dead.account_id)
+        for event, reason in folded.dead:
+            self._world.note("blocked", f"{event.account_id} {event.position} {reason}")
+            model.dead.append(event.account_id)
 
 
-class LagTables:
-    """The lag sweep's tables, of both sides."""
+class Databases:
+    """The projector's databases."""
 
     def __init__(self, store: EventStore, model: ReadModel) -> None:
         self._store = store
         self._model = model
         self._world = store.world
+
+    def begin(self) -> Round:
+        return Round(self._model)
+
+    async def read_from(
+        self, positions: Sequence[tuple[str, int]], events_max: int
+    ) -> dict[str, list[StreamEvent]]:
+        await self._before("streams read")
+        found: dict[str, list[StreamEvent]] = {}
+        for account_id, position in positions:
+            stream = self._store.events.get(account_id, [])
+            start = max(position - 1, 0)
+            for event in stream[start : start + events_max + 1]:
+                own = event.position == position
+                found.setdefault(account_id, []).append(
+                    StreamEvent(
+                        account_id=account_id,
+                        position=event.position,
+                        event_id=event.event_id,
+                        public_text=None if own else event.public_text,
+                        private_text=None if own else event.private_text,
+                        hash=event.hash,
+                    )
+                )
+        return found
 
     async def watermark(self) -> datetime | None:
         await self._before("watermark")
@@ -153,10 +165,10 @@ class LagTables:
             for at, account_id, position, chained in rows
         ]
 
-    async def standing(self, account_ids: Sequence[str]) -> list[Standing]:
+    async def standing(self, account_ids: Sequence[str]) -> States:
         await self._before("standing")
         known = [self._model.balances[each] for each in account_ids if each in self._model.balances]
-        return [Standing(each.account_id, each.position, each.hash) for each in known]
+        return {each.account_id: (each.position, each.hash) for each in known}
 
     async def note(self, watermark: datetime, found: int, lag: Lag) -> None:
         await self._before("note")
@@ -171,7 +183,18 @@ class LagTables:
     async def erase_copy(self, account_id: str, position: int) -> None:
         raise AssertionError(f"{account_id} {position} was never erased")
 
+    async def park(self, attributes: Mapping[str, str], public_text: str | None) -> None:
+        raise AssertionError(f"no source gives up: {attributes}, {public_text}")
+
+    async def given_up(self) -> tuple[int, int]:
+        await self._before("given up")
+        balances = self._model.balances.values()
+        return len(self._model.dead), sum(each.blocked for each in balances)
+
+    async def close(self) -> None:
+        """Do nothing: the connections are not simulated."""
+
     async def _before(self, what: str) -> None:
-        await self._world.step(f"lag {what}")
+        await self._world.step(f"projector {what}")
         if self._world.database_is_down or self._world.happens(self._world.faults.cut):
-            raise ConnectionResetError
+            raise ReadModelUnavailable

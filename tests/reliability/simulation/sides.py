@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saldo.domain.errors import Refused
-from saldo.project.catch_up import Surroundings as ProjectorSurroundings
+from saldo.project import projector
 from saldo.project.deliveries import Delivery
-from saldo.project.postgres import ReadModelBusy, ReadModelUnavailable
-from saldo.project.projection import BadDelivery, BeyondStore, GivenUp, Projection
+from saldo.project.errors import (
+    BadDelivery,
+    BeyondStore,
+    GivenUp,
+    ReadModelBusy,
+    ReadModelUnavailable,
+)
 from saldo.record.batch import Dependencies, record_batch
 from saldo.record.errors import OutcomeUnknown, StoreBusy, StoreUnavailable
 from saldo.record.relay import Relay
@@ -22,8 +27,8 @@ from saldo.serve.clock import StoreClock
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.sweeper import Sweeper
 from tests.reliability.simulation.kafka import Broker, Sender
-from tests.reliability.simulation.read_model import LagTables, ReadModel
-from tests.reliability.simulation.store import EventStore, Outbox, StreamReader
+from tests.reliability.simulation.read_model import Databases, ReadModel
+from tests.reliability.simulation.store import EventStore, Outbox
 from tests.support.controls import BRL
 
 if TYPE_CHECKING:
@@ -122,26 +127,19 @@ class Projector:
 
     def __init__(self, servers: Servers, process: Process) -> None:
         self.process = process
-        self._projection = Projection(
-            ProjectorSurroundings(
-                read_model=servers.model,
-                streams=StreamReader(servers.store),
-                sleep=asyncio.sleep,
-            ),
-            LagTables(servers.store, servers.model),
-            clock=StoreClock(process.wall, process.world.loop.time),
-            monotonic=process.world.loop.time,
+        self._projector = projector.Projector(
+            Databases(servers.store, servers.model),
+            StoreClock(process.wall, process.world.loop.time),
         )
-        self._sweeper = Sweeper("lag", self._projection.lag_sweep.sweep, SWEEP_INTERVAL_S)
 
     async def open(self) -> None:
-        self._sweeper.start()
+        self._projector.sweeper.start()
 
     async def take(self, attributes: Mapping[str, str], data: object) -> int:
         """Take a delivery and return its status."""
         delivery = Delivery(attributes=attributes, data=json.dumps(data).encode())
         try:
-            said = await self._projection.take_recorded(attributes, erased=delivery.says_erased)
+            said = await self._projector.take(delivery)
         except tuple(STATUSES) as error:
             self.process.world.note(f"status-{STATUSES[type(error)]}")
             return STATUSES[type(error)]
@@ -150,5 +148,4 @@ class Projector:
 
     async def close(self) -> None:
         """Stop as the projector does at SIGTERM."""
-        await self._projection.commit.drain()
-        await self._sweeper.stop()
+        await self._projector.close()

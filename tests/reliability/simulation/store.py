@@ -15,8 +15,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from saldo.domain.account import Account, new_account
-from saldo.project.fold import StreamEvent
-from saldo.project.postgres import ReadModelUnavailable
 from saldo.record.errors import (
     STREAM_POSITION,
     CommitUnknown,
@@ -448,35 +446,3 @@ class Outbox:
         if self._world.happens(self._world.faults.cut):
             self._world.note("outbox-answer-lost", what)
             raise ConnectionResetError
-
-
-class StreamReader:
-    """The projector's StreamReader."""
-
-    def __init__(self, store: EventStore) -> None:
-        self._store = store
-
-    async def read_from(
-        self, positions: Sequence[tuple[str, int]], events_max: int
-    ) -> dict[str, list[StreamEvent]]:
-        world = self._store.world
-        await world.step("streams read")
-        if world.database_is_down or world.happens(world.faults.cut):
-            raise ReadModelUnavailable
-        found: dict[str, list[StreamEvent]] = {}
-        for account_id, position in positions:
-            stream = self._store.events.get(account_id, [])
-            start = max(position - 1, 0)
-            for event in stream[start : start + events_max + 1]:
-                own = event.position == position
-                found.setdefault(account_id, []).append(
-                    StreamEvent(
-                        account_id=account_id,
-                        position=event.position,
-                        event_id=event.event_id,
-                        public_text=None if own else event.public_text,
-                        private_text=None if own else event.private_text,
-                        hash=event.hash,
-                    )
-                )
-        return found

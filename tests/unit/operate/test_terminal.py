@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from saldo.bank_import.errors import ImportFailedError
 from saldo.operate.errors import CommandError
 from saldo.operate.terminal import App, Commands
-from saldo.project.rebuild import RebuildRefused
+from saldo.project.errors import RebuildRefused
 from saldo.serve.settings import BadSetting
 
 

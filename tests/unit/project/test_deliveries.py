@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saldo.project.deliveries import RECORDED, STRUCTURED, read_delivery
-from saldo.project.projection import BadDelivery
+from saldo.project.errors import BadDelivery
 from saldo.serve.http.request import Request
 
 if TYPE_CHECKING:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from local.knative.delivery import is_retried
-from saldo.project.postgres import ReadModelBusy, ReadModelUnavailable
-from saldo.project.projection import BadDelivery, BeyondStore, GivenUp
+from saldo.project.errors import (
+    BadDelivery,
+    BeyondStore,
+    GivenUp,
+    ReadModelBusy,
+    ReadModelUnavailable,
+)
 from saldo.project.routes import RULES, app
 from saldo.serve.group_commit import QueueFull
 from saldo.serve.http import auth

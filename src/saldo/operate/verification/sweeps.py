@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, Fault
-from saldo.project.lag_sweep import ERASURE_SWEEP, LAG_SWEEP
+from saldo.project.postgres import ERASURE_SWEEP, LAG_SWEEP
 from saldo.record.outbox import OUTBOX_SWEEP
 
 if TYPE_CHECKING:
