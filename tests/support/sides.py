@@ -51,7 +51,7 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Connection]:
-    """A separate connection."""
+    """Yield a separate connection."""
     connection = await asyncpg.connect(url)
     try:
         yield connection
