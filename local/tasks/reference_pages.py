@@ -44,73 +44,78 @@ FUNCTIONS_SETTINGS = {
         meaning="The read model, as the same role. It may be another server's."
     ),
     "DATABASE_AUTH": Setting(
-        meaning="Whether the password, if there is one, stands in the URL, or is a token that IAM"
+        meaning="`url`: the password, if any, is in the URL. `rds-iam`: it is a token that IAM"
         " signs for RDS.",
         default="url",
     ),
     "POOL_SIZE_MAX": Setting(
-        meaning="Connections of each of the process's pools. Connections in all: times the"
-        " function's largest number of pods.",
+        meaning="The largest number of connections in each pool of the process. For the total,"
+        " multiply by the function's largest number of pods.",
         default="4",
     ),
     "HASH_SECRET": Setting(
-        meaning="Keys the hashes of idempotency keys, and of account ids in logs. Not to be"
-        " changed lightly: [Rotate secrets](how-to/rotate-secrets.md)."
+        meaning="The secret of the hashes of idempotency keys, and of account ids in logs. Before"
+        " you change it, read [Rotate secrets](how-to/rotate-secrets.md)."
     ),
     "AUTH": Setting(
-        meaning="`none` lets everybody do everything, and so must be said outright. With `oidc`"
-        " every request carries a bearer token."
+        meaning="`none` allows every request to everybody, so there is no default. With `oidc`"
+        " every request needs a bearer token."
     ),
     "OIDC_ISSUER": Setting(meaning="The `iss` of the clients' tokens."),
     "OIDC_AUDIENCE": Setting(meaning="The `aud` of the clients' tokens."),
-    "OIDC_JWKS_URL": Setting(meaning="Where the issuer publishes its keys."),
+    "OIDC_JWKS_URL": Setting(meaning="The URL of the issuer's key set."),
     "SINK_ISSUER": Setting(
-        meaning="The `iss` of the tokens of KafkaSource and PingSource. record_transaction takes"
-        " sweeps by PingSource only where it is set."
+        meaning="The `iss` of the tokens of KafkaSource and PingSource. record_transaction accepts"
+        " sweeps by PingSource only if it is set."
     ),
     "SINK_AUDIENCE": Setting(
         meaning="The `aud` of their tokens. record_transaction needs this and the next two"
         " only with `SINK_ISSUER`."
     ),
-    "SINK_JWKS_URL": Setting(meaning="Where their issuer publishes its keys."),
-    "SINK_SUBJECTS": Setting(meaning="Whose deliveries are taken: each `sub`, by commas."),
-    "KAFKA_BOOTSTRAP_SERVERS": Setting(meaning="`host:port`, by commas."),
+    "SINK_JWKS_URL": Setting(meaning="The URL of their issuer's key set."),
+    "SINK_SUBJECTS": Setting(
+        meaning="The accepted `sub` claims of deliveries, separated by commas."
+    ),
+    "KAFKA_BOOTSTRAP_SERVERS": Setting(meaning="The brokers as `host:port`, separated by commas."),
     "KAFKA_TOPIC": Setting(meaning="The topic of the transactions.", default="transactions"),
     "KAFKA_SECURITY": Setting(
-        meaning="`plaintext` on a laptop; `msk-iam`, by the pod's role; or `scram`, SCRAM-SHA-512"
-        " within TLS."
+        meaning="`plaintext` on a laptop; `msk-iam` with the pod's role; or `scram`, SCRAM-SHA-512"
+        " over TLS."
     ),
     "KAFKA_USERNAME": Setting(meaning="The SCRAM user."),
     "KAFKA_PASSWORD": Setting(meaning="Its password."),
     "KAFKA_CA_FILE": Setting(
-        meaning="A file with the authority of the brokers' certificates, where it is not one of"
-        " the system's."
+        meaning="A file with the CA certificate of the brokers, if the system does not have it."
     ),
-    "AWS_REGION": Setting(meaning="The region that IAM signs for."),
+    "AWS_REGION": Setting(meaning="The region for which IAM signs."),
     "DEFAULT_CURRENCY": Setting(
-        meaning="The currency of an account whose first transaction names none.", default="BRL"
+        meaning="The currency of an account whose first transaction does not name one.",
+        default="BRL",
     ),
-    "CORS_ORIGINS": Setting(meaning="Origins whose pages may ask, by commas. None by default."),
+    "CORS_ORIGINS": Setting(
+        meaning="Origins whose pages may send requests, separated by commas. None by default."
+    ),
     "CONSOLE_RECORD_URL": Setting(
-        meaning="Where a browser that shows the console finds record_transaction. Without it the"
+        meaning="The URL of record_transaction for the console in a browser. Without it the"
         " console only reads."
     ),
-    "LOG_LEVEL": Setting(meaning="The least that is logged.", default="INFO"),
+    "LOG_LEVEL": Setting(meaning="The lowest level that is logged.", default="INFO"),
     "OTEL_EXPORTER_OTLP_ENDPOINT": Setting(
-        meaning="Where a collector takes traces and metrics by OTLP (http/protobuf). Without it"
-        " neither is made for sending."
+        meaning="The URL of a collector for traces and metrics by OTLP (http/protobuf). Without it"
+        " nothing is exported."
     ),
     "OTEL_METRIC_EXPORT_INTERVAL": Setting(
         meaning="Milliseconds between two exports of metrics.", default="60000"
     ),
     "OTEL_TRACES_SAMPLER_ARG": Setting(
-        meaning="The share of traces that begin here and are kept, from 0 to 1.", default="0.01"
+        meaning="The share of the traces started here that are sampled, from 0 to 1.",
+        default="0.01",
     ),
 }
 
 OPERATOR_SETTINGS = {
     "EVENT_STORE_URL": "The event store, as `saldo_operate`; for `migrate`, as the owner.",
-    "READ_MODEL_URL": "The read model, likewise.",
+    "READ_MODEL_URL": "The read model, in the same role.",
     "DATABASE_AUTH": "As above.",
     "KAFKA_BOOTSTRAP_SERVERS": "Kafka, for `verify --topic` and `status`, with the functions' other"
     " settings of Kafka.",
@@ -118,11 +123,11 @@ OPERATOR_SETTINGS = {
     " ledger and `status`.",
     "BALANCE_URL": "get_balance (default `http://127.0.0.1:8081`), for the same.",
     "PROJECT_URL": "project_balance (default `http://127.0.0.1:8082`), for `status`.",
-    "SALDO_TOKEN": "The bearer token that these commands show.",
-    "OIDC_ISSUER": "The issuer that `token` and `issuer` stand for.",
+    "SALDO_TOKEN": "The bearer token that these commands send.",
+    "OIDC_ISSUER": "The issuer in whose name `token` and `issuer` work.",
     "OIDC_AUDIENCE": "The audience of the tokens that `token` makes.",
     "ROLE_PASSWORD_RECORD": "`migrate` gives `saldo_record` this password. With `_FILE` at the end"
-    " of the name: a file that holds it.",
+    " of the name: the path of a file with it.",
     "ROLE_PASSWORD_PROJECT": "The same for `saldo_project`.",
     "ROLE_PASSWORD_QUERY": "The same for `saldo_query`.",
     "ROLE_PASSWORD_OPERATE": "The same for `saldo_operate`.",
@@ -130,8 +135,8 @@ OPERATOR_SETTINGS = {
 
 LOCAL_SETTINGS = {
     **{each.port_setting: f"{each.name}'s port, {each.port} by default." for each in FUNCTIONS},
-    "KAFKA_PORT": "Kafka's port: 9092 by default if it is free, and else another one.",
-    "SALDO_CACHE": "Where Kafka's jars are kept, for all clones of a machine.",
+    "KAFKA_PORT": "Kafka's port: 9092 by default if it is free, otherwise another one.",
+    "SALDO_CACHE": "The folder of Kafka's jars, shared by all clones on a machine.",
     "DETACH": "`make up DETACH=1` returns once all is up; `make down` stops it.",
 }
 
@@ -162,14 +167,14 @@ VARIANTS = (
 NONSENSE = "?"
 
 SETTINGS_INTRODUCTION = """\
-Settings are environment variables, read once. A missing or a bad one stops the start, and the first
-line says which and why. An empty one counts as missing."""
+Settings are environment variables, read once at the start. If one is missing or invalid, the
+process does not start, and its first line says which one and why. An empty one counts as missing."""
 CLI_INTRODUCTION = """\
-Made from the code by `make reference`; a test holds it current. [Operation](operations.md) and the
-how-to pages of [the index](README.md) say when to use which.
+Generated from the code by `make reference`; a test checks that it is current.
+[Operation](operations.md) and the how-to pages of [the index](README.md) say when to use which.
 
 `saldo --install-completion` sets up completion for your shell. On a laptop the command is
-`.venv/bin/saldo`, and `. .saldo/env` puts it on the path and tells it where the local stack is."""
+`.venv/bin/saldo`, and `. .saldo/env` puts it on the path and sets the local stack's addresses."""
 
 
 class Watched(dict[str, str]):
@@ -263,22 +268,22 @@ def taken(name: str) -> str:
 
 
 def settings_page() -> str:
-    """docs/settings.md."""
+    """Return docs/settings.md."""
     count = len(list(environments()))
     by_function = {function.name: uses(function.name) for function in FUNCTIONS}
     functions = " | ".join(by_function)
     lines = [
         "# Settings",
         "",
-        "Made from the code by `make reference`; a test holds it current.",
+        "Generated from the code by `make reference`; a test checks that it is current.",
         "",
         SETTINGS_INTRODUCTION,
         "",
         "## The functions",
         "",
-        "**must**: it does not start without. may: it reads it.",
+        "**must**: required. may: optional. with ...: required with that other setting.",
         "",
-        f"| Setting | {functions} | Takes | Default | Meaning |",
+        f"| Setting | {functions} | Value | Default | Meaning |",
         f"|---|{'---|' * len(by_function)}---|---|---|",
     ]
     for name, setting in FUNCTIONS_SETTINGS.items():
@@ -286,8 +291,13 @@ def settings_page() -> str:
         default = "" if setting.default is None else f"`{setting.default}`"
         row = [f"`{name}`", *cells, taken(name), default, setting.meaning]
         lines.append(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |"))
-    lines += ["", "## The operator's command", "", "[The command line](cli.md) says which command"]
-    lines[-1] += " does what; an option of the same meaning goes first."
+    lines += [
+        "",
+        "## The operator's command",
+        "",
+        "[The command line](cli.md) describes the commands.",
+    ]
+    lines[-1] += " An option overrides the setting of the same meaning."
     lines += ["", "| Setting | Meaning |", "|---|---|"]
     lines += [f"| `{name}` | {meaning} |" for name, meaning in OPERATOR_SETTINGS.items()]
     lines += [
@@ -326,7 +336,7 @@ def help_of(*words: str) -> str:
 
 
 def cli_page() -> str:
-    """docs/cli.md."""
+    """Return docs/cli.md."""
     group = typer.main.get_command(app)
     if not isinstance(group, typer.core.TyperGroup):
         raise TypeError(group)
