@@ -168,7 +168,7 @@ NONSENSE = "?"
 
 SETTINGS_INTRODUCTION = """\
 Settings are environment variables, read once at the start. If one is missing or invalid, the
-process does not start, and its first line says which one and why. An empty one counts as missing."""
+process does not start, and its first line says which one and why. Empty ones count as missing."""
 CLI_INTRODUCTION = """\
 Generated from the code by `make reference`; a test checks that it is current.
 [Operation](operations.md) and the how-to pages of [the index](README.md) say when to use which.
