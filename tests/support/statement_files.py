@@ -19,7 +19,7 @@ from saldo.domain.money import format_minor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from saldo.bank_import.reading_options import ReadingOptions
+    from saldo.bank_import.options import ReadingOptions
     from saldo.bank_import.statement import BankStatement
 
 SAMPLES = Path(__file__).parents[1] / "fixtures" / "statements"

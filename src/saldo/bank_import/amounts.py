@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 from saldo.bank_import.errors import StatementError
 from saldo.domain.money import CURRENCY_DIGITS, MINOR_UNITS_MAX
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Decimal = Literal["comma", "point"]
 MARKS: dict[Decimal, str] = {"comma": ",", "point": "."}

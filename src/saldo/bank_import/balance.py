@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from datetime import date
 
 import httpx
 import msgspec
@@ -11,9 +11,6 @@ import msgspec
 from saldo.bank_import.amounts import parse_amount
 from saldo.bank_import.errors import BalanceUnknownError
 from saldo.domain.money import CURRENCY_DIGITS
-
-if TYPE_CHECKING:
-    from datetime import date
 
 # How long the projector may take to bring the balance to the last imported line.
 PROJECTED_WITHIN_S = 60.0

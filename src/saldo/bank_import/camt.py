@@ -83,30 +83,26 @@ def _read(content: bytes) -> list[BankStatement]:
     )
     statement: Element | None = None
     for _, element in stream:
-        parent = element.getparent()
-        if parent is None or _name(parent) != "Stmt":
+        name, parent = etree.QName(element).localname, element.getparent()
+        if parent is None or etree.QName(parent).localname != "Stmt":
             continue
         if parent is not statement:
             statement = parent
             pages.append(BankStatement(number=parent.sourceline))
-        _take(element, pages[-1])
+        page = pages[-1]
+        if name == "Ntry":
+            _take_entry(element, page)
+            # frees the entry, so that memory does not grow with the file
+            element.clear(keep_tail=False)
+        elif name == "Bal":
+            _take_balance(element, page)
+        else:
+            page.bank_account = _text(element, "Id/IBAN", "Id/Othr/Id")
+            page.currency = _text(element, "Ccy") or page.currency
     # The parser sees it in any encoding and behind any comment. Nothing was loaded by it.
     if stream.root is not None and stream.root.getroottree().docinfo.doctype:
         raise StatementError(DOCUMENT_TYPE, number=stream.root.sourceline)
     return pages
-
-
-def _take(element: Element, page: BankStatement) -> None:
-    name = _name(element)
-    if name == "Ntry":
-        _take_entry(element, page)
-        # frees the entry, so that memory does not grow with the file
-        element.clear(keep_tail=False)
-    elif name == "Bal":
-        _take_balance(element, page)
-    else:
-        page.bank_account = _text(element, "Id/IBAN") or _text(element, "Id/Othr/Id")
-        page.currency = _text(element, "Ccy") or page.currency
 
 
 def _take_balance(element: Element, page: BankStatement) -> None:
@@ -126,7 +122,7 @@ def _take_balance(element: Element, page: BankStatement) -> None:
 
 def _take_entry(element: Element, page: BankStatement) -> None:
     number = int(element.sourceline or 0)
-    status = _text(element, "Sts") or _text(element, "Sts/Cd")
+    status = _text(element, "Sts", "Sts/Cd")
     if status != "BOOK":
         page.left_out.append(LeftOut(number=number, reason=f"not booked: its status is {status}"))
         return
@@ -152,7 +148,8 @@ def _amount(element: Element, page: BankStatement) -> int:
     number = element.sourceline
     amount, text = element.find("{*}Amt"), _text(element, "Amt")
     if amount is None or text is None:
-        raise StatementError(f"the {_name(element)} has no amount", number=number)
+        name = etree.QName(element).localname
+        raise StatementError(f"the {name} has no amount", number=number)
     currency = amount.get("Ccy") or ""
     page.currency = page.currency or currency
     if currency != page.currency or currency not in CURRENCY_DIGITS:
@@ -187,8 +184,8 @@ def _description(element: Element, details: Sequence[Element], amount_minor: int
     if len(details) == 1:
         # money that comes in is described by who paid it, money that goes out by who got it
         other = f"RltdPties/{'Dbtr' if amount_minor > 0 else 'Cdtr'}"
-        party = _text(details[0], f"{other}/Nm") or _text(details[0], f"{other}/Pty/Nm") or ""
-        said = list(filter(None, (tidy_description(party), _remittance(details[0]))))
+        party = tidy_description(_text(details[0], f"{other}/Nm", f"{other}/Pty/Nm") or "")
+        said = [text for text in (party, _remittance(details[0])) if text]
         if said:
             return tidy_description(" - ".join(said))
     info = _text(element, "AddtlNtryInf")
@@ -216,11 +213,10 @@ def _day(element: Element, name: str) -> date | None:
         raise StatementError(f"{text!r} is not a date", number=number) from error
 
 
-def _text(element: Element, path: str) -> str | None:
-    """Return the text at the path of local names: each version has its own namespace."""
-    text = element.findtext("{*}" + path.replace("/", "/{*}"))
-    return (text or "").strip() or None
-
-
-def _name(element: Element) -> str:
-    return etree.QName(element).localname
+def _text(element: Element, *paths: str) -> str | None:
+    """Return the first text at the paths of local names: each version has its own namespace."""
+    for path in paths:
+        text = (element.findtext("{*}" + path.replace("/", "/{*}")) or "").strip()
+        if text:
+            return text
+    return None

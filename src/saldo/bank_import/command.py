@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
 
 import typer
 
 from saldo.bank_import.balance import WAIT_A_REQUEST_S, account_currency, effective_balance
-from saldo.bank_import.detect import FILE_BYTES_MAX, detect_format, read_statement
 from saldo.bank_import.errors import (
     BalanceUnknownError,
     CurrencyUnknownError,
@@ -19,17 +16,11 @@ from saldo.bank_import.errors import (
     RecordingError,
     StatementError,
 )
-from saldo.bank_import.preview import (
-    ImportPlan,
-    preview_json,
-    report_json,
-    show_preview,
-    show_report,
-)
-from saldo.bank_import.reading_options import ReadingOptions
+from saldo.bank_import.options import ImportOptions, ReadingOptions
+from saldo.bank_import.preview import outcome_json, preview_json, show_outcome, show_preview
 from saldo.bank_import.requests import outgoing_lines
 from saldo.bank_import.sender import Outcome, new_client, record_lines
-from saldo.domain.commands import ACCOUNT_ID
+from saldo.bank_import.statement import BankStatement
 from saldo.operate.ledger_client import Functions
 from saldo.operate.terminal import (
     FAILED,
@@ -41,74 +32,31 @@ from saldo.operate.terminal import (
     respond,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from saldo.bank_import.statement import BankStatement
-
 HOW_TO_CONFIRM = "say --yes to record, or --dry-run to look"
 
 
-def _checked_account(account: str) -> str:
-    if not ACCOUNT_ID.fullmatch(account):
-        raise typer.BadParameter(
-            "must be 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ - and start with a letter "
-            "or digit"
-        )
-    return account
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordingOptions:
-    """Whether and what to record."""
-
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, record nothing.")] = False
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before recording.")] = False
-    with_opening_balance: Annotated[
-        bool,
-        typer.Option(
-            "--with-opening-balance",
-            help="Record the file's opening balance as the first transaction.",
-        ),
-    ] = False
-
-
 def import_statement_command(
-    file: Annotated[Path, typer.Argument(help="OFX, MT940, CAMT.053 or CSV.", exists=True)],
-    account: Annotated[
-        str,
-        typer.Option(
-            "--account",
-            "-a",
-            help="The Saldo account to record into: one for each account at a bank.",
-            callback=_checked_account,
-        ),
-    ],
-    *,
-    recording: RecordingOptions,
-    as_json: AsJson = False,
-    reading: ReadingOptions,
+    options: ImportOptions, *, as_json: AsJson = False, reading: ReadingOptions
 ) -> None:
     """Record a bank's file. What was recorded before is not recorded again."""
     functions = Functions()
     with _failures_in_json(as_json=as_json):
-        statement = _read(file, account, reading, functions, dry_run=recording.dry_run)
-        if recording.with_opening_balance and statement.opening is None:
+        statement = _read(options, reading, functions)
+        if options.with_opening_balance and statement.opening is None:
             raise ImportFailedError(
-                f"{file.name} states no opening balance: there is none to record"
+                f"{options.file.name} states no opening balance: there is none to record"
             )
-        plan = ImportPlan(
-            file=file.name,
-            account_id=account,
-            statement=statement,
-            with_opening_balance=recording.with_opening_balance,
-        )
-        if recording.dry_run:
-            respond(preview_json(plan), lambda: show_preview(plan), as_json=as_json)
+        preview = preview_json(options, statement)
+        if options.dry_run:
+            respond(preview, lambda: show_preview(options, statement), as_json=as_json)
             return
-        _confirm(plan, yes=recording.yes, as_json=as_json)
-        outcome = _record(plan, functions, as_json=as_json)
-        respond(report_json(plan, outcome), lambda: show_report(plan, outcome), as_json=as_json)
+        _confirm(options, statement, as_json=as_json)
+        outcome = _record(options, statement, functions, as_json=as_json)
+        respond(
+            preview | outcome_json(statement, outcome),
+            lambda: show_outcome(options, statement, outcome),
+            as_json=as_json,
+        )
 
 
 @contextlib.contextmanager
@@ -122,10 +70,12 @@ def _failures_in_json(*, as_json: bool) -> Iterator[None]:
         raise typer.Exit(error.exit_status) from error
 
 
-def _read(
-    file: Path, account: str, reading: ReadingOptions, functions: Functions, *, dry_run: bool
-) -> BankStatement:
+def _read(options: ImportOptions, reading: ReadingOptions, functions: Functions) -> BankStatement:
     """Return the file's statement, in the account's currency where both have one."""
+    # The readers take a quarter of a second to load, which every other command would spend too.
+    from saldo.bank_import.detect import FILE_BYTES_MAX, detect_format, read_statement
+
+    file, account = options.file, options.account
     try:
         with file.open("rb") as opened:
             content = opened.read(FILE_BYTES_MAX + 1)
@@ -137,7 +87,7 @@ def _read(
     try:
         # A dry run does without the functions, unless the currency is to be had from them only.
         needed = reading.currency is None and (reading.format or detect_format(content)) == "csv"
-        if needed or not dry_run:
+        if needed or not options.dry_run:
             wait_s = WAIT_A_REQUEST_S if needed else 0
             try:
                 with new_client(functions.balance_url, functions.token) as client:
@@ -156,29 +106,30 @@ def _read(
     return statement
 
 
-def _confirm(plan: ImportPlan, *, yes: bool, as_json: bool) -> None:
-    """Show the plan and let the user say no."""
-    if as_json and not yes:
+def _confirm(options: ImportOptions, statement: BankStatement, *, as_json: bool) -> None:
+    """Show what would be recorded and let the user say no."""
+    if as_json and not options.yes:
         raise ImportFailedError(f"--json cannot ask: {HOW_TO_CONFIRM}")
     if as_json:
         return
-    show_preview(plan)
-    if yes:
+    show_preview(options, statement)
+    if options.yes:
         return
     if not sys.stdin.isatty():
         raise ImportFailedError(f"there is no terminal to ask at: {HOW_TO_CONFIRM}")
-    count = len(plan.statement.lines)
-    if not typer.confirm(f"Record {count:,} transactions into {plan.account_id}?"):
+    if not typer.confirm(f"Record {len(statement.lines):,} transactions into {options.account}?"):
         answers.print("Nothing was recorded.")
         raise typer.Exit(FAILED)
 
 
-def _record(plan: ImportPlan, functions: Functions, *, as_json: bool) -> Outcome:
+def _record(
+    options: ImportOptions, statement: BankStatement, functions: Functions, *, as_json: bool
+) -> Outcome:
     """Record the lines and read the balance after them. A failure says how far it got."""
     outcome = Outcome()
-    statement, total = plan.statement, len(plan.statement.lines)
+    total = len(statement.lines)
     lines = outgoing_lines(
-        statement, plan.account_id, with_opening_balance=plan.with_opening_balance
+        statement, options.account, with_opening_balance=options.with_opening_balance
     )
     failure, status = "", FAILED
     try:
@@ -190,7 +141,7 @@ def _record(plan: ImportPlan, functions: Functions, *, as_json: bool) -> Outcome
         if statement.closing is not None:
             with new_client(functions.balance_url, functions.token) as client:
                 outcome.saldo_minor = effective_balance(
-                    client, plan.account_id, on=statement.closing.on, position=outcome.position
+                    client, options.account, on=statement.closing.on, position=outcome.position
                 )
     except BalanceUnknownError as error:
         outcome.uncompared = str(error)

@@ -4,75 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import re
+import tomllib
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib import resources
 
 from saldo.bank_import.dates import looks_like_date
 from saldo.bank_import.errors import StatementError
+from saldo.bank_import.options import ReadingOptions
 from saldo.domain.money import CURRENCY_DIGITS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from saldo.bank_import.reading_options import ReadingOptions
 
 DELIMITERS = (";", ",", "\t", "|")
 # Banks write their name, the account and the period above the header, on some lines.
 PREAMBLE_LINES_MAX = 60
-
-
-def names_in(text: str) -> tuple[str, ...]:
-    """Return the plain names of a list that is written with semicolons."""
-    return tuple(name.strip() for name in text.split(";"))
-
-
-# The header's names in English and Portuguese, as plain_name leaves them. The first that a header
-# has is taken, so the more exact ones come first.
-NAMES: dict[str, tuple[str, ...]] = {
-    "date": names_in(
-        "booking date;posting date;posted date;post date;date posted;transaction date;trans date;"
-        "completed date;date;date time;data do lancamento;data lancamento;data de lancamento;"
-        "data da transacao;data transacao;data do movimento;data movimento;data mov;"
-        "data da operacao;data operacao;data contabilistica;data contabil;data;data hora;dia;"
-        "value date;data valor;data da compra"
-    ),
-    "amount": names_in(
-        "amount;transaction amount;value;valor;valor do lancamento;valor da transacao;montante;"
-        "importancia;quantia;movimento;net amount"
-    ),
-    "debit": names_in(
-        "debit;debits;debit amount;withdrawal;withdrawals;withdrawal amount;money out;paid out;"
-        "debito;debitos;valor debito;a debito;saida;saidas"
-    ),
-    "credit": names_in(
-        "credit;credits;credit amount;deposit;deposits;deposit amount;money in;paid in;"
-        "credito;creditos;valor credito;a credito;entrada;entradas"
-    ),
-    "description": names_in(
-        "description;transaction description;details;narrative;memo;particulars;payee;name;title;"
-        "descricao;descricao do movimento;descricao da transacao;historico;"
-        "historico do lancamento;lancamento;detalhes;titulo;estabelecimento;descritivo"
-    ),
-    "reference": names_in(
-        "transaction id;fitid;id;transaction reference;bank reference;reference number;reference;"
-        "id da transacao;id transacao;identificador;identificacao;codigo da transacao;"
-        "numero do documento;n documento;no documento;nr documento;num documento;documento;"
-        "docto;dcto;doc;num doc;referencia"
-    ),
-    "balance": names_in(
-        "balance;running balance;account balance;balance after;closing balance;saldo;saldo apos;"
-        "saldo apos movimento;saldo contabilistico;saldo contabil"
-    ),
-    "currency": names_in("currency;ccy;moeda"),
-    "side": names_in(
-        "debit credit;credit debit;dr cr;cr dr;d c;c d;dc;cd;credit debit indicator;type;"
-        "transaction type;tipo;tipo de transacao;tipo de lancamento;tipo lancamento;natureza;"
-        "debito credito;credito debito"
-    ),
-    "status": names_in("status;state;situacao;estado"),
-}
+NAMES_CACHED = 10_000
 
 _SYMBOLS = re.compile(r"\([^)]*\)|\[[^\]]*\]|R\$|US\$|[$€£]")
 
@@ -93,6 +41,12 @@ class CsvLayout:
         return tuple(each for each in ("amount", "debit", "credit") if each in self.columns)
 
 
+@functools.cache
+def bank_words() -> dict[str, dict[str, list[str]]]:
+    """Return the words of csv_words.toml: the names of columns, of sides and of rows."""
+    return tomllib.loads((resources.files("saldo.bank_import") / "csv_words.toml").read_text())
+
+
 def find_layout(text: str, options: ReadingOptions) -> CsvLayout:
     """Return the layout of the file; raise StatementError when it does not show one."""
     delimiters = DELIMITERS if options.delimiter is None else (options.delimiter,)
@@ -106,7 +60,7 @@ def find_layout(text: str, options: ReadingOptions) -> CsvLayout:
     if layouts:
         # of equal ones the first: a later row that looks like a header as much is a transaction
         return max(layouts, key=lambda each: each.width if options.by_number else len(each.columns))
-    for role in NAMES:
+    for role in bank_words()["columns"]:
         for told in options.columns(role):
             if all(_place(told, cells) is None for _, _, cells in rows):
                 widest = max((cells for _, _, cells in rows), key=len, default=[])
@@ -120,6 +74,7 @@ def find_layout(text: str, options: ReadingOptions) -> CsvLayout:
     )
 
 
+@functools.lru_cache(maxsize=NAMES_CACHED)
 def plain_name(text: str) -> str:
     """Return ``text`` in lower case, without accents, brackets, currency and punctuation.
 
@@ -149,11 +104,12 @@ def _layout_of(
     delimiter: str, above: int, cells: Sequence[str], options: ReadingOptions
 ) -> CsvLayout | None:
     """Return the layout by the header ``cells``, or by the first transaction; None for others."""
+    words = bank_words()["columns"]
     names = [""] * len(cells) if options.by_number else cells
-    told = {role: [_place(each, names) for each in options.columns(role)] for role in NAMES}
+    told = {role: [_place(each, names) for each in options.columns(role)] for role in words}
     plain = [plain_name(name) for name in names]
     columns: dict[str, int] = {}
-    for role, known in NAMES.items():
+    for role, known in words.items():
         named = (plain.index(name) for name in known if name in plain)
         for place in told[role] or named:
             if place is None:

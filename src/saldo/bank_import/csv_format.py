@@ -9,15 +9,16 @@ import contextlib
 import csv
 import io
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from saldo.bank_import.amounts import Decimal, decimal_of, parse_amount
-from saldo.bank_import.csv_columns import CsvLayout, find_layout, names_in, plain_name
+from saldo.bank_import.csv_columns import CsvLayout, bank_words, find_layout, plain_name
 from saldo.bank_import.dates import looks_like_date, read_dates
 from saldo.bank_import.encoding import decode_text
 from saldo.bank_import.errors import CurrencyUnknownError, StatementError
+from saldo.bank_import.options import ReadingOptions
 from saldo.bank_import.statement import (
     BankStatement,
     LeftOut,
@@ -30,59 +31,32 @@ from saldo.bank_import.statement import (
 )
 from saldo.domain.money import CURRENCY_DIGITS
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from saldo.bank_import.reading_options import ReadingOptions
-
-_SIDES = {
-    **dict.fromkeys(names_in("d;dr;debit;debito;expense;despesa;saida;out;withdrawal"), -1),
-    **dict.fromkeys(names_in("c;cr;credit;credito;income;receita;entrada;in;deposit"), 1),
-}
-_NOT_BOOKED = frozenset(
-    names_in(
-        "pending;reverted;declined;failed;cancelled;canceled;pendente;cancelado;cancelada;"
-        "agendado;agendada;futuro;estornado"
-    )
-)
 # Lines that state a balance between the transactions, as Brazilian banks print them. They are
 # searched for by their beginnings first, since most descriptions are none of them.
 _STATING = re.compile(
     r"s ?a ?l ?d ?o|opening|closing|balance|previous|total|totais|sub", re.IGNORECASE
 )
-_OPENING_NAMES = frozenset(
-    names_in(
-        "saldo anterior;saldo inicial;opening balance;balance brought forward;previous balance"
-    )
-)
-_BALANCE_NAMES = _OPENING_NAMES | frozenset(
-    names_in(
-        "saldo;s a l d o;saldo final;saldo atual;saldo do dia;saldo parcial;saldo total;"
-        "saldo disponivel;saldo total disponivel dia;saldo em conta corrente;saldo em c corrente;"
-        "saldo da conta;closing balance;balance carried forward;total;totais;totals;subtotal"
-    )
-)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Row:
-    """A row's texts by their roles, and the line that it starts on."""
+    """A row's texts and amounts by their roles, and the line that it starts on."""
 
     number: int
     texts: dict[str, str]
+    amounts: dict[str, int] = field(default_factory=dict)
 
     def text(self, role: str) -> str:
         """Return the text; blank where the file has no such column."""
         return self.texts.get(role, "")
 
-
-@dataclass(slots=True)
-class _Table:
-    """The rows below the header: transactions, the opening balance, and what is left out."""
-
-    rows: list[_Row] = field(default_factory=list)
-    opening: _Row | None = None
-    left_out: list[LeftOut] = field(default_factory=list)
+    def parse(self, roles: Iterable[str], currency: str, decimal: Decimal) -> None:
+        """Parse the amounts in the columns that are not blank; raise StatementError."""
+        for role in roles:
+            if self.text(role):
+                self.amounts[role] = parse_amount(
+                    self.text(role), currency, decimal, number=self.number
+                )
 
 
 def parse_csv(
@@ -94,20 +68,22 @@ def parse_csv(
     """
     text = decode_text(content, options.encoding)
     layout = find_layout(text, options)
-    table = _read_table(text, layout)
-    rows = table.rows
+    page = BankStatement()
+    rows, stated = _read_rows(text, layout, page)
     if not rows:
         raise StatementError("there is no transaction in the file")
-    money = _Money(_currency(rows, currency), options.decimal or _decimal(rows, layout))
-    lines = _lines(rows, money, options)
-    balances = [money.parse(row, "balance") for row in rows]
+    page.currency = currency = _currency(rows, currency)
+    decimal = options.decimal or _decimal(rows, layout)
+    for row in rows:
+        row.parse((*layout.money, "balance"), currency, decimal)
+    page.lines = lines = _lines(rows, layout, options)
+    balances = [row.amounts.get("balance") for row in rows]
     if _latest_first(lines, balances):
         lines.reverse()
         balances.reverse()
     opening, closing = _outer_balances(lines, balances)
-    if opening is None and table.opening is not None:
-        opening = _stated_opening(table.opening, money, lines[0])
-    page = BankStatement(currency=money.currency, lines=lines, left_out=table.left_out)
+    if opening is None and stated is not None:
+        opening = _stated_opening(stated, currency, decimal, lines[0])
     gap_minor = gap_between(opening, closing, lines)
     if gap_minor:
         page.remarks.append(
@@ -119,31 +95,36 @@ def parse_csv(
     return statement
 
 
-def _read_table(text: str, layout: CsvLayout) -> _Table:
-    """Sort the rows below the header; raise StatementError for one that is broken."""
-    table = _Table()
+def _read_rows(text: str, layout: CsvLayout, page: BankStatement) -> tuple[list[_Row], _Row | None]:
+    """Return the transactions and the opening balance; raise StatementError for a broken row.
+
+    Other rows go into the ``left_out`` of ``page``.
+    """
+    rows: list[_Row] = []
+    opening: _Row | None = None
+    words = bank_words()["rows"]
     for number, cells in _cells_below(text, layout):
         row = _row(number, cells, layout)
         if row is None:
-            table.left_out.append(LeftOut(number=number, reason="a note, not a transaction"))
+            page.left_out.append(LeftOut(number=number, reason="a note, not a transaction"))
             continue
         balance = _balance_name(cells, layout)
-        if balance in _OPENING_NAMES and not table.rows:
-            table.opening = row
+        if balance in words["opening"] and not rows:
+            opening = row
         status = row.text("status")
         if balance is not None:
             reason = "a balance or total, not a transaction"
-        elif status and plain_name(status) in _NOT_BOOKED:
+        elif plain_name(status) in words["not_booked"]:
             reason = f"not booked: its status is {status}"
         elif not any(row.text(role) for role in layout.money):
             reason = "it has no amount"
         elif not row.text("date"):
             raise StatementError("the row has an amount but no date", number=number)
         else:
-            table.rows.append(row)
+            rows.append(row)
             continue
-        table.left_out.append(LeftOut(number=number, reason=reason))
-    return table
+        page.left_out.append(LeftOut(number=number, reason=reason))
+    return rows, opening
 
 
 def _cells_below(text: str, layout: CsvLayout) -> Iterator[tuple[int, list[str]]]:
@@ -185,10 +166,11 @@ def _row(number: int, cells: list[str], layout: CsvLayout) -> _Row | None:
 
 def _balance_name(cells: Sequence[str], layout: CsvLayout) -> str | None:
     """Return the plain name of a row that states a balance or a total."""
+    words = bank_words()["rows"]
     for column in (*layout.description, layout.columns["date"], 0):
         if _STATING.match(cells[column]):
             name = plain_name(cells[column])
-            if name in _BALANCE_NAMES:
+            if name in words["opening"] or name in words["balance"]:
                 return name
     return None
 
@@ -220,8 +202,10 @@ def _decimal(rows: Sequence[_Row], layout: CsvLayout) -> Decimal:
     )
 
 
-def _lines(rows: Sequence[_Row], money: _Money, options: ReadingOptions) -> list[StatementLine]:
+def _lines(rows: Sequence[_Row], layout: CsvLayout, options: ReadingOptions) -> list[StatementLine]:
     days = read_dates(((row.number, row.text("date")) for row in rows), options.date_format)
+    one_column = "amount" in layout.columns
+    amounts = _of_one_column(rows) if one_column else _of_two_columns(rows)
     return [
         StatementLine(
             number=row.number,
@@ -230,73 +214,55 @@ def _lines(rows: Sequence[_Row], money: _Money, options: ReadingOptions) -> list
             description=tidy_description(row.text("description")),
             reference=tidy_reference(row.text("reference")),
         )
-        for row, amount_minor in zip(rows, money.amounts(rows), strict=True)
+        for row, amount_minor in zip(rows, amounts, strict=True)
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Money:
-    """Reads amounts in one currency, written in one way."""
-
-    currency: str
-    decimal: Decimal
-
-    def parse(self, row: _Row, role: str) -> int | None:
-        """Return the amount in that column, None for a blank one; raise StatementError."""
-        text = row.text(role)
-        if not text:
-            return None
-        return parse_amount(text, self.currency, self.decimal, number=row.number)
-
-    def amounts(self, rows: Sequence[_Row]) -> list[int]:
-        """Return each row's signed minor units; raise StatementError."""
-        if "amount" not in rows[0].texts:
-            return self._of_two_columns(rows)
-        amounts = [self.parse(row, "amount") or 0 for row in rows]
-        # a column called "type" tells the sides only when it tells nothing else
-        signs = {
-            text: _SIDES.get(plain_name(text), 0) for text in {row.text("side") for row in rows}
-        }
-        if not all(signs.values()):
-            return amounts
-        for row, amount_minor in zip(rows, amounts, strict=True):
-            if amount_minor < 0 < signs[row.text("side")]:
-                raise StatementError(
-                    f"the amount is negative, but its side is {row.text('side')!r}",
-                    number=row.number,
-                )
-        return [
-            signs[row.text("side")] * abs(each) for row, each in zip(rows, amounts, strict=True)
-        ]
-
-    def _of_two_columns(self, rows: Sequence[_Row]) -> list[int]:
-        amounts: list[int] = []
-        # some banks write debits with a minus and some without, but none does both
-        debits_negative: bool | None = None
-        for row in rows:
-            debit_minor = self.parse(row, "debit") or 0
-            credit_minor = self.parse(row, "credit") or 0
-            if debit_minor and credit_minor:
-                raise StatementError("the row has both a debit and a credit", number=row.number)
-            if credit_minor < 0:
-                raise StatementError("the credit is negative", number=row.number)
-            if debit_minor:
-                if debits_negative not in {None, debit_minor < 0}:
-                    raise StatementError(
-                        "some debits are negative and some are not", number=row.number
-                    )
-                debits_negative = debit_minor < 0
-            amounts.append(credit_minor - abs(debit_minor))
+def _of_one_column(rows: Sequence[_Row]) -> list[int]:
+    amounts = [row.amounts.get("amount", 0) for row in rows]
+    sides = [plain_name(row.text("side")) for row in rows]
+    debit, credit = bank_words()["sides"].values()
+    # a column called "type" tells the sides only when it tells nothing else
+    if not set(sides) <= {*debit, *credit}:
         return amounts
+    for row, amount_minor, side in zip(rows, amounts, sides, strict=True):
+        if amount_minor < 0 and side in credit:
+            raise StatementError(
+                f"the amount is negative, but its side is {row.text('side')!r}", number=row.number
+            )
+    return [
+        -abs(each) if side in debit else each for each, side in zip(amounts, sides, strict=True)
+    ]
 
 
-def _stated_opening(row: _Row, money: _Money, first: StatementLine) -> StatementBalance | None:
+def _of_two_columns(rows: Sequence[_Row]) -> list[int]:
+    amounts: list[int] = []
+    debits_negative: set[bool] = set()
+    for row in rows:
+        debit_minor, credit_minor = row.amounts.get("debit", 0), row.amounts.get("credit", 0)
+        if debit_minor:
+            debits_negative.add(debit_minor < 0)
+        if debit_minor and credit_minor:
+            raise StatementError("the row has both a debit and a credit", number=row.number)
+        if credit_minor < 0:
+            raise StatementError("the credit is negative", number=row.number)
+        # some banks write debits with a minus and some without, but none does both
+        if len(debits_negative) > 1:
+            raise StatementError("some debits are negative and some are not", number=row.number)
+        amounts.append(credit_minor - abs(debit_minor))
+    return amounts
+
+
+def _stated_opening(
+    row: _Row, currency: str, decimal: Decimal, first: StatementLine
+) -> StatementBalance | None:
     """Return the balance of a line such as SALDO ANTERIOR, in either column."""
+    role = "balance" if row.text("balance") else "amount"
     with contextlib.suppress(StatementError):
-        amount_minor = money.parse(row, "balance" if row.text("balance") else "amount")
-        if amount_minor is not None:
-            return StatementBalance(amount_minor=amount_minor, on=first.occurred_on)
-    return None
+        row.parse([role], currency, decimal)
+    if role not in row.amounts:
+        return None
+    return StatementBalance(amount_minor=row.amounts[role], on=first.occurred_on)
 
 
 def _latest_first(lines: Sequence[StatementLine], balances: Sequence[int | None]) -> bool:

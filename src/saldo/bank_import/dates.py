@@ -9,13 +9,11 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Iterable
 from datetime import date
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from saldo.bank_import.errors import StatementError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Order = Literal["dmy", "mdy", "ymd"]
 ORDERS: tuple[Order, ...] = ("dmy", "mdy", "ymd")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
+from saldo.bank_import.camt import parse_camt
+from saldo.bank_import.csv_format import parse_csv
 from saldo.bank_import.errors import StatementError
-from saldo.bank_import.reading_options import Format, ReadingOptions
-
-if TYPE_CHECKING:
-    from saldo.bank_import.statement import BankStatement
+from saldo.bank_import.mt940 import parse_mt940
+from saldo.bank_import.ofx import parse_ofx
+from saldo.bank_import.options import Format, ReadingOptions
+from saldo.bank_import.statement import BankStatement
 
 # A million lines of the wordiest format; more is not a statement.
 FILE_BYTES_MAX = 512 * 1024 * 1024
@@ -26,6 +27,7 @@ _OTHERS = (
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook: save it as CSV"),
     (b"\x1f\x8b", "compressed: unpack it first"),
 )
+_PARSERS = {"ofx": parse_ofx, "mt940": parse_mt940, "camt": parse_camt}
 
 
 def read_statement(
@@ -35,28 +37,14 @@ def read_statement(
 
     A CSV file that does not name its currency is read in the account's, ``currency_held``.
     """
-    # Only the reader that is needed is loaded: together they take half a second, which every other
-    # command of `saldo` would spend too.
     options = options or ReadingOptions()
     if not content.strip():
         raise StatementError("the file is empty")
     found = options.format or detect_format(content)
     if found == "csv":
-        from saldo.bank_import.csv_format import parse_csv
-
         statement = parse_csv(content, options, options.currency or currency_held)
-    elif found == "ofx":
-        from saldo.bank_import.ofx import parse_ofx
-
-        statement = parse_ofx(content, options.bank_account)
-    elif found == "mt940":
-        from saldo.bank_import.mt940 import parse_mt940
-
-        statement = parse_mt940(content, options.bank_account)
     else:
-        from saldo.bank_import.camt import parse_camt
-
-        statement = parse_camt(content, options.bank_account)
+        statement = _PARSERS[found](content, options.bank_account)
     if options.currency is not None and options.currency != statement.currency:
         raise StatementError(f"the statement is in {statement.currency}, not in {options.currency}")
     return statement

@@ -7,7 +7,6 @@ decoded in two ways, and its line recorded twice.
 from __future__ import annotations
 
 import codecs
-import contextlib
 
 from saldo.bank_import.errors import StatementError
 
@@ -28,14 +27,15 @@ def decode_text(content: bytes, encoding: str | None = None) -> str:
     UTF-8, else Windows-1252, what banks mean when they say ISO 8859-1.
     """
     known = next((name for mark, name in _MARKS.items() if content.startswith(mark)), encoding)
-    text = _strictly(content, known) if known else _guess(content)
+    # five bytes mean nothing in Windows-1252; ISO 8859-1 gives every byte a character
+    text = _decode(content, *([known] if known else ["utf-8", "cp1252", "latin-1"]))
     if "\0" in text:
         number = text.count("\n", 0, text.index("\0")) + 1
         raise StatementError("the file is not text: it holds a zero byte", number=number)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _strictly(content: bytes, encoding: str) -> str:
+def _decode(content: bytes, encoding: str, *others: str) -> str:
     try:
         return content.decode(encoding)
     except LookupError as error:
@@ -43,16 +43,9 @@ def _strictly(content: bytes, encoding: str) -> str:
             f"there is no encoding called {encoding!r}: say --encoding utf-8 or latin-1"
         ) from error
     except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
+        if others:
+            return _decode(content, *others)
+        name, number = encoding.removesuffix("-sig"), content.count(b"\n", 0, error.start) + 1
         raise StatementError(
-            f"the text is not {encoding.removesuffix('-sig')}: say --encoding with the right one",
-            number=number,
+            f"the text is not {name}: say --encoding with the right one", number=number
         ) from error
-
-
-def _guess(content: bytes) -> str:
-    for encoding in ("utf-8", "cp1252"):
-        with contextlib.suppress(UnicodeDecodeError):
-            return content.decode(encoding)
-    # five bytes mean nothing in Windows-1252; ISO 8859-1 gives every byte a character
-    return content.decode("latin-1")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import calendar
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from typing import Any
 
 from mt940 import Options, models, processors, tags
 
@@ -27,10 +29,6 @@ from saldo.bank_import.statement import (
     tidy_reference,
 )
 from saldo.domain.money import CURRENCY_DIGITS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import date
 
 _TAG = re.compile(r":([0-9]{2}[A-Z]?|NS):", re.ASCII)
 _ENVELOPE = re.compile(r"\{[1-35]:[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import html
 import re
 import sys
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from datetime import date
 
 from saldo.bank_import.amounts import Decimal, parse_amount
 from saldo.bank_import.dates import day_of
@@ -29,10 +29,6 @@ from saldo.bank_import.statement import (
 )
 from saldo.domain.money import CURRENCY_DIGITS
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import date
-
 _BODY = re.compile(r"<OFX>", re.IGNORECASE)
 _DOCTYPE = re.compile(r"<!(?:DOCTYPE|ENTITY)\b")
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
@@ -46,7 +42,12 @@ _DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})", re.ASCII)
 
 _STATEMENTS = frozenset({"STMTRS", "CCSTMTRS"})
 # What is put before the name of a text within these elements.
-_PLACES = {"BANKACCTFROM": "account ", "CCACCTFROM": "account ", "LEDGERBAL": "balance "}
+_PLACES = {
+    "BANKACCTFROM": "account ",
+    "CCACCTFROM": "account ",
+    "BANKTRANLIST": "",
+    "LEDGERBAL": "balance ",
+}
 _REFUSED = {
     "STMTTRN": "<STMTTRN> is never closed by </STMTTRN>",
     "INVSTMTRS": (
@@ -55,17 +56,8 @@ _REFUSED = {
 }
 
 
-@dataclass(slots=True)
-class _Source:
-    """The texts of one statement, and its transactions with the line that each starts on."""
-
-    texts: dict[str, str] = field(default_factory=dict)
-    transactions: list[tuple[int, str]] = field(default_factory=list)
-
-    @property
-    def account(self) -> str:
-        names = ("account BANKID", "account BRANCHID", "account ACCTID")
-        return "/".join(self.texts[name] for name in names if name in self.texts)
+# The texts of a statement, and its transactions with the line that each starts on.
+_Source = tuple[dict[str, str], list[tuple[int, str]]]
 
 
 def parse_ofx(content: bytes, bank_account: str | None = None) -> BankStatement:
@@ -75,31 +67,30 @@ def parse_ofx(content: bytes, bank_account: str | None = None) -> BankStatement:
     the lines reach.
     """
     text = decode_text(content)
-    start = _body_start(text)
-    sources = _sources(_CDATA.sub(lambda cdata: cdata[1].replace("<", "&lt;"), text), start)
-    if not sources:
-        raise StatementError("the file holds no statement of a bank account or credit card")
-    account, chosen = choose_account(((each.account, each) for each in sources), bank_account)
-    pages = [_page(source) for source in chosen]
-    if len(pages) > 1:
-        pages[0].opening = None
-    return join_pages("ofx", account, pages)
-
-
-def _body_start(text: str) -> int:
-    """Return where the body begins of a file that is whole; raise StatementError."""
-    found = _BODY.search(text)
-    if found is None:
+    start, doctype = _BODY.search(text), _DOCTYPE.search(text)
+    if start is None:
         raise StatementError("there is no <OFX> in the file")
     if not text.rstrip(" \n\t\x1a").upper().endswith("</OFX>"):
         raise StatementError(
             "the file ends before </OFX>: it is not complete, so download it again",
             number=text.count("\n") + 1,
         )
-    doctype = _DOCTYPE.search(text)
     if doctype is not None:
         raise StatementError(DOCUMENT_TYPE, number=text.count("\n", 0, doctype.start()) + 1)
-    return found.start()
+    text = _CDATA.sub(lambda cdata: cdata[1].replace("<", "&lt;"), text)
+    sources = _sources(text, start.start())
+    if not sources:
+        raise StatementError("the file holds no statement of a bank account or credit card")
+    account, chosen = choose_account(((_account(each[0]), each) for each in sources), bank_account)
+    pages = [_page(*source) for source in chosen]
+    if len(pages) > 1:
+        pages[0].opening = None
+    return join_pages("ofx", account, pages)
+
+
+def _account(texts: dict[str, str]) -> str:
+    names = ("account BANKID", "account BRANCHID", "account ACCTID")
+    return "/".join(texts[name] for name in names if name in texts)
 
 
 def _sources(text: str, start: int) -> list[_Source]:
@@ -111,12 +102,12 @@ def _sources(text: str, start: int) -> list[_Source]:
         if name in _REFUSED or "<STMTTRN>" in (transaction or "").upper():
             raise StatementError(_REFUSED[name or "STMTTRN"], number=number)
         if transaction is not None:
-            sources[-1].transactions.append((number, transaction))
+            sources[-1][1].append((number, transaction))
         elif name in _STATEMENTS:
-            sources.append(_Source())
+            sources.append(({}, []))
         elif in_statement and behind:
             place = next((each for each in reversed(path) if each in _PLACES), "")
-            sources[-1].texts.setdefault(_PLACES.get(place, "") + name, behind)
+            sources[-1][0].setdefault(_PLACES.get(place, "") + name, behind)
     return sources
 
 
@@ -145,23 +136,23 @@ def _tokens(text: str, start: int) -> Iterator[tuple[int, list[str], str, str | 
         leaf = name if behind else ""
 
 
-def _page(source: _Source) -> BankStatement:
-    currency = source.texts.get("CURDEF", "")
+def _page(texts: dict[str, str], transactions: list[tuple[int, str]]) -> BankStatement:
+    currency = texts.get("CURDEF", "")
     if currency not in CURRENCY_DIGITS:
         raise StatementError(f"CURDEF is {currency!r}, which is not an ISO 4217 currency")
     page = BankStatement(currency=currency)
     strange: list[int] = []
-    for number, transaction in source.transactions:
-        texts = {name.upper(): text.strip() for name, text in _ELEMENT.findall(transaction)}
-        if "CORRECTFITID" in texts:
+    for number, transaction in transactions:
+        own = {name.upper(): text.strip() for name, text in _ELEMENT.findall(transaction)}
+        if "CORRECTFITID" in own:
             reason = "the bank corrects an earlier line: do so by hand"
             page.left_out.append(LeftOut(number=number, reason=reason))
             continue
-        line = _line(texts, currency, number)
+        line = _line(own, currency, number)
         page.lines.append(line)
-        if line.amount_minor > 0 and texts.get("TRNTYPE", "").startswith("DEBIT"):
+        if line.amount_minor > 0 and own.get("TRNTYPE", "").startswith("DEBIT"):
             strange.append(number)
-    _set_balances(page, source.texts)
+    _set_balances(page, texts)
     if strange:
         page.remarks.append(
             f"{len(strange)} lines are called DEBIT but have a positive amount, the first on line "

@@ -1,21 +1,18 @@
-"""The preview and the report of an import: tables, or JSON."""
+"""The preview and the outcome of an import: as text, or as JSON."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
+from saldo.bank_import.options import ImportOptions
+from saldo.bank_import.sender import Outcome
+from saldo.bank_import.statement import BankStatement, StatementBalance, StatementLine
 from saldo.domain.money import CURRENCY_DIGITS, format_minor
-from saldo.operate.terminal import answers
-
-if TYPE_CHECKING:
-    from saldo.bank_import.sender import Outcome
-    from saldo.bank_import.statement import BankStatement, StatementBalance, StatementLine
+from saldo.operate.terminal import answers, print_table
 
 # Enough of both ends to check dates, signs and descriptions.
 FIRST_LINES_SHOWN = 10
@@ -24,53 +21,41 @@ LEFT_OUT_SHOWN = 10
 REWORDED_SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportPlan:
-    """What to import, and into which account."""
-
-    file: str
-    account_id: str
-    statement: BankStatement
-    with_opening_balance: bool
-
-
-def preview_json(plan: ImportPlan) -> dict[str, Any]:
+def preview_json(options: ImportOptions, statement: BankStatement) -> dict[str, Any]:
     """Return the preview for scripts; amounts are decimal strings."""
-    statement = plan.statement
     currency = statement.currency
+    income_minor, expense_minor = _totals(statement)
     days = [line.occurred_on.isoformat() for line in statement.lines]
     return {
-        "file": plan.file,
+        "file": options.file.name,
         "format": statement.format,
-        "accountId": plan.account_id,
+        "accountId": options.account,
         "bankAccount": statement.bank_account,
         "currency": currency,
         "from": days[0] if days else None,
         "to": days[-1] if days else None,
         "lines": len(statement.lines),
-        "income": format_minor(_income_minor(statement), currency),
-        "expense": format_minor(_expense_minor(statement), currency),
+        "income": format_minor(income_minor, currency),
+        "expense": format_minor(expense_minor, currency),
         "opening": _balance_json(statement.opening, currency),
         "closing": _balance_json(statement.closing, currency),
         "leftOut": [{"line": each.number, "reason": each.reason} for each in statement.left_out],
-        "remarks": list(statement.remarks),
+        "remarks": statement.remarks,
     }
 
 
-def report_json(plan: ImportPlan, outcome: Outcome) -> dict[str, Any]:
-    """Return the preview with the outcome, for scripts."""
-    currency = plan.statement.currency
-    closing, saldo_minor = plan.statement.closing, outcome.saldo_minor
+def outcome_json(statement: BankStatement, outcome: Outcome) -> dict[str, Any]:
+    """Return the outcome for scripts."""
+    currency, closing = statement.currency, statement.closing
     comparison = None
-    if closing is not None and saldo_minor is not None:
+    if closing is not None and outcome.saldo_minor is not None:
         comparison = {
             "on": closing.on.isoformat(),
             "statement": format_minor(closing.amount_minor, currency),
-            "saldo": format_minor(saldo_minor, currency),
-            "difference": format_minor(saldo_minor - closing.amount_minor, currency),
+            "saldo": format_minor(outcome.saldo_minor, currency),
+            "difference": format_minor(outcome.saldo_minor - closing.amount_minor, currency),
         }
     return {
-        **preview_json(plan),
         "recorded": outcome.recorded,
         "alreadyThere": outcome.already_there,
         "reworded": outcome.reworded,
@@ -80,11 +65,32 @@ def report_json(plan: ImportPlan, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def show_preview(plan: ImportPlan) -> None:
+def show_preview(options: ImportOptions, statement: BankStatement) -> None:
     """Show what would be recorded, what is left out, and remarks about the file."""
-    statement = plan.statement
-    answers.print(_facts(plan))
-    answers.print(_lines(statement))
+    lines, currency, opening = statement.lines, statement.currency, statement.opening
+    income_minor, expense_minor = _totals(statement)
+    recorded = "recorded too" if options.with_opening_balance else "not recorded"
+    facts = {
+        "File": options.file.name,
+        "Format": statement.format,
+        "Bank account": statement.bank_account,
+        "Saldo account": options.account,
+        "Period": lines and f"{lines[0].occurred_on} to {lines[-1].occurred_on}",
+        "Lines": f"{len(lines):,}",
+        "Income": _money(income_minor, currency),
+        "Expense": _money(expense_minor, currency),
+        "Opening balance": opening and f"{_balance(opening, currency)}, {recorded}",
+        "Closing balance": statement.closing and _balance(statement.closing, currency),
+    }
+    for name, text in facts.items():
+        if text:
+            answers.print(f"[bold]{name:<16}[/] {escape(text)}")
+    hidden = max(0, len(lines) - FIRST_LINES_SHOWN - LAST_LINES_SHOWN)
+    rows = _rows(lines[:FIRST_LINES_SHOWN], currency)
+    if hidden:
+        rows.append(("…", "", "", "", f"{hidden:,} more", ""))
+    rows += _rows(lines[FIRST_LINES_SHOWN + hidden :], currency)
+    print_table(("line", "date", "type", "value", "description", "reference"), rows)
     if statement.left_out:
         answers.print(f"[yellow]{len(statement.left_out)} lines are left out:[/]")
         for each in statement.left_out[:LEFT_OUT_SHOWN]:
@@ -95,11 +101,11 @@ def show_preview(plan: ImportPlan) -> None:
         answers.print(f"[yellow]Note:[/] {escape(remark)}")
 
 
-def show_report(plan: ImportPlan, outcome: Outcome) -> None:
+def show_outcome(options: ImportOptions, statement: BankStatement, outcome: Outcome) -> None:
     """Show what was recorded, and whether the balances of Saldo and the bank agree."""
     answers.print(
         f"[green]{outcome.recorded} recorded[/], {outcome.already_there} were there already "
-        f"in account {escape(plan.account_id)}."
+        f"in account {escape(options.account)}."
     )
     if outcome.reworded:
         numbers = ", ".join(str(number) for number in outcome.reworded[:REWORDED_SHOWN])
@@ -110,102 +116,52 @@ def show_report(plan: ImportPlan, outcome: Outcome) -> None:
         )
     if outcome.uncompared:
         answers.print(f"[yellow]The balance was not compared:[/] {escape(outcome.uncompared)}")
-    if outcome.saldo_minor is not None:
-        _show_comparison(plan, outcome.saldo_minor)
-
-
-def _show_comparison(plan: ImportPlan, saldo_minor: int) -> None:
-    opening, closing = plan.statement.opening, plan.statement.closing
-    if closing is None:
+    opening, closing, currency = statement.opening, statement.closing, statement.currency
+    if closing is None or outcome.saldo_minor is None:
         return
-    currency = plan.statement.currency
-    difference_minor = saldo_minor - closing.amount_minor
+    difference_minor = outcome.saldo_minor - closing.amount_minor
     bank = _money(closing.amount_minor, currency)
     if not difference_minor:
         answers.print(f"[green]The balance of {closing.on} agrees with the bank's: {bank}.[/]")
         return
     answers.print(
         f"[red]The balance of {closing.on} differs:[/] the bank says {bank}, Saldo "
-        f"{_money(saldo_minor, currency)}: {_money(difference_minor, currency)}."
+        f"{_money(outcome.saldo_minor, currency)}: {_money(difference_minor, currency)}."
     )
-    if opening and not plan.with_opening_balance and difference_minor == -opening.amount_minor:
+    if opening and not options.with_opening_balance and difference_minor == -opening.amount_minor:
         answers.print(
             "That is the statement's opening balance, which Saldo lacks: run the import again with "
             "--with-opening-balance, which records nothing else twice."
         )
 
 
-def _facts(plan: ImportPlan) -> Table:
-    statement = plan.statement
-    lines, currency = statement.lines, statement.currency
-    table = Table(title=escape(plan.file), show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    table.add_row("Format", statement.format)
-    if statement.bank_account:
-        table.add_row("Bank account", escape(statement.bank_account))
-    table.add_row("Saldo account", escape(plan.account_id))
-    if lines:
-        table.add_row("Period", f"{lines[0].occurred_on} to {lines[-1].occurred_on}")
-    table.add_row("Lines", f"{len(lines):,}")
-    table.add_row("Income", _money(_income_minor(statement), currency))
-    table.add_row("Expense", _money(_expense_minor(statement), currency))
-    recorded = ", recorded too" if plan.with_opening_balance else ", not recorded"
-    for name, balance, more in (
-        ("Opening balance", statement.opening, recorded),
-        ("Closing balance", statement.closing, ""),
-    ):
-        if balance is not None:
-            table.add_row(name, f"{_money(balance.amount_minor, currency)} on {balance.on}{more}")
-    return table
+def _rows(lines: Sequence[StatementLine], currency: str) -> list[tuple[str, ...]]:
+    return [
+        (
+            str(line.number),
+            line.occurred_on.isoformat(),
+            "[green]INCOME[/]" if line.amount_minor > 0 else "[red]EXPENSE[/]",
+            _money(abs(line.amount_minor), currency),
+            escape(line.description),
+            escape(line.reference or ""),
+        )
+        for line in lines
+    ]
 
 
-def _lines(statement: BankStatement) -> Table:
-    table = Table(title="What is recorded", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("Line", justify="right", style="dim", no_wrap=True)
-    table.add_column("Date", no_wrap=True)
-    table.add_column("Type", no_wrap=True)
-    table.add_column(statement.currency, justify="right", no_wrap=True)
-    table.add_column("Description", overflow="ellipsis", no_wrap=True, max_width=50)
-    table.add_column("Reference", overflow="ellipsis", no_wrap=True, max_width=20)
-    lines = statement.lines
-    hidden = max(0, len(lines) - FIRST_LINES_SHOWN - LAST_LINES_SHOWN)
-    for line in lines[:FIRST_LINES_SHOWN]:
-        table.add_row(*_cells(line, statement.currency))
-    if hidden:
-        table.add_row("…", "", "", "", f"{hidden:,} more", "", style="dim")
-    for line in lines[FIRST_LINES_SHOWN + hidden :]:
-        table.add_row(*_cells(line, statement.currency))
-    return table
-
-
-def _cells(line: StatementLine, currency: str) -> tuple[str, ...]:
-    return (
-        str(line.number),
-        line.occurred_on.isoformat(),
-        "[green]INCOME[/]" if line.amount_minor > 0 else "[red]EXPENSE[/]",
-        _grouped(abs(line.amount_minor), currency),
-        escape(line.description),
-        escape(line.reference or ""),
-    )
-
-
-def _grouped(amount_minor: int, currency: str) -> str:
-    """Return an amount for people, with all of the currency's digits: ``-1,234.50``."""
-    digits = CURRENCY_DIGITS[currency]
-    return f"{Decimal(amount_minor).scaleb(-digits):,.{digits}f}"
+def _totals(statement: BankStatement) -> tuple[int, int]:
+    amounts = [line.amount_minor for line in statement.lines]
+    return sum(each for each in amounts if each > 0), -sum(each for each in amounts if each < 0)
 
 
 def _money(amount_minor: int, currency: str) -> str:
-    return f"{_grouped(amount_minor, currency)} {currency}"
+    """Return an amount for people, with all of the currency's digits: ``-1,234.50 BRL``."""
+    digits = CURRENCY_DIGITS[currency]
+    return f"{Decimal(amount_minor).scaleb(-digits):,.{digits}f} {currency}"
 
 
-def _income_minor(statement: BankStatement) -> int:
-    return sum(line.amount_minor for line in statement.lines if line.amount_minor > 0)
-
-
-def _expense_minor(statement: BankStatement) -> int:
-    return -sum(line.amount_minor for line in statement.lines if line.amount_minor < 0)
+def _balance(balance: StatementBalance, currency: str) -> str:
+    return f"{_money(balance.amount_minor, currency)} on {balance.on}"
 
 
 def _balance_json(balance: StatementBalance | None, currency: str) -> dict[str, str] | None:

@@ -16,18 +16,13 @@ long as one of them shows the whole of that day.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from saldo.bank_import.statement import StatementLine
+from saldo.bank_import.statement import BankStatement, StatementLine
 from saldo.domain.money import format_minor
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from saldo.bank_import.statement import BankStatement
 
 # One for each account, whatever the file: an opening balance stands for all that was before, so a
 # second one would count the same past again.

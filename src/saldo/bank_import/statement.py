@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from datetime import date
+from typing import TypeVar
 
 from saldo.bank_import.errors import StatementError
 from saldo.domain.commands import DESCRIPTION_CHARACTERS_MAX, METADATA_CHARACTERS_MAX
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import date
 
 PageType = TypeVar("PageType")
 
@@ -147,12 +145,9 @@ def tidy_description(text: str) -> str:
     A description is part of what tells lines without a reference apart, so the same text must come
     out however the bank's file wraps, pads or composes it.
     """
-    text = " ".join(text.split())
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
+    text = " ".join(unicodedata.normalize("NFC", text).split())
     if not text.isprintable():
-        printable = "".join(c if c.isprintable() else " " for c in text)
-        text = " ".join(printable.split())
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(text) > DESCRIPTION_CHARACTERS_MAX:
         text = text[: DESCRIPTION_CHARACTERS_MAX - 1].rstrip() + "…"
     return text
@@ -160,12 +155,8 @@ def tidy_description(text: str) -> str:
 
 def tidy_reference(text: str | None) -> str | None:
     """Return the bank's reference; None where it says that there is none (blank, zeros, NONREF)."""
-    if not text:
-        return None
-    text = " ".join(text.split())
-    if not text.isprintable():
-        text = "".join(c for c in text if c.isprintable())
-    word = (text if text.isalnum() else re.sub(r"[\W_]", "", text)).upper()
+    text = "".join(c for c in " ".join((text or "").split()) if c.isprintable())
+    word = re.sub(r"[\W_]", "", text).upper()
     if not word.strip("0") or word in _VOID_REFERENCES:
         return None
     return text[:METADATA_CHARACTERS_MAX]

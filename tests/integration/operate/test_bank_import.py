@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from saldo.bank_import import sender
-from saldo.bank_import.sender import FIRST_CHUNK_LINES_MAX, Outcome
+from saldo.bank_import.sender import CHUNK_LINES_MAX, Outcome
 from saldo.cli import app
 from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from tests.support import servers
@@ -286,7 +286,7 @@ def test_an_import_resumes_after_the_recorder_was_killed(
 
     def count(self: Outcome, content: bytes) -> None:
         counted(self, content)
-        if self.done > FIRST_CHUNK_LINES_MAX:
+        if self.done > CHUNK_LINES_MAX:
             record.child.kill()
 
     monkeypatch.setattr(Outcome, "count", count)

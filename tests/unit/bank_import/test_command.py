@@ -141,10 +141,10 @@ def interrupting_url() -> Iterator[str]:
 def test_an_interrupted_import_says_how_to_resume(tmp_path: Path, interrupting_url: str) -> None:
     day = read((SAMPLES / "checking.ofx").read_bytes()).lines[0].occurred_on
     file = tmp_path / "a.ofx"
-    file.write_bytes(as_ofx(numbered([BankLine(day, n + 1, "COFFEE") for n in range(500)])))
+    file.write_bytes(as_ofx(numbered([BankLine(day, n + 1, "COFFEE") for n in range(1_500)])))
 
     result = run(file, "--yes", url=interrupting_url)
 
     assert result.exit_code == 130
-    assert "interrupted. 200 of 500 lines are in the account" in result.stderr
+    assert "interrupted. 1,000 of 1,500 lines are in the account" in result.stderr
     assert "nothing is recorded twice" in result.stderr

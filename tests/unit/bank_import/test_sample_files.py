@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from saldo.bank_import.detect import read_statement
 from saldo.bank_import.errors import StatementError
-from saldo.bank_import.reading_options import FORMATS, Format, ReadingOptions
+from saldo.bank_import.options import FORMATS, Format, ReadingOptions
 from tests.support.statement_files import SAMPLES, UNHURRIED, read
 
 if TYPE_CHECKING:

@@ -15,13 +15,12 @@ import pytest
 from saldo.bank_import import sender
 from saldo.bank_import.errors import RecordingError
 from saldo.bank_import.requests import Outgoing, outgoing_lines
-from saldo.bank_import.sender import (
-    CHUNK_BYTES_MAX,
-    CHUNK_LINES_MAX,
-    FIRST_CHUNK_LINES_MAX,
-    Outcome,
-    chunks_of,
-    record_lines,
+from saldo.bank_import.sender import CHUNK_LINES_MAX, Outcome, record_lines
+from saldo.bank_import.statement import (
+    BankStatement,
+    StatementLine,
+    tidy_description,
+    tidy_reference,
 )
 from tests.support.statement_files import BankLine, as_mt940, as_ofx, numbered, read
 
@@ -204,7 +203,7 @@ def test_a_refused_token_costs_one_small_request() -> None:
 def test_lines_are_sent_in_order() -> None:
     """An expense never arrives before the income of an earlier line that covers it."""
     recorder = Recorder()
-    lines = sent(bank_lines(CHUNK_LINES_MAX * 2 + FIRST_CHUNK_LINES_MAX))
+    lines = sent(bank_lines(CHUNK_LINES_MAX * 2 + 1))
 
     outcome = send(recorder, lines)
 
@@ -252,12 +251,18 @@ def test_requests_do_not_depend_on_the_file() -> None:
     }
 
 
-def test_chunks_stay_within_their_bounds() -> None:
-    lines = [Outgoing(number=n, body=b"x" * 1_999) for n in range(12_000)]
+def test_a_request_of_the_longest_lines_has_under_8_mib() -> None:
+    """The recorder takes no more."""
+    text = "\N{GRINNING FACE}" * 500
+    line = StatementLine(
+        number=1,
+        occurred_on=date(2026, 1, 1),
+        amount_minor=1,
+        description=tidy_description(text),
+        reference=tidy_reference(text),
+    )
+    statement = BankStatement(currency="BRL", lines=[line] * CHUNK_LINES_MAX)
 
-    chunks = list(chunks_of(lines))
+    lines = outgoing_lines(statement, "a" * 128, with_opening_balance=False)
 
-    assert [line for chunk in chunks for line in chunk] == lines
-    assert len(chunks[0]) == FIRST_CHUNK_LINES_MAX
-    assert all(len(chunk) <= CHUNK_LINES_MAX for chunk in chunks)
-    assert all(sum(len(line.body) + 1 for line in chunk) <= CHUNK_BYTES_MAX for chunk in chunks)
+    assert sum(len(each.body) + 1 for each in lines) < 8 * 1024 * 1024

@@ -1,15 +1,17 @@
-"""What the user says about a bank's file. None is left to detection."""
+"""The options of ``saldo import``. How to read the file is detected where it is not given."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from saldo.bank_import.amounts import Decimal
 from saldo.bank_import.dates import Order
+from saldo.domain.commands import ACCOUNT_ID
 from saldo.domain.money import CURRENCY_DIGITS
 
 Format = Literal["ofx", "mt940", "camt", "csv"]
@@ -32,12 +34,46 @@ def _checked_delimiter(delimiter: str | None) -> str | None:
     return mark
 
 
+def _checked_account(account: str) -> str:
+    if not ACCOUNT_ID.fullmatch(account):
+        raise typer.BadParameter(
+            "must be 1 to 128 of the characters A-Z a-z 0-9 . _ ~ : @ - and start with a letter "
+            "or digit"
+        )
+    return account
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """What to import, into which account, and whether to record it."""
+
+    file: Annotated[Path, typer.Argument(help="OFX, MT940, CAMT.053 or CSV.", exists=True)]
+    account: Annotated[
+        str,
+        typer.Option(
+            "--account",
+            "-a",
+            help="The Saldo account to record into: one for each account at a bank.",
+            callback=_checked_account,
+        ),
+    ]
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, record nothing.")] = False
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before recording.")] = False
+    with_opening_balance: Annotated[
+        bool,
+        typer.Option(
+            "--with-opening-balance",
+            help="Record the file's opening balance as the first transaction.",
+        ),
+    ] = False
+
+
 Column = Annotated[str | None, _option_of_csv()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingOptions:
-    """The options. A column is given by its name in the header, or by its number from 1."""
+    """How to read the file. A column is its name in the header, or its number from 1."""
 
     format: Annotated[
         Format | None, typer.Option(help="What the file is; detected by default.")
