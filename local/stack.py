@@ -143,7 +143,7 @@ def up(folder: Folder, *, ready_fd: int | None = None) -> int:
     with held(folder.lock, otherwise=already_up(folder)):
         end_leftovers(folder)
         for function, port in ports.items():
-            check_port(port, function=function.name, setting=function.port_setting)
+            check_port(port, function=function.name, setting=f"{function.prefix}_PORT")
         kafka_port = chosen_kafka_port(os.environ, ports.values())
         check_disk(folder.path)
         stopping = threading.Event()
@@ -381,8 +381,8 @@ def chosen_ports(environ: Mapping[str, str]) -> dict[Function, int]:
     """Return the port of each function; NotPossible names a setting that is no port."""
     ports: dict[Function, int] = {}
     for function in FUNCTIONS:
-        text = environ.get(function.port_setting) or str(function.port)
-        ports[function] = _port(function.port_setting, text, ports.values())
+        text = environ.get(f"{function.prefix}_PORT") or str(function.port)
+        ports[function] = _port(f"{function.prefix}_PORT", text, ports.values())
     return ports
 
 

@@ -134,7 +134,7 @@ OPERATOR_SETTINGS = {
 }
 
 LOCAL_SETTINGS = {
-    **{each.port_setting: f"{each.name}'s port, {each.port} by default." for each in FUNCTIONS},
+    **{f"{each.prefix}_PORT": f"{each.name}'s port, {each.port} by default." for each in FUNCTIONS},
     "KAFKA_PORT": "Kafka's port: 9092 by default if it is free, otherwise another one.",
     "SALDO_CACHE": "The folder of Kafka's jars, shared by all clones on a machine.",
     "DETACH": "`make up DETACH=1` returns once all is up; `make down` stops it.",

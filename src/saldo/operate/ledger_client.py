@@ -16,7 +16,7 @@ TIMEOUT_S = 60.0
 
 
 def _url(function: Function) -> str:
-    url = os.environ.get(function.url_setting) or f"http://127.0.0.1:{function.port}"
+    url = os.environ.get(f"{function.prefix}_URL") or f"http://127.0.0.1:{function.port}"
     return url.rstrip("/")
 
 

@@ -12,29 +12,11 @@ class Function:
     name: str
     role: str
     port: int
-    port_setting: str
-    url_setting: str
+    # Of the settings that change its address: RECORD_URL for the commands, RECORD_PORT for `make`.
+    prefix: str
 
 
-RECORD = Function(
-    name="record_transaction",
-    role="saldo_record",
-    port=8080,
-    port_setting="RECORD_PORT",
-    url_setting="RECORD_URL",
-)
-BALANCE = Function(
-    name="get_balance",
-    role="saldo_query",
-    port=8081,
-    port_setting="BALANCE_PORT",
-    url_setting="BALANCE_URL",
-)
-PROJECT = Function(
-    name="project_balance",
-    role="saldo_project",
-    port=8082,
-    port_setting="PROJECT_PORT",
-    url_setting="PROJECT_URL",
-)
+RECORD = Function(name="record_transaction", role="saldo_record", port=8080, prefix="RECORD")
+BALANCE = Function(name="get_balance", role="saldo_query", port=8081, prefix="BALANCE")
+PROJECT = Function(name="project_balance", role="saldo_project", port=8082, prefix="PROJECT")
 FUNCTIONS = (RECORD, BALANCE, PROJECT)

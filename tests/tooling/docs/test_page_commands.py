@@ -49,7 +49,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 
 
 def run_page(page: Path, clone: Clone, folder: Path) -> None:
-    ports = {function.port: clone.ports[function.port_setting] for function in FUNCTIONS}
+    ports = {function.port: clone.ports[f"{function.prefix}_PORT"] for function in FUNCTIONS}
     answers = folder / "answers"
     answers.mkdir()
     script = "\n".join(shell_blocks.blocks(page))

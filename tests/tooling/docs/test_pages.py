@@ -196,7 +196,7 @@ def environment_names(folder: Path) -> set[str]:
 
 def test_every_setting_of_the_command_is_described() -> None:
     named = environment_names(ROOT / "src" / "saldo" / "operate")
-    named |= {function.url_setting for function in FUNCTIONS}
+    named |= {f"{function.prefix}_URL" for function in FUNCTIONS}
     assert named >= {"SALDO_TOKEN", "ROLE_PASSWORD_QUERY"}
     assert (
         named
