@@ -55,11 +55,6 @@ MEMBERS = {
     "fingerprint": "fingerprint",
     "erased_at": "erasedAt",
 }
-EVENT_COLUMNS = (*MEMBERS, "event_id", "reverses")
-STREAM_COLUMNS = (
-    *("account_id", "currency", "position", "balance_minor"),
-    *("overdraft_limit_minor", "hash", "recorded_at"),
-)
 
 TOTAL = "SELECT least(coalesce(sum(position), 0), 2^62)::bigint FROM event_store.stream"
 EVENTS = """
@@ -75,33 +70,29 @@ LEFT JOIN event_store.event AS e
     ON e.account_id = s.account_id AND e.position = least(s.position, l.position)
 """
 # appended_at is stamped again, so that the lag sweep sees what was restored. restored_at says that
-# it was, and an erasure keeps its trace.
-WRITE_EVENTS = """
+# it was, and an erasure keeps its trace. $1 are events, $2 the last one of each stream,
+# $3 the streams.
+WRITE = """
 WITH restored AS (
-    INSERT INTO event_store.event (account_id, position, public_text, private_text, hash,
-                                   balance_minor, key_hash, key_line, fingerprint, erased_at,
-                                   event_id, reverses, appended_at, restored_at)
-    SELECT *, statement_timestamp(), statement_timestamp()
-    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bigint[],
-                $7::bytea[], $8::int[], $9::bytea[], $10::timestamptz[], $11::uuid[],
-                $12::uuid[])
+    INSERT INTO event_store.event (account_id, position, event_id, public_text, private_text, hash,
+                                   balance_minor, key_hash, key_line, fingerprint, reverses,
+                                   erased_at, appended_at, restored_at)
+    SELECT account_id, position, event_id, public_text, private_text, hash, balance_minor, key_hash,
+           key_line, fingerprint, reverses, erased_at, statement_timestamp(), statement_timestamp()
+    FROM json_populate_recordset(NULL::event_store.event, $1::json)
     RETURNING account_id, position, erased_at
+), traced AS (
+    INSERT INTO event_store.erasure (account_id, position, erased_at)
+    SELECT account_id, position, erased_at FROM restored WHERE erased_at IS NOT NULL
+), queued AS (
+    INSERT INTO event_store.outbox (account_id, position)
+    SELECT account_id, position FROM restored WHERE $4::bool
 )
-INSERT INTO event_store.erasure (account_id, position, erased_at)
-SELECT * FROM restored WHERE erased_at IS NOT NULL
-"""
-WRITE_OUTBOX = """
-INSERT INTO event_store.outbox (account_id, position)
-SELECT * FROM unnest($1::text[], $2::bigint[])
-"""
-WRITE_STREAMS = """
 UPDATE event_store.stream AS s
 SET currency = n.currency, position = n.position, balance_minor = n.balance_minor,
     overdraft_limit_minor = n.overdraft_limit_minor, hash = n.hash, recorded_at = n.recorded_at
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[],
-            $7::timestamptz[])
-    AS n (account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at)
-WHERE s.account_id = n.account_id
+FROM json_populate_recordset(NULL::event_store.stream, $2::json) AS n
+WHERE s.account_id = n.account_id AND s.account_id = ANY ($3::text[])
 """
 
 
@@ -247,16 +238,14 @@ async def _write(connection: Connection, batch: list[dict[str, Any]], *, outbox:
                     f"{account_id} position {common}: the store holds another event there"
                 )
         new = [row for row in batch if row["position"] > held[row["account_id"]]]
-        await connection.execute(WRITE_EVENTS, *_columns(new, EVENT_COLUMNS))
-        if outbox:
-            await connection.execute(WRITE_OUTBOX, *_columns(new, EVENT_COLUMNS[:2]))
-        ends = {row["account_id"]: row for row in new}.values()
-        await connection.execute(WRITE_STREAMS, *_columns(ends, STREAM_COLUMNS))
+        ends = {row["account_id"]: row for row in new}
+        last_rows = _document(list(ends.values()))
+        await connection.execute(WRITE, _document(new), last_rows, list(ends), outbox)
     return len(batch) - len(new)
 
 
-def _columns(rows: Iterable[dict[str, Any]], names: Iterable[str]) -> Iterable[list[Any]]:
-    return ([row[name] for row in rows] for name in names)
+def _document(rows: list[dict[str, Any]]) -> str:
+    return json.dumps(rows, default=lambda v: f"\\x{v.hex()}" if isinstance(v, bytes) else str(v))
 
 
 async def export_command(file: OutputFile, *, as_json: AsJson = False) -> None:
