@@ -66,8 +66,13 @@ class Captured:
 
 
 def stack_values(stack: str) -> dict[str, Any]:
+    """Return the values below ``saldo:`` of the program's file for ``stack``."""
+    return read_values(HERE / f"Pulumi.{stack}.yaml")
+
+
+def read_values(file: Path) -> dict[str, Any]:
     """Return the values below ``saldo:`` of a stack file."""
-    config = yaml.safe_load((HERE / f"Pulumi.{stack}.yaml").read_text())["config"]
+    config = yaml.safe_load(file.read_text())["config"]
     return {
         key.removeprefix(_PREFIX): value for key, value in config.items() if key.startswith(_PREFIX)
     }

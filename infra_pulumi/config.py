@@ -10,18 +10,24 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from infra_pulumi.layers.database.config import DatabaseConfig
+from infra_pulumi.layers.database.existing import ExistingDatabaseConfig
+from infra_pulumi.layers.database.postgres_pod import PostgresPodConfig
+from infra_pulumi.layers.database.rds import RdsConfig
 from infra_pulumi.layers.edge import EdgeConfig
 from infra_pulumi.layers.eks.cluster import EksConfig
 from infra_pulumi.layers.functions.environment import CallersConfig
 from infra_pulumi.layers.functions.scaling import FunctionsConfig
-from infra_pulumi.layers.kafka.config import KafkaConfig
+from infra_pulumi.layers.kafka.existing import ExistingKafkaConfig
+from infra_pulumi.layers.kafka.msk import MskConfig
+from infra_pulumi.layers.kafka.strimzi import StrimziConfig
 from infra_pulumi.layers.knative import KnativeConfig
 from infra_pulumi.layers.network import AwsConfig
 from infra_pulumi.layers.observability import TelemetryConfig
+from infra_pulumi.layers.operators import OperatorsConfig
 from infra_pulumi.layers.registry import ImagesConfig
+from infra_pulumi.layers.source_tokens import SourcesConfig
 from infra_pulumi.section import Problem, RefusedError, Section, matching, only_in
 
 if TYPE_CHECKING:
@@ -32,7 +38,15 @@ if TYPE_CHECKING:
 # The shape that needs a section or setting, and without which it means nothing.
 SHAPES = {"aws": "aws", "eks": "aws", "context": "cluster"}
 # What a stack file says instead of leaving a key out: see Stack.
-OUTRIGHT = {"images": "pending", "callers": "none"}
+OUTRIGHT = {
+    "images": "pending",
+    "operators": "existing",
+    "knative": "existing",
+    "callers": "none",
+}
+# The sections whose kind says what else is in them; a kind's shape, if it is there in one only.
+KINDS = ("kafka", "database")
+OF_SHAPE = {"msk": "aws", "rds": "aws", "pod": "cluster"}
 
 
 class Stack(Section):
@@ -50,14 +64,21 @@ class Stack(Section):
     context: str | None = None
     # None while no image has been built yet, which the stack file says as "pending".
     images: ImagesConfig | None
-    kafka: KafkaConfig
-    knative: KnativeConfig
+    # None where they are there already, which the stack file says as "existing".
+    operators: OperatorsConfig | None
+    kafka: Annotated[MskConfig | StrimziConfig | ExistingKafkaConfig, Field(discriminator="kind")]
+    # None where it is there already, which the stack file says as "existing".
+    knative: KnativeConfig | None
     functions: FunctionsConfig
     # After the functions, whose connections it must hold.
-    database: DatabaseConfig
+    database: Annotated[
+        RdsConfig | PostgresPodConfig | ExistingDatabaseConfig, Field(discriminator="kind")
+    ]
     edge: EdgeConfig
     # None where callers need no token, which the stack file says as "none".
     callers: CallersConfig | None
+    # None where Kubernetes itself issues the sources' tokens, or EKS.
+    sources: SourcesConfig | None = None
     currency: Annotated[str, matching("[A-Z]{3}", "{} is not an ISO 4217 code")]
     # None is off.
     telemetry: TelemetryConfig | None = None
@@ -66,6 +87,15 @@ class Stack(Section):
     @classmethod
     def _read_outright(cls, value: object, info: ValidationInfo) -> object:
         return None if value == OUTRIGHT[info.field_name or ""] else value
+
+    @field_validator(*KINDS, mode="before")
+    @classmethod
+    def _read_kind(cls, value: object, info: ValidationInfo) -> object:
+        kind = value.get("kind") if isinstance(value, dict) else None
+        shape = OF_SHAPE.get(str(kind))
+        if shape is not None and info.data.get("shape", shape) != shape:
+            raise RefusedError([("kind", f"{kind} is there in the shape {shape} only")])
+        return value
 
     @field_validator("*", mode="after")
     @classmethod
@@ -106,6 +136,8 @@ def read_config(values: Mapping[str, Any]) -> Stack:
 def _lines(error: ErrorDetails) -> Iterator[str]:
     """Yield each problem of an error of pydantic, under its path."""
     key, *below = error["loc"]
+    # Not typed by the operator: it is the value of kind.
+    below = below[1:] if key in KINDS else below
     path = f"saldo:{key}" + "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in below
     )
@@ -116,6 +148,10 @@ def _lines(error: ErrorDetails) -> Iterator[str]:
                 yield f"{path}.{tail}: {wrong}" if tail else f"{path}: {wrong}"
         case "value_error":
             yield f"{path}: {context['error']}"
+        case "union_tag_not_found":
+            yield f"{path}.kind: is missing"
+        case "union_tag_invalid":
+            yield f"{path}.kind: must be one of {context['expected_tags']}, not '{context['tag']}'"
         case "missing" if path == f"saldo:{key}" and key in OUTRIGHT:
             yield f"{path}: is missing; say {OUTRIGHT[str(key)]} outright if that is meant"
         case "missing":
@@ -125,6 +161,8 @@ def _lines(error: ErrorDetails) -> Iterator[str]:
         case kind:
             expected = str(context.get("expected", "")).replace("'", "")
             must = EXPECTED.get(kind, expected or error["msg"])
+            outright = None if below else OUTRIGHT.get(str(key))
+            must += "" if outright is None else f", or {outright}"
             yield f"{path}: must be {must}, not {json.dumps(error['input'], default=str)}"
 
 
@@ -135,4 +173,5 @@ EXPECTED = {
     "bool_type": "true or false",
     "tuple_type": "a list of texts",
     "model_type": "a table",
+    "model_attributes_type": "a table",
 }

@@ -6,8 +6,9 @@ INFRA_PYTEST = $(INFRA_PYTHON) -m pytest -c tests/infra/pytest.ini --confcutdir=
 SALDO_CACHE ?= $(HOME)/.cache/saldo
 PULUMI_VERSION = v3.259.0
 PULUMI = $(SALDO_CACHE)/pulumi/$(PULUMI_VERSION)/bin/pulumi
-# A folder of `make manifests`, and a file of images for it: make manifests IMAGES=images.yaml
+# Of `make manifests`: its folder, a stack file of the shape cluster, a file of images.
 MANIFESTS ?= build/manifests
+STACK_FILE ?= infra_pulumi/Pulumi.cluster.yaml
 
 .PHONY: test-infra test-infra-quick lint-infra lock-infra manifests pulumi-cli clean-infra
 
@@ -35,7 +36,8 @@ pulumi-cli:
 	test -x $(PULUMI) || sh infra_pulumi/build_pulumi.sh $(PULUMI_VERSION) $(PULUMI)
 
 manifests: .venv-infra/.made ## the objects of the shape cluster as files: make manifests IMAGES=images.yaml
-	$(INFRA_PYTHON) -m infra_pulumi.render --out $(MANIFESTS) $(if $(IMAGES),--images $(IMAGES))
+	$(INFRA_PYTHON) -m infra_pulumi.render --out $(MANIFESTS) \
+	  --stack-file $(STACK_FILE) $(if $(IMAGES),--images $(IMAGES))
 
 lock-infra: ## make locks/infra.txt from pyproject.toml's dependency group
 	@$(PYTHON) -m local.bootstrap uv

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Problem = tuple[str, str]
 
 
+# Of the pods of an operator or a controller: more says a mistake.
+REPLICAS_MAX = 5
+
+
 class RefusedError(ValueError):
     """A section breaks rules between its fields, or with the sections before it."""
 
@@ -81,6 +85,19 @@ def network_of(cidr: str) -> ipaddress.IPv4Network | None:
         return None
 
 
+def _narrow(cidr: str) -> str:
+    network = network_of(cidr)
+    if network is None:
+        message = f"'{cidr}' is not a network"
+        raise ValueError(message)
+    if network.prefixlen == 0:
+        message = "must not be the whole internet"
+        raise ValueError(message)
+    return cidr
+
+
+Cidr = Annotated[str, AfterValidator(_narrow)]
+HttpsUrl = Annotated[str, matching("https://.*", "must start with https://, unlike {}")]
 AT_LEAST_ONE = AfterValidator(_at_least_one)
 # YAML has lists: only here they may stand for what is frozen.
 FROM_LIST = Field(strict=False)

@@ -42,7 +42,7 @@ class Certificates(pulumi.ComponentResource):
     ) -> None:
         super().__init__("saldo:layer:Certificates", name, None, opts)
         self._provider = provider
-        self._needs: list[pulumi.Resource] = [operators.cert_manager, isolation.namespace]
+        self._needs: list[pulumi.Resource] = [*operators.cert_manager, isolation.namespace]
         if stack.aws is not None and stack.edge.hosted_zone is not None:
             solver = {
                 "dns01": {

@@ -13,17 +13,17 @@ from infra_pulumi.parts import FUNCTIONS
 from infra_pulumi.section import Problem, Section, matching, only_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from infra_pulumi.config import Stack
     from infra_pulumi.layers.eks.cluster import Cluster
-    from infra_pulumi.layers.knative import Knative
     from infra_pulumi.layers.network import Network
 
 
 # Where Kourier's pods take TLS; its Service is called kourier in Serving's namespace.
 KOURIER_TLS_PORT = 8443
 HTTPS = 443
+NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 DOMAIN = r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}"
 
 
@@ -34,6 +34,8 @@ class EdgeConfig(Section):
     # Both for a certificate that browsers know, neither for one that the cluster signs itself.
     acme_email: str | None = None
     hosted_zone: str | None = None
+    # Whose pods pass requests on: where Knative is there already, its gateway's namespace.
+    gateway_namespace: Annotated[str, matching(NAME, "{} is not the name of a namespace")] = SERVING
     # Other than 443 where a port-forward leads there: part of the origin that browsers name.
     port: int = HTTPS
 
@@ -42,6 +44,8 @@ class EdgeConfig(Section):
         yield from only_in("aws", stack, names)
         if stack.get("shape") == "aws" and self.port != HTTPS:
             yield "port", f"the load balancer listens on {HTTPS} only"
+        if stack.get("knative") is not None and self.gateway_namespace != SERVING:
+            yield "gatewayNamespace", f"is {SERVING} unless saldo:knative is existing"
 
 
 class Edge(pulumi.ComponentResource):
@@ -54,7 +58,7 @@ class Edge(pulumi.ComponentResource):
         hosted_zone: str,
         network: Network,
         cluster: Cluster,
-        knative: Knative,
+        knative: Sequence[pulumi.Resource],
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("saldo:layer:Edge", name, None, opts)
@@ -89,12 +93,17 @@ class Edge(pulumi.ComponentResource):
             enable_deletion_protection=stack.protected,
             opts=own,
         )
+        self._gateway = stack.edge.gateway_namespace
         self._forward(balancer, network, cluster, knative)
         self._records(balancer, hosted_zone, stack.edge.domain)
         self.register_outputs({"address": balancer.dns_name})
 
     def _forward(
-        self, balancer: aws.lb.LoadBalancer, network: Network, cluster: Cluster, knative: Knative
+        self,
+        balancer: aws.lb.LoadBalancer,
+        network: Network,
+        cluster: Cluster,
+        knative: Sequence[pulumi.Resource],
     ) -> None:
         """Pass TLS on to Kourier, whose pods the cluster's controller registers."""
         own = pulumi.ResourceOptions(parent=self)
@@ -132,9 +141,9 @@ class Edge(pulumi.ComponentResource):
                 "targetType": "ip",
                 "serviceRef": {"name": "kourier", "port": 443},
             },
-            namespace=SERVING,
+            namespace=self._gateway,
             opts=pulumi.ResourceOptions(
-                parent=self, provider=cluster.provider, depends_on=knative.ready
+                parent=self, provider=cluster.provider, depends_on=list(knative)
             ),
         )
 

@@ -87,42 +87,42 @@ def networks(cidrs: Sequence[str]) -> tuple[Peer, ...]:
 def policies(stack: Stack, data_cidrs: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the spec of every NetworkPolicy, by its name. ``data_cidrs`` is empty outside AWS."""
     in_aws = stack.aws is not None
-    database = Way(
-        peers=networks(data_cidrs) if in_aws else (part(DATABASE_PART),), ports=(POSTGRES_PORT,)
-    )
+    database = _database(stack, data_cidrs)
     outside = Way(peers=(_outside(stack),), ports=_outside_ports(stack))
     # What every function needs: the database, and the keys of those whose tokens it checks.
     identity = Way(peers=networks([POD_IDENTITY]), ports=(80,))
-    common = [database, outside, *([identity] if in_aws else []), *_telemetry(stack)]
+    common = [*database, outside, *([identity] if in_aws else []), *_telemetry(stack)]
     made = {
         "default-deny": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
         "dns": _egress({}, [], dns=True),
     }
     kafka = _kafka(stack, data_cidrs)
-    incoming = [Way(peers=(namespace(SERVING),), ports=QUEUE_PROXY_PORTS), *_scraping(stack)]
+    # Knative's activator, and its gateway.
+    callers = tuple(map(namespace, sorted({SERVING, stack.edge.gateway_namespace})))
+    incoming = [Way(peers=callers, ports=QUEUE_PROXY_PORTS), *_scraping(stack)]
     for function in FUNCTIONS:
-        ways = [*common, kafka] if function is RECORD else common
+        ways = [*common, *kafka] if function is RECORD else common
         made[function.service] = _egress({PART: function.service}, ways) | {
             # From Knative's gateway and activator; the function itself checks who is behind. And
             # from Prometheus, past queue-proxy: what comes through it finds no /metrics.
             "ingress": [way.rule("from") for way in incoming],
             "policyTypes": ["Ingress", "Egress"],
         }
-    made[MIGRATE_PART] = _egress({PART: MIGRATE_PART}, [database])
-    made[OPERATE] = _egress({PART: OPERATE}, [database])
+    made[MIGRATE_PART] = _egress({PART: MIGRATE_PART}, database)
+    made[OPERATE] = _egress({PART: OPERATE}, database)
     if stack.kafka.kind == "msk":
-        made[KAFKA_ACLS_PART] = _egress({PART: KAFKA_ACLS_PART}, [kafka, identity])
-    else:
+        made[KAFKA_ACLS_PART] = _egress({PART: KAFKA_ACLS_PART}, [*kafka, identity])
+    elif stack.kafka.kind == "strimzi":
         # Strimzi makes the policies for what comes in; this is what its pods themselves call.
         api = Way(peers=({"ipBlock": {"cidr": "0.0.0.0/0"}},), ports=(443, 6443))
         pods = {"podSelector": {"matchLabels": STRIMZI_PODS}}
         made["kafka"] = _egress(STRIMZI_PODS, [Way(peers=(pods,), ports=()), api])
-    if not in_aws:
-        callers = (*(part(f.service) for f in FUNCTIONS), part(MIGRATE_PART), part(OPERATE))
+    if stack.database.kind == "pod":
+        clients = (*(part(f.service) for f in FUNCTIONS), part(MIGRATE_PART), part(OPERATE))
         made[DATABASE_PART] = {
             "podSelector": {"matchLabels": {PART: DATABASE_PART}},
             "policyTypes": ["Ingress"],
-            "ingress": [Way(peers=callers, ports=(POSTGRES_PORT,)).rule("from")],
+            "ingress": [Way(peers=clients, ports=(POSTGRES_PORT,)).rule("from")],
         }
     return made
 
@@ -170,11 +170,20 @@ def _scraping(stack: Stack) -> list[Way]:
     return [Way(peers=(namespace(stack.telemetry.metrics_from),), ports=ports)]
 
 
-def _kafka(stack: Stack, data_cidrs: Sequence[str]) -> Way:
+def _database(stack: Stack, data_cidrs: Sequence[str]) -> list[Way]:
+    if stack.database.kind == "existing":
+        return stack.database.ways
+    inside = (part(DATABASE_PART),) if stack.database.kind == "pod" else networks(data_cidrs)
+    return [Way(peers=inside, ports=(POSTGRES_PORT,))]
+
+
+def _kafka(stack: Stack, data_cidrs: Sequence[str]) -> list[Way]:
+    if stack.kafka.kind == "existing":
+        return stack.kafka.ways
     if stack.kafka.kind == "msk":
-        return Way(peers=networks(data_cidrs), ports=(MSK_IAM_PORT,))
+        return [Way(peers=networks(data_cidrs), ports=(MSK_IAM_PORT,))]
     pods = {"podSelector": {"matchLabels": STRIMZI_PODS}}
-    return Way(peers=(pods,), ports=(STRIMZI_CLIENT_PORT,))
+    return [Way(peers=(pods,), ports=(STRIMZI_CLIENT_PORT,))]
 
 
 class Isolation(pulumi.ComponentResource):

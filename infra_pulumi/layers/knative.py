@@ -11,10 +11,9 @@ from infra_pulumi import versions
 from infra_pulumi.custom_resources import custom_resource
 from infra_pulumi.layers.isolation import EVENTING, SERVING
 from infra_pulumi.layers.processors import QUEUE_PROXY_M
-from infra_pulumi.section import Section, between
+from infra_pulumi.section import REPLICAS_MAX, Section, between
 
 if TYPE_CHECKING:
-    from infra_pulumi.config import Stack
     from infra_pulumi.layers.operators import Operators
 
 # Of the functions, as Services of Knative.
@@ -24,8 +23,6 @@ API = "operator.knative.dev/v1beta1"
 SOURCES = ("ceph", "github", "gitlab", "kafka", "rabbitmq", "redis")
 # What Knative is told to refuse, and a stack file must not ask for.
 TIMEOUT_S_MAX, PODS_LIMIT, CONCURRENCY_LIMIT = 120, 50, 1000
-# More says a mistake.
-REPLICAS_MAX = 5
 KOURIER = "kourier.ingress.networking.knative.dev"
 # The container whose image Knative names by a tag that moves.
 GATEWAY = "3scale-kourier-gateway/kourier-gateway"
@@ -55,14 +52,15 @@ class Knative(pulumi.ComponentResource):
     def __init__(
         self,
         name: str,
-        stack: Stack,
+        config: KnativeConfig,
+        consumers: int,
         provider: k8s.Provider,
         operators: Operators,
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("saldo:layer:Knative", name, None, opts)
-        self._stack, self._provider = stack, provider
-        self._needs = [operators.knative, operators.cert_manager]
+        self._config, self._consumers, self._provider = config, consumers, provider
+        self._needs = [*operators.knative, *operators.cert_manager]
         self.ready = [self._serving(), self._eventing()]
         self.register_outputs({})
 
@@ -75,14 +73,13 @@ class Knative(pulumi.ComponentResource):
         return k8s.core.v1.Namespace(name, metadata={"name": name}, opts=self._inside())
 
     def _serving(self) -> pulumi.Resource:
-        stack = self._stack
         return custom_resource(
             SERVING,
             API,
             "KnativeServing",
             {
                 "version": versions.KNATIVE_SERVING,
-                "high-availability": {"replicas": stack.knative.replicas},
+                "high-availability": {"replicas": self._config.replicas},
                 "podDisruptionBudgets": _budgets(SERVING_BUDGETS),
                 "registry": {"override": {GATEWAY: versions.ENVOY_IMAGE}},
                 # Reached by the stack's own load balancer, or by a port-forward: no Service of
@@ -130,14 +127,13 @@ class Knative(pulumi.ComponentResource):
         )
 
     def _eventing(self) -> pulumi.Resource:
-        stack = self._stack
         config = {
             # Sources show the functions whose they are. Alpha: without it the projector refuses
             # every delivery, so an upgrade that drops it is noticed.
             "features": {"authentication-oidc": "enabled"},
         }
         # The source's replicas would share one pod, and one pod is one consumer of Kafka.
-        pods = {"name": "DISPATCHERS_MIN_REPLICAS", "value": str(stack.kafka.consumers)}
+        pods = {"name": "DISPATCHERS_MIN_REPLICAS", "value": str(self._consumers)}
         dispatchers = {
             "name": "kafka-controller",
             "env": [{"container": "controller", "envVars": [pods]}],
@@ -148,7 +144,7 @@ class Knative(pulumi.ComponentResource):
             "KnativeEventing",
             {
                 "version": versions.KNATIVE_EVENTING,
-                "high-availability": {"replicas": stack.knative.replicas},
+                "high-availability": {"replicas": self._config.replicas},
                 "podDisruptionBudgets": _budgets(EVENTING_BUDGETS),
                 "workloads": [dispatchers, *_unused()],
                 "source": {source: {"enabled": source == "kafka"} for source in SOURCES},

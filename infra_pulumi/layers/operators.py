@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pulumi
 import pulumi_aws as aws
-import pulumi_kubernetes as k8s
 
 from infra_pulumi import versions
 from infra_pulumi.helm_charts import release
 from infra_pulumi.iam_roles import PodRole, pod_role
 from infra_pulumi.parts import NAMESPACE
+from infra_pulumi.section import REPLICAS_MAX, Section, between
 
 if TYPE_CHECKING:
+    import pulumi_kubernetes as k8s
+
     from infra_pulumi.config import Stack
     from infra_pulumi.layers.eks.cluster import Cluster
     from infra_pulumi.layers.isolation import Isolation
@@ -25,13 +27,20 @@ KNATIVE_OPERATOR = "knative-operator"
 STRIMZI = "strimzi"
 
 
+class OperatorsConfig(Section):
+    """The operators that the program installs."""
+
+    replicas: Annotated[int, between(1, REPLICAS_MAX)]
+
+
 class Operators(pulumi.ComponentResource):
     """The operators of one stack. Each waits until it runs."""
 
-    cert_manager: k8s.helm.v3.Release
-    external_secrets: k8s.helm.v3.Release
-    knative: k8s.helm.v3.Release
-    strimzi: k8s.helm.v3.Release | None
+    # What must be there before the objects of each operator; empty where it is there already.
+    cert_manager: list[pulumi.Resource]
+    external_secrets: list[pulumi.Resource]
+    knative: list[pulumi.Resource]
+    strimzi: list[pulumi.Resource]
     # By which the External Secrets operator reads this stack's secrets. None outside AWS.
     reader: aws.iam.Role | None
 
@@ -45,16 +54,8 @@ class Operators(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("saldo:layer:Operators", name, None, opts)
-        replicas = stack.knative.replicas
-
-        def install(
-            name: str, chart: versions.Chart, values: dict[str, Any], *after: pulumi.Resource
-        ) -> k8s.helm.v3.Release:
-            # EKS has no nodes to run them on, and no driver for their disks, before it is ready.
-            ready = [*([] if cluster is None else [cluster]), *after]
-            return release(
-                name, chart, name, values, parent=self, provider=provider, depends_on=ready
-            )
+        # EKS has no nodes to run them on, and no driver for their disks, before it is ready.
+        self._cluster, self._nodes = provider, [] if cluster is None else [cluster]
 
         certifier: list[pulumi.Resource] = []
         reader: list[pulumi.Resource] = []
@@ -71,7 +72,21 @@ class Operators(pulumi.ComponentResource):
             ]
             reading = self._read_secrets(stack.aws, cluster)
             self.reader, reader = reading.role, reading.ready
-        self.cert_manager = install(
+        self.cert_manager = self.external_secrets = self.knative = self.strimzi = []
+        if stack.operators is not None:
+            self._install(stack, stack.operators.replicas, isolation, certifying, certifier, reader)
+        self.register_outputs({})
+
+    def _install(
+        self,
+        stack: Stack,
+        replicas: int,
+        isolation: Isolation,
+        certifying: dict[str, Any],
+        certifier: list[pulumi.Resource],
+        reader: list[pulumi.Resource],
+    ) -> None:
+        self.cert_manager = self._release(
             CERT_MANAGER,
             versions.CERT_MANAGER,
             {
@@ -82,16 +97,16 @@ class Operators(pulumi.ComponentResource):
             },
             *certifier,
         )
-        self.external_secrets = install(
+        self.external_secrets = self._release(
             EXTERNAL_SECRETS,
             versions.EXTERNAL_SECRETS,
             {"installCRDs": True, "replicaCount": replicas, "leaderElect": replicas > 1},
             *reader,
         )
-        self.knative = install(KNATIVE_OPERATOR, versions.KNATIVE_OPERATOR, {})
-        self.strimzi = None
+        if stack.knative is not None:
+            self.knative = self._release(KNATIVE_OPERATOR, versions.KNATIVE_OPERATOR, {})
         if stack.kafka.kind == "strimzi":
-            self.strimzi = install(
+            self.strimzi = self._release(
                 STRIMZI,
                 versions.STRIMZI,
                 {
@@ -105,7 +120,13 @@ class Operators(pulumi.ComponentResource):
                 # Its chart makes the operator's rights in the namespaces that it watches.
                 isolation.namespace,
             )
-        self.register_outputs({})
+
+    def _release(
+        self, name: str, chart: versions.Chart, values: dict[str, Any], *after: pulumi.Resource
+    ) -> list[pulumi.Resource]:
+        ready = [*self._nodes, *after]
+        cluster = self._cluster
+        return [release(name, chart, name, values, parent=self, provider=cluster, depends_on=ready)]
 
     def _read_secrets(self, place: AwsConfig, cluster: Cluster) -> PodRole:
         """Let the External Secrets operator read what this stack keeps in Secrets Manager."""

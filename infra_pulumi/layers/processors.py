@@ -61,15 +61,22 @@ def thousandths(quantity: str) -> int:
 
 def requested_m(stack: Mapping[str, Any], functions: FunctionsConfig) -> dict[str, int]:
     """Return what the pods of a stack request at rest, by part, without the nodes' own."""
-    kafka, replicas = stack["kafka"], stack["knative"].replicas
+    kafka, knative, operators = stack["kafka"], stack["knative"], stack["operators"]
     scaled = [functions.of(function.name) for function in FUNCTIONS]
     by_strimzi = kafka.kind == "strimzi"
     return {
-        "Knative": (SERVING_M + EVENTING_M) * replicas + PING_SOURCES_M,
+        "Knative": (
+            0 if knative is None else (SERVING_M + EVENTING_M) * knative.replicas + PING_SOURCES_M
+        ),
         "dispatchers": DISPATCHER_M * kafka.consumers,
         "Kafka": BROKER_M * kafka.brokers + 2 * ENTITY_OPERATOR_M if by_strimzi else 0,
-        "PostgreSQL": POSTGRES_M if stack["shape"] == "cluster" else 0,
-        "operators": KNATIVE_OPERATOR_M + (STRIMZI_OPERATOR_M * replicas if by_strimzi else 0),
+        "PostgreSQL": POSTGRES_M if getattr(stack.get("database"), "kind", None) == "pod" else 0,
+        "operators": (
+            0
+            if operators is None
+            else (0 if knative is None else KNATIVE_OPERATOR_M)
+            + (STRIMZI_OPERATOR_M * operators.replicas if by_strimzi else 0)
+        ),
         # Knative starts one of each even where zero will do: it must become ready once.
         "functions": sum(
             max(1, scaling.pods_min) * (thousandths(scaling.cpu) + QUEUE_PROXY_M)
@@ -82,7 +89,7 @@ def requested_m(stack: Mapping[str, Any], functions: FunctionsConfig) -> dict[st
 def not_placed(stack: Mapping[str, Any], functions: FunctionsConfig) -> Iterator[Problem]:
     """Yield the problem of a stack in AWS whose pods do not fit on its least nodes."""
     eks = stack.get("eks")
-    if eks is None or not {"shape", "kafka", "knative"} <= stack.keys():
+    if eks is None or not {"kafka", "knative", "operators"} <= stack.keys():
         return
     smallest = min(eks.instance_types, key=allocatable_m)
     there = eks.nodes_min * allocatable_m(smallest)

@@ -7,6 +7,7 @@ the rendered manifests have ever seen them.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pulumi
@@ -59,25 +60,12 @@ class Secrets(pulumi.ComponentResource):
         super().__init__("saldo:layer:Secrets", name, None, opts)
         self._protected = stack.protected
         self._provider = provider
-        self._needs = [operators.external_secrets, isolation.namespace]
+        self._needs = [*operators.external_secrets, isolation.namespace]
         self.key = None
         self._reader = operators.reader
         if stack.aws is not None:
             self.key = layer_key("secrets", stack.aws, parent=self, protect=stack.protected)
-            self._source: pulumi.Resource = self._manager(stack.aws)
-        else:
-            self._source = custom_resource(
-                GENERATOR,
-                GENERATORS_API,
-                "Password",
-                {
-                    "length": GENERATED_LENGTH,
-                    "digits": GENERATED_LENGTH // 4,
-                    "symbols": 0,
-                    "allowRepeat": True,
-                },
-                opts=self._inside(),
-            )
+            self._manager = self._store_of(stack.aws)
         self.register_outputs({})
 
     def _inside(self, *depends_on: pulumi.Resource) -> pulumi.ResourceOptions:
@@ -85,7 +73,23 @@ class Secrets(pulumi.ComponentResource):
             parent=self, provider=self._provider, depends_on=[*self._needs, *depends_on]
         )
 
-    def _manager(self, place: AwsConfig) -> pulumi.Resource:
+    @cached_property
+    def _generator(self) -> pulumi.Resource:
+        """What makes passwords up, if anything needs one."""
+        return custom_resource(
+            GENERATOR,
+            GENERATORS_API,
+            "Password",
+            {
+                "length": GENERATED_LENGTH,
+                "digits": GENERATED_LENGTH // 4,
+                "symbols": 0,
+                "allowRepeat": True,
+            },
+            opts=self._inside(),
+        )
+
+    def _store_of(self, place: AwsConfig) -> pulumi.Resource:
         """Make the store in front of Secrets Manager."""
         return custom_resource(
             STORE,
@@ -158,7 +162,7 @@ class Secrets(pulumi.ComponentResource):
                 "data": data,
             },
             template,
-            after=after,
+            after=[self._manager, *after],
         )
 
     def generate(
@@ -179,7 +183,10 @@ class Secrets(pulumi.ComponentResource):
             for field in fields
         ]
         return self._external(
-            name, {"refreshPolicy": "CreatedOnce", "dataFrom": generators}, template
+            name,
+            {"refreshPolicy": "CreatedOnce", "dataFrom": generators},
+            template,
+            after=[self._generator],
         )
 
     def hash_key(self) -> pulumi.Resource:
@@ -202,7 +209,7 @@ class Secrets(pulumi.ComponentResource):
         spec: dict[str, Any],
         template: Mapping[str, pulumi.Input[str]],
         *,
-        after: Sequence[pulumi.Resource] = (),
+        after: Sequence[pulumi.Resource],
     ) -> pulumi.Resource:
         target = {
             "name": name,
@@ -216,7 +223,7 @@ class Secrets(pulumi.ComponentResource):
             API,
             "ExternalSecret",
             spec | {"target": target},
-            opts=self._inside(self._source, *after),
+            opts=self._inside(*after),
         )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 import pulumi_kubernetes as k8s
 
+from infra_pulumi.section import HttpsUrl, Problem, Section
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from infra_pulumi.layers.eks.cluster import Cluster
 
 KUBERNETES = "https://kubernetes.default.svc.cluster.local"
@@ -25,6 +29,23 @@ class SourcesIdentity:
     # The ConfigMap with the authority of the keys' server; None where it is publicly known.
     authority: str | None
     ready: list[pulumi.Resource]
+
+
+class SourcesConfig(Section):
+    """Who issues the tokens of the cluster's service accounts, where it is not Kubernetes' own."""
+
+    issuer: HttpsUrl
+    # Where anybody may read its keys.
+    jwks_url: HttpsUrl
+
+    def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
+        if stack.get("shape") == "aws":
+            yield "", "means nothing in the shape aws, whose cluster's issuer is known"
+
+
+def named_identity(config: SourcesConfig) -> SourcesIdentity:
+    """Return the identity that the stack file names."""
+    return SourcesIdentity(issuer=config.issuer, jwks_url=config.jwks_url, authority=None, ready=[])
 
 
 def eks_identity(cluster: Cluster) -> SourcesIdentity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING
 
 from infra_pulumi.policies.policy import (
@@ -40,16 +41,30 @@ def security_groups_have_no_rules_inside(group: Inputs) -> Iterator[str]:
 
 
 @policy(
-    "Groups let groups in. The internet is let in to HTTPS, and called by HTTPS, and that is all.",
+    "Groups let groups in. The internet is let in to HTTPS, and that is all.",
     "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule",
+    where=AWS,
+)
+def rules_let_in_groups_or_https(rule: Inputs) -> Iterator[str]:
+    if not _of_groups_or_https(rule):
+        yield f"open to {rule.get('cidrIpv4')} on ports {rule.get('fromPort')}-{rule.get('toPort')}"
+
+
+@policy(
+    "The internet is called by HTTPS; a Kafka or PostgreSQL that was there before, by its network.",
     "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule",
     where=AWS,
 )
-def rules_name_groups_or_https(rule: Inputs) -> Iterator[str]:
-    if rule.get("referencedSecurityGroupId"):
-        return
-    if (rule.get("fromPort"), rule.get("toPort")) != (HTTPS, HTTPS):
-        yield f"open to {rule.get('cidrIpv4')} on ports {rule.get('fromPort')}-{rule.get('toPort')}"
+def rules_let_out_to_groups_https_or_one_port_of_a_network(rule: Inputs) -> Iterator[str]:
+    low, high, network = rule.get("fromPort"), rule.get("toPort"), rule.get("cidrIpv4")
+    narrow = network is not None and ipaddress.ip_network(network).prefixlen > 0
+    if not _of_groups_or_https(rule) and not (narrow and low == high is not None):
+        yield f"may call {network} on ports {low}-{high}"
+
+
+def _of_groups_or_https(rule: Inputs) -> bool:
+    ports = (rule.get("fromPort"), rule.get("toPort"))
+    return bool(rule.get("referencedSecurityGroupId")) or ports == (HTTPS, HTTPS)
 
 
 @policy(

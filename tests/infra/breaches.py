@@ -89,9 +89,21 @@ BREACHES = [
         do=_put("egress", [{"protocol": "-1"}]),
     ),
     Breach(
-        policy="rules-name-groups-or-https",
+        policy="rules-let-in-groups-or-https",
         says="open to 0.0.0.0/0",
         do=_put("fromPort", 22),
+        of=lambda rule: "cidrIpv4" in rule,
+    ),
+    Breach(
+        policy="rules-let-out-to-groups-https-or-one-port-of-a-network",
+        says="may call 0.0.0.0/0 on ports 22-443",
+        do=_put("fromPort", 22),
+        of=lambda rule: "cidrIpv4" in rule,
+    ),
+    Breach(
+        policy="rules-let-out-to-groups-https-or-one-port-of-a-network",
+        says="may call 10.0.0.0/8 on ports 1-443",
+        do=lambda rule: rule.update(fromPort=1, cidrIpv4="10.0.0.0/8"),
         of=lambda rule: "cidrIpv4" in rule,
     ),
     Breach(policy="listeners-take-https-only", says="port 443", do=_put("port", 80)),

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from infra_pulumi import config
 from infra_pulumi.config import BadConfigError, read_config
 from infra_pulumi.layers.database.connection_budget import connections_needed, connections_usable
+from infra_pulumi.layers.kafka.strimzi import StrimziConfig
 from infra_pulumi.parts import FUNCTIONS, source_identity
 from infra_pulumi.pulumi_config import read_stack
 
@@ -81,8 +82,8 @@ def changed(stack: str, path: str, value: object) -> dict[str, Any]:
         ("dev", "kafka.consumers", 13, "saldo:kafka.consumers: must be from 1 to the 12"),
         ("prod", "kafka.consumers", 1, "saldo:kafka.consumers: must be at least 2"),
         ("dev", "kafka.retentionHours", 0, "retentionHours and storageGib must be at least 1"),
-        ("dev", "kafka.instanceType", "kafka.t3.small", "goes with kind msk"),
-        ("prod", "kafka.instanceType", ..., "goes with kind msk"),
+        ("dev", "kafka.instanceType", "kafka.t3.small", "kafka.instanceType: is not known"),
+        ("prod", "kafka.instanceType", ..., "saldo:kafka.instanceType: is missing"),
         ("prod", "kafka.brokers", 4, "must be a multiple of the number of zones"),
         ("prod", "kafka.brokers", 1, "must be at least 3 in a protected stack"),
         ("prod", "database.multiAz", False, "must be true in a protected stack"),
@@ -113,9 +114,15 @@ def changed(stack: str, path: str, value: object) -> dict[str, Any]:
         ("prod", "functions.get_balance.poolSize", 6, "must be from 2 to 5"),
         ("prod", "functions.get_balance.memory", "lots", "'lots' is not a quantity"),
         ("prod", "functions.get_balance.cpu", "1Gi", "'1Gi' is not a quantity of processors"),
-        ("cluster", "kafka.kind", "msk", "msk is there in the shape aws only"),
+        ("cluster", "kafka.kind", "msk", "saldo:kafka.kind: msk is there in the shape aws only"),
+        ("cluster", "kafka.kind", "redpanda", "saldo:kafka.kind: must be one of 'msk', 'strimzi'"),
+        ("cluster", "kafka.kind", ..., "saldo:kafka.kind: is missing"),
+        ("cluster", "database.kind", "rds", "rds is there in the shape aws only"),
+        ("dev", "database.kind", "pod", "pod is there in the shape cluster only"),
+        ("dev", "operators", ..., "saldo:operators: is missing; say existing outright"),
+        ("dev", "knative", "there", "saldo:knative: must be a table, or existing"),
         ("cluster", "context", ..., "saldo:context: is missing"),
-        ("cluster", "database.multiAz", True, "means nothing in the shape cluster"),
+        ("cluster", "database.multiAz", True, "saldo:database.multiAz: is not known"),
         ("cluster", "images", {"operate": "x"}, "saldo:images.get_balance: is missing"),
     ],
 )
@@ -181,7 +188,7 @@ def test_a_stack_cannot_be_changed_once_it_is_read() -> None:
     stack = read_config(values_of("prod"))
 
     with pytest.raises(ValidationError, match="frozen"):
-        stack.kafka.brokers = 6
+        stack.kafka.consumers = 6
 
 
 def test_images_are_named_by_digest_in_the_stacks_own_registry() -> None:
@@ -235,5 +242,6 @@ def test_replication_follows_from_the_brokers(
     brokers: int, replication: int, min_in_sync: int
 ) -> None:
     kafka = read_config(changed("cluster", "kafka.brokers", brokers)).kafka
+    assert isinstance(kafka, StrimziConfig)
 
     assert (kafka.replication, kafka.min_in_sync) == (replication, min_in_sync)

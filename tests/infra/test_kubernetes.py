@@ -281,6 +281,38 @@ def test_the_manifests_come_in_an_order_in_which_they_can_be_applied(manifests: 
     assert kinds.index("StatefulSet") < kinds.index("Job")
 
 
+def test_each_step_of_the_manifests_waits_for_what_the_next_needs(manifests: Path) -> None:
+    """A KafkaSource that is made before its sink and its topic stays unready for minutes."""
+    steps = (manifests / "README.md").read_text().partition("step by step")[2]
+    commands = re.findall(r"cat (.+) \| kubectl (apply|wait --for=condition=\w+)", steps)
+    waited = {
+        condition.removeprefix("wait --for=condition="): [
+            (item["kind"], item["metadata"]["name"])
+            for pattern in patterns.split()
+            for file in sorted(manifests.glob(pattern))
+            for item in [yaml.safe_load(file.read_text())]
+        ]
+        for patterns, condition in [commands[1], commands[5]]
+    }
+
+    assert [patterns for patterns, what in commands if what == "apply"] == [
+        f"{step}*.yaml" for step in range(1, 6)
+    ]
+    assert {kind for kind, _ in waited["Ready"]} == {
+        "ExternalSecret",
+        "Kafka",
+        "KafkaTopic",
+        "KafkaUser",
+    }
+    assert [kind for kind, _ in waited["complete"]] == ["Job"]
+    assert commands[-2] == ("4*.yaml", "wait --for=condition=Ready")
+    assert {yaml.safe_load(f.read_text())["kind"] for f in manifests.glob("5*.yaml")} == {
+        "KafkaSource",
+        "PingSource",
+        "DomainMapping",
+    }
+
+
 def test_the_manifests_hold_no_secret(manifests: Path) -> None:
     text = "".join(file.read_text() for file in manifests.iterdir())
 
@@ -305,10 +337,12 @@ def test_the_manifests_name_their_charts_with_versions(manifests: Path) -> None:
 
 
 def test_the_manifests_say_to_make_the_namespaces_first(manifests: Path) -> None:
-    named = re.findall(r"-f (\S+\.yaml)", (manifests / "README.md").read_text())
-    namespaces = [file.name for file in sorted(manifests.glob("*-namespace-*.yaml"))]
+    applied, _, charts = (manifests / "README.md").read_text().partition("| chart |")
+    (pattern,) = re.findall(r"cat (\S+) \| kubectl apply", applied)
+    kinds = [yaml.safe_load(file.read_text())["kind"] for file in manifests.glob(pattern)]
 
-    assert named[: len(namespaces)] == namespaces != []
+    assert kinds == ["Namespace"] * 3
+    assert "strimzi" in charts
 
 
 def test_rendering_again_changes_nothing(manifests: Path, captures: dict[str, Captured]) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pulumi
 import pulumi_kubernetes as k8s
 
 from infra_pulumi import versions
 from infra_pulumi.layers.certificates import AUTHORITY_KEY, OWN, Certificates
-from infra_pulumi.layers.database.access import CREDENTIALS, SUPERUSER, VERIFIED, DatabaseAccess
+from infra_pulumi.layers.database.access import (
+    CREDENTIALS,
+    SUPERUSER,
+    DatabaseAccess,
+    by_password,
+    password_url,
+    role_urls,
+)
+from infra_pulumi.layers.database.config import DatabaseConfig
 from infra_pulumi.layers.isolation import (
     DATABASE_PART,
     PART,
@@ -21,7 +29,7 @@ from infra_pulumi.layers.isolation import (
 )
 from infra_pulumi.layers.processors import POSTGRES_M
 from infra_pulumi.layers.secrets import Secrets, from_secret
-from infra_pulumi.parts import DATABASE, FUNCTIONS, NAMESPACE, OPERATE_ROLE, ROLES
+from infra_pulumi.parts import DATABASE, NAMESPACE, ROLES
 
 if TYPE_CHECKING:
     from infra_pulumi.config import Stack
@@ -29,6 +37,13 @@ if TYPE_CHECKING:
 # The uid of postgres in its image.
 POSTGRES_UID = 999
 _HBA = Path(__file__).with_name("pg_hba.conf")
+
+
+class PostgresPodConfig(DatabaseConfig):
+    """PostgreSQL in one pod."""
+
+    kind: Literal["pod"]
+    storage_gib: int
 
 
 class PostgresPod(pulumi.ComponentResource):
@@ -40,6 +55,7 @@ class PostgresPod(pulumi.ComponentResource):
         self,
         name: str,
         stack: Stack,
+        config: PostgresPodConfig,
         provider: k8s.Provider,
         secrets: Secrets,
         certificates: Certificates,
@@ -47,9 +63,15 @@ class PostgresPod(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("saldo:layer:PostgresPod", name, None, opts)
-        self._stack = stack
+        self._config = config
         host = f"{DATABASE_PART}.{NAMESPACE}.svc.cluster.local"
-        credentials = secrets.generate(CREDENTIALS, _credentials(host), fields=["owner", *ROLES])
+        owner = password_url(SUPERUSER, "owner", host, POSTGRES_PORT, DATABASE)
+        credentials = secrets.generate(
+            CREDENTIALS,
+            {"owner": "{{ .owner }}", "owner-url": owner}
+            | role_urls(host, POSTGRES_PORT, DATABASE),
+            fields=["owner", *ROLES],
+        )
         certificate = certificates.certificate("database-tls", [host], issuer=OWN)
         self._inside = pulumi.ResourceOptions(
             parent=self, provider=provider, depends_on=[isolation.namespace]
@@ -83,19 +105,8 @@ class PostgresPod(pulumi.ComponentResource):
                 protect=stack.protected,
             ),
         )
-        self.access = DatabaseAccess(
-            auth="url",
-            urls={
-                f.role: {"valueFrom": from_secret(CREDENTIALS, f"{f.role}-url")} for f in FUNCTIONS
-            },
+        self.access = by_password(
             owner_url={"valueFrom": from_secret(CREDENTIALS, "owner-url")},
-            operate_url={"valueFrom": from_secret(CREDENTIALS, f"{OPERATE_ROLE}-url")},
-            passwords={
-                f"ROLE_PASSWORD_{role.removeprefix('saldo_').upper()}": {
-                    "valueFrom": from_secret(CREDENTIALS, role)
-                }
-                for role in ROLES
-            },
             authority={
                 "secret": {
                     "secretName": "database-tls",
@@ -144,9 +155,7 @@ class PostgresPod(pulumi.ComponentResource):
                     "metadata": {"name": "data"},
                     "spec": {
                         "accessModes": ["ReadWriteOnce"],
-                        "resources": {
-                            "requests": {"storage": f"{self._stack.database.storage_gib}Gi"}
-                        },
+                        "resources": {"requests": {"storage": f"{self._config.storage_gib}Gi"}},
                     },
                 }
             ],
@@ -156,7 +165,7 @@ class PostgresPod(pulumi.ComponentResource):
         data, run, tls = "/var/lib/postgresql", "/var/run/postgresql", "/etc/saldo/tls"
         access = "/etc/saldo/access"
         settings = {
-            "max_connections": self._stack.database.connections_max,
+            "max_connections": self._config.connections_max,
             "password_encryption": "scram-sha-256",
             "hba_file": f"{access}/{_HBA.name}",
             "ssl": "on",
@@ -193,18 +202,3 @@ class PostgresPod(pulumi.ComponentResource):
                 {"name": "access", "mountPath": access, "readOnly": True},
             ],
         }
-
-
-def _credentials(host: str) -> dict[str, str]:
-    """Every password of the database, and the URL around it, as templates."""
-    made = {"owner": "{{ .owner }}", "owner-url": _url(SUPERUSER, "owner", host)}
-    for role in ROLES:
-        made[role] = f"{{{{ .{role} }}}}"
-        made[f"{role}-url"] = _url(role, role, host)
-    return made
-
-
-def _url(role: str, field_name: str, host: str) -> str:
-    return (
-        f"postgresql://{role}:{{{{ .{field_name} }}}}@{host}:{POSTGRES_PORT}/{DATABASE}?{VERIFIED}"
-    )

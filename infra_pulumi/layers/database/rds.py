@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pulumi
 import pulumi_aws as aws
@@ -15,17 +15,40 @@ from infra_pulumi.iam_roles import attach, service_role
 from infra_pulumi.kms_keys import layer_key, log_group
 from infra_pulumi.layers.certificates import AUTHORITY_KEY
 from infra_pulumi.layers.database.access import CREDENTIALS, SUPERUSER, VERIFIED, DatabaseAccess
+from infra_pulumi.layers.database.config import DatabaseConfig
 from infra_pulumi.layers.isolation import POSTGRES_PORT, Isolation
 from infra_pulumi.layers.secrets import Secrets, from_secret
 from infra_pulumi.parts import DATABASE, FUNCTIONS, NAMESPACE, OPERATE, OPERATE_ROLE
+from infra_pulumi.section import Problem, between
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from infra_pulumi.config import Stack
     from infra_pulumi.layers.eks.cluster import Cluster
     from infra_pulumi.layers.network import AwsConfig, Network
 
 OPERATE_CREDENTIALS = f"database-{OPERATE}"
+BACKUP_DAYS_MAX = 35
 _RDS_ROOTS = Path(__file__).parents[2] / "certificates" / "rds.pem"
+
+
+class RdsConfig(DatabaseConfig):
+    """PostgreSQL by RDS."""
+
+    kind: Literal["rds"]
+    instance_class: str
+    storage_gib: int
+    storage_gib_max: int
+    multi_az: bool
+    backup_days: Annotated[int, between(1, BACKUP_DAYS_MAX)]
+
+    def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
+        if self.storage_gib_max <= self.storage_gib:
+            yield "storageGibMax", "must be above storageGib, to grow into"
+        if stack.get("protected") and not self.multi_az:
+            yield "multiAz", "must be true in a protected stack"
+        yield from super().problems(stack)
 
 
 class Rds(pulumi.ComponentResource):
@@ -37,6 +60,7 @@ class Rds(pulumi.ComponentResource):
         self,
         name: str,
         stack: Stack,
+        config: RdsConfig,
         place: AwsConfig,
         network: Network,
         cluster: Cluster,
@@ -45,7 +69,8 @@ class Rds(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("saldo:layer:Rds", name, None, opts)
-        self._stack, self._place, self._title = stack, place, f"saldo-{pulumi.get_stack()}"
+        self._config, self._place, self._title = config, place, f"saldo-{pulumi.get_stack()}"
+        self._protected = stack.protected
         self._own = pulumi.ResourceOptions(parent=self)
         key = layer_key("database", place, parent=self, protect=stack.protected, logs=True)
         group = aws.ec2.SecurityGroup(
@@ -106,7 +131,7 @@ class Rds(pulumi.ComponentResource):
     def _instance(
         self, network: Network, group: aws.ec2.SecurityGroup, key: aws.kms.Key
     ) -> aws.rds.Instance:
-        database, protected = self._stack.database, self._stack.protected
+        database, protected = self._config, self._protected
         # The two that RDS would make itself, unencrypted and for ever.
         logs = [
             log_group(
@@ -131,7 +156,7 @@ class Rds(pulumi.ComponentResource):
             identifier=self._title,
             engine="postgres",
             engine_version=versions.POSTGRES,
-            instance_class=database.instance_class or "",
+            instance_class=database.instance_class,
             db_name=DATABASE,
             db_subnet_group_name=aws.rds.SubnetGroup(
                 "database",
@@ -143,7 +168,7 @@ class Rds(pulumi.ComponentResource):
             vpc_security_group_ids=[group.id],
             publicly_accessible=False,
             port=POSTGRES_PORT,
-            multi_az=bool(database.multi_az),
+            multi_az=database.multi_az,
             # Nobody ever sees the owner's password: RDS makes it, keeps it and rotates it.
             username=SUPERUSER,
             manage_master_user_password=True,
@@ -182,7 +207,7 @@ class Rds(pulumi.ComponentResource):
         settings = {
             "rds.force_ssl": "1",
             # The budget of connections is computed from it: see connection_budget.py.
-            "max_connections": str(self._stack.database.connections_max),
+            "max_connections": str(self._config.connections_max),
             "log_connections": "1",
             "log_disconnections": "1",
             "log_lock_waits": "1",

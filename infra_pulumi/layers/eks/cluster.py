@@ -8,7 +8,6 @@ import pulumi
 import pulumi_aws as aws
 import pulumi_eks as eks
 import pulumi_kubernetes as k8s
-from pydantic import AfterValidator
 
 from infra_pulumi import versions
 from infra_pulumi.iam_roles import attach, service_role
@@ -20,16 +19,17 @@ from infra_pulumi.layers.network import AwsConfig, Network
 from infra_pulumi.section import (
     AT_LEAST_ONE,
     FROM_LIST,
+    Cidr,
     Problem,
     Section,
     matching,
-    network_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from infra_pulumi.config import Stack
+    from infra_pulumi.layers.existing import Address
 
 
 CONTROL_PLANE_LOGS = ("api", "audit", "authenticator", "controllerManager", "scheduler")
@@ -41,20 +41,6 @@ NODES_MIN = 2
 CALLED_BY_API = {"kubelets": 10250, "metrics": METRICS_PORT, "knative": 8443, "balancer": 9443}
 
 
-def _narrow(cidr: str) -> str:
-    network = network_of(cidr)
-    if network is None:
-        message = f"'{cidr}' is not a network"
-        raise ValueError(message)
-    if network.prefixlen == 0:
-        message = (
-            "must not be the whole internet; name the desks and runners that deploy, or none at all"
-        )
-        raise ValueError(message)
-    return cidr
-
-
-Cidr = Annotated[str, AfterValidator(_narrow)]
 Principal = Annotated[
     str, matching(r"arn:aws:iam::\d{12}:(role|user)/.+", "{} is not the ARN of a role or user")
 ]
@@ -270,3 +256,18 @@ class Cluster(pulumi.ComponentResource):
             to_port=high,
             opts=self._own,
         )
+
+    def allow_out(self, name: str, addresses: Sequence[Address], cidrs: Sequence[str]) -> None:
+        """Let the nodes call addresses outside the network, by their networks and ports."""
+        for port in sorted({port for _, port in addresses}):
+            for cidr in cidrs:
+                aws.vpc.SecurityGroupEgressRule(
+                    f"{name}-{port}-{cidr}",
+                    security_group_id=self.nodes.id,
+                    description=name,
+                    ip_protocol="tcp",
+                    from_port=port,
+                    to_port=port,
+                    cidr_ipv4=cidr,
+                    opts=self._own,
+                )

@@ -39,7 +39,7 @@ def install_controllers(cluster: Cluster, stack: Stack, ready: Sequence[pulumi.R
             "clusterName": cluster.title,
             "region": cluster.place.region,
             "vpcId": cluster.network.vpc_id,
-            "replicaCount": stack.knative.replicas,
+            "replicaCount": 2 if stack.protected else 1,
             "serviceAccount": {"name": balancer},
             # Services and Ingresses of the cluster get no load balancer from it.
             "enableServiceMutatorWebhook": False,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from infra_pulumi.layers.edge import HTTPS
 from infra_pulumi.layers.functions.containers import variable
-from infra_pulumi.layers.kafka.access import RECORDER_SECRET
 from infra_pulumi.layers.secrets import HASH_SECRET, from_secret
 from infra_pulumi.parts import (
     KAFKA_SOURCE,
@@ -18,7 +17,7 @@ from infra_pulumi.parts import (
     Function,
     source_identity,
 )
-from infra_pulumi.section import Section, matching
+from infra_pulumi.section import HttpsUrl, Section
 
 if TYPE_CHECKING:
     from infra_pulumi.config import Stack
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 KAFKA_AUTHORITY_DIR = "/etc/saldo/kafka"
 SOURCES_AUTHORITY_DIR = "/etc/saldo/sources"
-HttpsUrl = Annotated[str, matching("https://.*", "must start with https://, unlike {}")]
 
 
 class CallersConfig(Section):
@@ -77,9 +75,9 @@ def _kafka_environment(deps: Dependencies) -> dict[str, dict[str, Any]]:
         "KAFKA_TOPIC": {"value": TOPIC},
         "KAFKA_SECURITY": {"value": kafka.security},
     }
-    if kafka.security == "scram":
-        entries["KAFKA_USERNAME"] = {"valueFrom": from_secret(RECORDER_SECRET, "user")}
-        entries["KAFKA_PASSWORD"] = {"valueFrom": from_secret(RECORDER_SECRET, "password")}
+    if kafka.recorder_secret is not None:
+        entries["KAFKA_USERNAME"] = {"valueFrom": from_secret(kafka.recorder_secret, "user")}
+        entries["KAFKA_PASSWORD"] = {"valueFrom": from_secret(kafka.recorder_secret, "password")}
     if kafka.authority is not None:
         entries["KAFKA_CA_FILE"] = {"value": f"{KAFKA_AUTHORITY_DIR}/{kafka.authority[1]}"}
     return entries

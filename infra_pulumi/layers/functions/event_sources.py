@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 
 from infra_pulumi.custom_resources import custom_resource
-from infra_pulumi.layers.kafka.access import SOURCE_SECRET
 from infra_pulumi.layers.knative import SERVING_API
 from infra_pulumi.parts import (
     CONSUMER_GROUP,
@@ -48,7 +47,7 @@ def make_kafka_source(
         secret, key = kafka.authority
         tls["caCert"] = {"secretKeyRef": {"name": secret, "key": key}}
     login = {
-        name: {"secretKeyRef": {"name": SOURCE_SECRET, "key": name}}
+        name: {"secretKeyRef": {"name": kafka.source_secret, "key": name}}
         for name in ("user", "password", "type")
     }
     custom_resource(

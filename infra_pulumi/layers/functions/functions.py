@@ -26,7 +26,7 @@ class Functions(pulumi.ComponentResource):
         super().__init__("saldo:layer:Functions", name, None, deps.opts)
         operate = images.of(OPERATE)
         jobs = [migrate(deps, self, operate)]
-        if deps.stack.kafka.kind == "msk":
+        if deps.kafka.acl_statements:
             jobs.append(set_kafka_acls(deps, self, operate))
         hold_operate_pod(deps, self, operate, jobs)
         services = {f.name: make_service(deps, self, f, images.of(f.name), jobs) for f in FUNCTIONS}

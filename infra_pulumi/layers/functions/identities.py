@@ -22,7 +22,7 @@ def pod_identity(
 ) -> list[pulumi.Resource]:
     """Allow a service account ``statements`` in AWS; return what its pods must wait for."""
     cluster = deps.cluster
-    if cluster is None:
+    if cluster is None or not statements:
         return []
     return pod_role(
         name,

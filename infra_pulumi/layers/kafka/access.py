@@ -22,6 +22,9 @@ class KafkaAccess:
     # For the recorder and for the source: MSK has a listener for each way of logging in.
     recorder_brokers: pulumi.Input[str]
     source_brokers: pulumi.Input[str]
+    # Each with the keys user, password and type; the recorder needs none where it logs in by IAM.
+    recorder_secret: str | None
+    source_secret: str
     # Secret and key of a private authority; None where the certificates are publicly known.
     authority: tuple[str, str] | None
     ready: list[pulumi.Resource]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pulumi
 import pulumi_aws as aws
@@ -13,14 +13,29 @@ from infra_pulumi import versions
 from infra_pulumi.kms_keys import layer_key, log_group
 from infra_pulumi.layers.isolation import MSK_IAM_PORT, MSK_SCRAM_PORT
 from infra_pulumi.layers.kafka.access import MECHANISM, SOURCE_SECRET, KafkaAccess
-from infra_pulumi.layers.kafka.config import topic_config
+from infra_pulumi.layers.kafka.config import BrokersConfig, topic_config
 from infra_pulumi.parts import KAFKA_SOURCE_USER, TOPIC
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from infra_pulumi.config import Stack
     from infra_pulumi.layers.eks.cluster import Cluster
     from infra_pulumi.layers.network import AwsConfig, Network
     from infra_pulumi.layers.secrets import Secrets
+    from infra_pulumi.section import Problem
+
+
+class MskConfig(BrokersConfig):
+    """Kafka by MSK."""
+
+    kind: Literal["msk"]
+    instance_type: str
+
+    def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
+        if stack.get("aws") and self.brokers % len(stack["aws"].zones):
+            yield "brokers", "must be a multiple of the number of zones"
+        yield from super().problems(stack)
 
 
 class Msk(pulumi.ComponentResource):
@@ -36,6 +51,7 @@ class Msk(pulumi.ComponentResource):
         self,
         name: str,
         stack: Stack,
+        config: MskConfig,
         place: AwsConfig,
         network: Network,
         cluster: Cluster,
@@ -43,7 +59,8 @@ class Msk(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("saldo:layer:Msk", name, None, opts)
-        self._stack, self._place, self._title = stack, place, f"saldo-{pulumi.get_stack()}"
+        self._config, self._place, self._title = config, place, f"saldo-{pulumi.get_stack()}"
+        self._protected = stack.protected
         self._own = pulumi.ResourceOptions(parent=self)
         key = layer_key("kafka", place, parent=self, protect=stack.protected, logs=True)
         group = aws.ec2.SecurityGroup(
@@ -62,9 +79,9 @@ class Msk(pulumi.ComponentResource):
             "topic",
             cluster_arn=msk.arn,
             name=TOPIC,
-            partition_count=stack.kafka.partitions,
-            replication_factor=stack.kafka.replication,
-            configs=json.dumps(topic_config(stack)),
+            partition_count=config.partitions,
+            replication_factor=config.replication,
+            configs=json.dumps(topic_config(config)),
             opts=pulumi.ResourceOptions(parent=self, protect=stack.protected),
         )
         user = self._source_user(secrets, msk)
@@ -72,6 +89,8 @@ class Msk(pulumi.ComponentResource):
             security="msk-iam",
             recorder_brokers=msk.bootstrap_brokers_sasl_iam,
             source_brokers=msk.bootstrap_brokers_sasl_scram,
+            recorder_secret=None,
+            source_secret=SOURCE_SECRET,
             authority=None,
             ready=[topic, user],
             recorder_statements=_recorder_statements(msk.arn),
@@ -82,7 +101,7 @@ class Msk(pulumi.ComponentResource):
     def _brokers(
         self, network: Network, group: aws.ec2.SecurityGroup, key: aws.kms.Key
     ) -> aws.msk.Cluster:
-        kafka = self._stack.kafka
+        kafka = self._config
         settings = {
             "auto.create.topics.enable": "false",
             "default.replication.factor": kafka.replication,
@@ -104,7 +123,7 @@ class Msk(pulumi.ComponentResource):
             kafka_version=versions.MSK_KAFKA,
             number_of_broker_nodes=kafka.brokers,
             broker_node_group_info=aws.msk.ClusterBrokerNodeGroupInfoArgs(
-                instance_type=kafka.instance_type or "",
+                instance_type=kafka.instance_type,
                 client_subnets=network.subnet_ids["data"],
                 security_groups=[group.id],
                 storage_info=aws.msk.ClusterBrokerNodeGroupInfoStorageInfoArgs(
@@ -139,7 +158,7 @@ class Msk(pulumi.ComponentResource):
                     )
                 )
             ),
-            opts=pulumi.ResourceOptions(parent=self, protect=self._stack.protected),
+            opts=pulumi.ResourceOptions(parent=self, protect=self._protected),
         )
 
     def _source_user(self, secrets: Secrets, msk: aws.msk.Cluster) -> pulumi.Resource:

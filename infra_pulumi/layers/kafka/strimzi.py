@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pulumi
 
@@ -11,7 +11,7 @@ from infra_pulumi.custom_resources import custom_resource
 from infra_pulumi.layers.isolation import EVENTING, STRIMZI_CLIENT_PORT, part
 from infra_pulumi.layers.isolation import namespace as all_pods_of
 from infra_pulumi.layers.kafka.access import MECHANISM, RECORDER_SECRET, SOURCE_SECRET, KafkaAccess
-from infra_pulumi.layers.kafka.config import topic_config
+from infra_pulumi.layers.kafka.config import BrokersConfig, topic_config
 from infra_pulumi.layers.processors import BROKER_M, ENTITY_OPERATOR_M
 from infra_pulumi.parts import (
     CONSUMER_GROUP,
@@ -37,6 +37,12 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 STRIMZI_CA = (f"{STRIMZI_CLUSTER}-cluster-ca-cert", "ca.crt")
 
 
+class StrimziConfig(BrokersConfig):
+    """Kafka in the cluster."""
+
+    kind: Literal["strimzi"]
+
+
 class Strimzi(pulumi.ComponentResource):
     """Kafka in the cluster: brokers that are their own controllers, a user a client."""
 
@@ -46,15 +52,15 @@ class Strimzi(pulumi.ComponentResource):
         self,
         name: str,
         stack: Stack,
+        config: StrimziConfig,
         provider: k8s.Provider,
         operators: Operators,
         secrets: Secrets,
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("saldo:layer:Strimzi", name, None, opts)
-        self._stack, self._provider = stack, provider
-        operator = [] if operators.strimzi is None else [operators.strimzi]
-        self._own = pulumi.ResourceOptions(parent=self, provider=provider, depends_on=operator)
+        self._stack, self._config, self._provider = stack, config, provider
+        self._own = self._after(*operators.strimzi)
         pool = self._pool()
         cluster = self._cluster(pool)
         topic = self._topic(cluster)
@@ -82,6 +88,8 @@ class Strimzi(pulumi.ComponentResource):
             security="scram",
             recorder_brokers=brokers,
             source_brokers=brokers,
+            recorder_secret=RECORDER_SECRET,
+            source_secret=SOURCE_SECRET,
             authority=STRIMZI_CA,
             ready=[cluster, topic, *users],
         )
@@ -93,7 +101,7 @@ class Strimzi(pulumi.ComponentResource):
         )
 
     def _pool(self) -> pulumi.Resource:
-        kafka = self._stack.kafka
+        kafka = self._config
         return custom_resource(
             "brokers",
             STRIMZI_API,
@@ -124,7 +132,7 @@ class Strimzi(pulumi.ComponentResource):
         )
 
     def _cluster(self, pool: pulumi.Resource) -> pulumi.Resource:
-        kafka = self._stack.kafka
+        kafka = self._config
         listener: dict[str, Any] = {
             "name": "clients",
             "port": STRIMZI_CLIENT_PORT,
@@ -179,9 +187,9 @@ class Strimzi(pulumi.ComponentResource):
             "KafkaTopic",
             {
                 "topicName": TOPIC,
-                "partitions": self._stack.kafka.partitions,
-                "replicas": self._stack.kafka.replication,
-                "config": topic_config(self._stack),
+                "partitions": self._config.partitions,
+                "replicas": self._config.replication,
+                "config": topic_config(self._config),
             },
             object_name=TOPIC,
             labels={"strimzi.io/cluster": STRIMZI_CLUSTER},
