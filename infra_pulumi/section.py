@@ -85,18 +85,23 @@ def network_of(cidr: str) -> ipaddress.IPv4Network | None:
         return None
 
 
-def _narrow(cidr: str) -> str:
-    network = network_of(cidr)
-    if network is None:
+def _network(cidr: str) -> str:
+    if network_of(cidr) is None:
         message = f"'{cidr}' is not a network"
         raise ValueError(message)
-    if network.prefixlen == 0:
+    return cidr
+
+
+def _narrow(cidr: str) -> str:
+    network = network_of(cidr)
+    if network is not None and network.prefixlen == 0:
         message = "must not be the whole internet"
         raise ValueError(message)
     return cidr
 
 
-Cidr = Annotated[str, AfterValidator(_narrow)]
+AnyCidr = Annotated[str, AfterValidator(_network)]
+Cidr = Annotated[AnyCidr, AfterValidator(_narrow)]
 HttpsUrl = Annotated[str, matching("https://.*", "must start with https://, unlike {}")]
 AT_LEAST_ONE = AfterValidator(_at_least_one)
 # YAML has lists: only here they may stand for what is frozen.

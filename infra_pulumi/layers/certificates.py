@@ -24,6 +24,18 @@ AUTHORITY_KEY = "ca.crt"
 ACME = "https://acme-v02.api.letsencrypt.org/directory"
 
 
+def own_authority(name: str, issuer: str, kind: str) -> dict[str, Any]:
+    """Return the certificate of an authority that signs others, for ten years."""
+    return {
+        "isCA": True,
+        "commonName": name,
+        "secretName": name,
+        "duration": "87600h",
+        "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+        "issuerRef": {"group": "cert-manager.io", "kind": kind, "name": issuer},
+    }
+
+
 class Certificates(pulumi.ComponentResource):
     """The issuers of one stack, in its namespace: nobody else's certificates are made by them."""
 
@@ -80,14 +92,7 @@ class Certificates(pulumi.ComponentResource):
             OWN,
             API,
             "Certificate",
-            {
-                "isCA": True,
-                "commonName": OWN,
-                "secretName": OWN,
-                "duration": "87600h",
-                "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
-                "issuerRef": {"group": "cert-manager.io", "kind": "Issuer", "name": "self-signed"},
-            },
+            own_authority(OWN, "self-signed", "Issuer"),
             opts=self._inside(itself),
         )
         return custom_resource(

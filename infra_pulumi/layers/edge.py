@@ -10,7 +10,15 @@ import pulumi_aws as aws
 from infra_pulumi.custom_resources import custom_resource
 from infra_pulumi.layers.isolation import SERVING
 from infra_pulumi.parts import FUNCTIONS
-from infra_pulumi.section import Problem, Section, matching, only_in
+from infra_pulumi.section import (
+    AT_LEAST_ONE,
+    FROM_LIST,
+    AnyCidr,
+    Problem,
+    Section,
+    matching,
+    only_in,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,13 +42,19 @@ class EdgeConfig(Section):
     # Both for a certificate that browsers know, neither for one that the cluster signs itself.
     acme_email: str | None = None
     hosted_zone: str | None = None
+    # Who may reach the load balancer: everybody, or those behind a gateway or WAF of yours.
+    caller_cidrs: Annotated[tuple[AnyCidr, ...], FROM_LIST, AT_LEAST_ONE] | None = None
     # Whose pods pass requests on: where Knative is there already, its gateway's namespace.
     gateway_namespace: Annotated[str, matching(NAME, "{} is not the name of a namespace")] = SERVING
     # Other than 443 where a port-forward leads there: part of the origin that browsers name.
     port: int = HTTPS
 
     def problems(self, stack: Mapping[str, Any]) -> Iterator[Problem]:
-        names = {"acmeEmail": self.acme_email, "hostedZone": self.hosted_zone}
+        names = {
+            "acmeEmail": self.acme_email,
+            "hostedZone": self.hosted_zone,
+            "callerCidrs": self.caller_cidrs,
+        }
         yield from only_in("aws", stack, names)
         if stack.get("shape") == "aws" and self.port != HTTPS:
             yield "port", f"the load balancer listens on {HTTPS} only"
@@ -71,16 +85,17 @@ class Edge(pulumi.ComponentResource):
             tags={"Name": f"{title}-edge"},
             opts=own,
         )
-        aws.vpc.SecurityGroupIngressRule(
-            "callers",
-            security_group_id=group.id,
-            description="HTTPS from anywhere; a token is asked for inside",
-            ip_protocol="tcp",
-            from_port=443,
-            to_port=443,
-            cidr_ipv4="0.0.0.0/0",
-            opts=own,
-        )
+        for cidr in stack.edge.caller_cidrs or ():
+            aws.vpc.SecurityGroupIngressRule(
+                f"callers-{cidr}",
+                security_group_id=group.id,
+                description="HTTPS; a token is asked for inside",
+                ip_protocol="tcp",
+                from_port=443,
+                to_port=443,
+                cidr_ipv4=cidr,
+                opts=own,
+            )
         cluster.allow("edge-to-kourier", group, cluster.nodes, (KOURIER_TLS_PORT, KOURIER_TLS_PORT))
         balancer = aws.lb.LoadBalancer(
             "edge",

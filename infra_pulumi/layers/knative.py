@@ -9,7 +9,10 @@ import pulumi_kubernetes as k8s
 
 from infra_pulumi import versions
 from infra_pulumi.custom_resources import custom_resource
+from infra_pulumi.layers.certificates import API as CERTIFICATES_API
+from infra_pulumi.layers.certificates import own_authority
 from infra_pulumi.layers.isolation import EVENTING, SERVING
+from infra_pulumi.layers.operators import CERT_MANAGER
 from infra_pulumi.layers.processors import QUEUE_PROXY_M
 from infra_pulumi.section import REPLICAS_MAX, Section, between
 
@@ -24,6 +27,8 @@ SOURCES = ("ceph", "github", "gitlab", "kafka", "rabbitmq", "redis")
 # What Knative is told to refuse, and a stack file must not ask for.
 TIMEOUT_S_MAX, PODS_LIMIT, CONCURRENCY_LIMIT = 120, 50, 1000
 KOURIER = "kourier.ingress.networking.knative.dev"
+# The authority behind the certificates of Knative's pods.
+INTERNAL = "knative-internal"
 # The container whose image Knative names by a tag that moves.
 GATEWAY = "3scale-kourier-gateway/kourier-gateway"
 
@@ -42,6 +47,8 @@ class KnativeConfig(Section):
     """Knative's own control plane."""
 
     replicas: Annotated[int, between(1, REPLICAS_MAX)]
+    # TLS from the gateway to the functions' pods, which is alpha in Knative.
+    internal_tls: bool
 
 
 class Knative(pulumi.ComponentResource):
@@ -73,6 +80,7 @@ class Knative(pulumi.ComponentResource):
         return k8s.core.v1.Namespace(name, metadata={"name": name}, opts=self._inside())
 
     def _serving(self) -> pulumi.Resource:
+        issuer = self._issuer()
         return custom_resource(
             SERVING,
             API,
@@ -91,7 +99,9 @@ class Knative(pulumi.ComponentResource):
                         # The certificates of the DomainMappings are made by cert-manager, named.
                         "external-domain-tls": "Disabled",
                         "autocreate-cluster-domain-claims": "true",
+                        "system-internal-tls": "Enabled" if issuer else "Disabled",
                     },
+                    **_issued_by(issuer),
                     # A Service is known outside by its DomainMapping only.
                     "domain": {"svc.cluster.local": ""},
                     "autoscaler": {
@@ -123,8 +133,41 @@ class Knative(pulumi.ComponentResource):
                 },
             },
             namespace=SERVING,
-            opts=self._inside(self._namespace(SERVING)),
+            opts=self._inside(self._namespace(SERVING), *issuer),
         )
+
+    def _issuer(self) -> list[pulumi.Resource]:
+        """Make the authority that certifies Knative's own pods; empty if nothing is to be."""
+        if not self._config.internal_tls:
+            return []
+        first = custom_resource(
+            f"{INTERNAL}-self-signed",
+            CERTIFICATES_API,
+            "ClusterIssuer",
+            {"selfSigned": {}},
+            namespace=None,
+            opts=self._inside(),
+        )
+        authority = custom_resource(
+            f"{INTERNAL}-authority",
+            CERTIFICATES_API,
+            "Certificate",
+            own_authority(INTERNAL, f"{INTERNAL}-self-signed", "ClusterIssuer"),
+            # Where cert-manager looks for the Secrets of ClusterIssuers.
+            namespace=CERT_MANAGER,
+            object_name=INTERNAL,
+            opts=self._inside(first),
+        )
+        return [
+            custom_resource(
+                INTERNAL,
+                CERTIFICATES_API,
+                "ClusterIssuer",
+                {"ca": {"secretName": INTERNAL}},
+                namespace=None,
+                opts=self._inside(authority),
+            )
+        ]
 
     def _eventing(self) -> pulumi.Resource:
         config = {
@@ -153,6 +196,11 @@ class Knative(pulumi.ComponentResource):
             namespace=EVENTING,
             opts=self._inside(self._namespace(EVENTING)),
         )
+
+
+def _issued_by(issuer: list[pulumi.Resource]) -> dict[str, Any]:
+    reference = f"kind: ClusterIssuer\nname: {INTERNAL}\n"
+    return {"certmanager": {"systemInternalIssuerRef": reference}} if issuer else {}
 
 
 def _budgets(names: tuple[str, ...]) -> list[dict[str, Any]]:

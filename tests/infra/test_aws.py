@@ -60,6 +60,22 @@ def test_pods_and_data_are_in_subnets_that_nobody_reaches(captured: Captured) ->
     assert all(name.startswith("subnet-data-") for name in group["subnetIds"])
 
 
+def test_only_the_callers_that_a_stack_names_reach_its_load_balancer(captures: Any) -> None:
+    """A load balancer that passes TLS on can carry no WAF: one in front must be the only way in."""
+    values = stack_values("prod")
+    values["edge"]["callerCidrs"] = ["198.51.100.0/24", "203.0.113.0/24"]
+    narrow = capture_apart({"prod": values})["prod"]
+
+    assert callers_of(captures["prod"]) == {"0.0.0.0/0"}
+    assert callers_of(narrow) == {"198.51.100.0/24", "203.0.113.0/24"}
+
+
+def callers_of(captured: Captured) -> set[str]:
+    """Return the networks that may call the load balancer."""
+    rules = by_type(captured, "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule")
+    return {rule["cidrIpv4"] for rule in rules if rule["securityGroupId"] == "securitygroup-edge"}
+
+
 def test_the_subnets_of_a_network_do_not_overlap() -> None:
     nets = [
         ipaddress.IPv4Network(cidr)

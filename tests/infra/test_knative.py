@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from infra_pulumi import versions
-from infra_pulumi.capture import stack_values
+from infra_pulumi.capture import capture_apart, stack_values
+from tests.infra import definitions
 from tests.infra.conftest import by_kind
 
 if TYPE_CHECKING:
@@ -82,6 +86,40 @@ def test_brokers_channels_and_sinks_of_knative_do_not_run(captured: Captured) ->
     # The operator takes no zero for what a HorizontalPodAutoscaler scales.
     assert requested == {"mt-broker-ingress": "5m", "mt-broker-filter": "5m"}
     assert replicas["mt-broker-ingress"] is replicas["mt-broker-filter"] is None
+
+
+def test_knatives_pods_talk_tls_where_the_stack_says_so(
+    captures: dict[str, Captured], schemas: dict[tuple[str, str], Any]
+) -> None:
+    """Else tokens are in clear from the gateway to a function, inside the cluster's network."""
+    values = stack_values("cluster")
+    values["knative"]["internalTls"] = True
+    captured = capture_apart({"cluster": values})["cluster"]
+    (off,) = by_kind(captures["cluster"], "KnativeServing")
+    (on,) = by_kind(captured, "KnativeServing")
+    issuers = {item["metadata"]["name"]: item for item in by_kind(captured, "ClusterIssuer")}
+    (authority,) = [
+        item
+        for item in by_kind(captured, "Certificate")
+        if item["metadata"]["namespace"] == "cert-manager"
+    ]
+    reference = yaml.safe_load(on["spec"]["config"]["certmanager"]["systemInternalIssuerRef"])
+
+    assert off["spec"]["config"]["network"]["system-internal-tls"] == "Disabled"
+    assert on["spec"]["config"]["network"]["system-internal-tls"] == "Enabled"
+    assert "certmanager" not in off["spec"]["config"]
+    assert reference == {"kind": "ClusterIssuer", "name": "knative-internal"}
+    assert issuers["knative-internal"]["spec"] == {"ca": {"secretName": "knative-internal"}}
+    assert authority["spec"]["issuerRef"]["name"] in issuers
+    assert authority["spec"]["secretName"] == "knative-internal"
+    for item in (on, authority, *issuers.values()):
+        assert not definitions.problems(schemas[item["apiVersion"], item["kind"]], whole(item))
+
+
+def whole(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an object as the API server gets it: Pulumi's wire has floats only."""
+    made: dict[str, Any] = json.loads(json.dumps(item), parse_float=lambda text: int(float(text)))
+    return made
 
 
 def environment(knative: dict[str, Any], workload: str, container: str) -> dict[str, str]:
