@@ -80,7 +80,7 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def effort_of(options: argparse.Namespace) -> Effort:
-    """How long it is to take, within bounds."""
+    """Return the effort of a run, within bounds."""
     effort = QUICK if options.quick else WHOLE
     if options.rounds:
         effort = replace(effort, rounds=min(options.rounds, ROUNDS_MAX))

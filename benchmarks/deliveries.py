@@ -46,7 +46,7 @@ FORGET_SWEEP = f"DELETE FROM read_model.sweep WHERE name = '{LAG_SWEEP}'"  # noq
 
 @contextlib.contextmanager
 def unprojected(stack: Stack) -> Iterator[None]:
-    """While it holds, nothing is projected but what is delivered. KafkaSource must be stopped."""
+    """Stop all projection except by deliveries, while KafkaSource is stopped."""
     mark = stack.sql(SWEEP_MARK)
     stack.sql(SWEEP_AHEAD)
     # A sweep that had begun before would still find what is recorded now.
@@ -118,7 +118,7 @@ async def _newest(dsn: str) -> list[StoredEvent]:
 
 
 def positions_reached(stack: Stack) -> int:
-    """How many accounts of the waves have a balance at the end of their stream."""
+    """Return how many accounts of the waves have a balance at the end of their stream."""
     return int(
         stack.sql(
             "SELECT count(*) FROM event_store.stream AS s JOIN read_model.balance AS b"

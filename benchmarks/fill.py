@@ -137,7 +137,7 @@ WHERE i.indrelid = $1::text::regclass ORDER BY i.indexrelid
 
 
 def check_room(folder: Path, events: int) -> None:
-    """NoFigure when the disk that holds ``folder`` cannot take so many events more."""
+    """Raise NoFigure if the disk of ``folder`` has no room for so many events."""
     free_bytes = shutil.disk_usage(folder).free
     needed_bytes = events * BYTES_AN_EVENT + WAL_MAX_MB * MB + FREE_AFTER_BYTES
     if free_bytes < needed_bytes:

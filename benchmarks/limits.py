@@ -75,7 +75,7 @@ async def _insert(dsn: str, seconds: float) -> float:
 
 
 def pgbench_rows_per_s(stack: Stack, seconds: float) -> float:
-    """Rows a second of INSERTs of ROWS_A_COMMIT rows with their commits, by CLIENTS clients."""
+    """Return the rows per second of CLIENTS clients, with ROWS_A_COMMIT rows per commit."""
     stack.sql(PREPARE)
     script = stack.folder / "insert.sql"
     rows = ",".join(f"('account-{number}','{ROW_TEXT}')" for number in range(ROWS_A_COMMIT))
@@ -98,7 +98,7 @@ def pgbench_rows_per_s(stack: Stack, seconds: float) -> float:
 
 
 def import_s(stack: Stack) -> float:
-    """Seconds that a Python takes to import functions-framework and end."""
+    """Return the seconds in which a Python imports functions-framework and ends."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-c", "import functions_framework"])
     pin(process.pid, stack.placement.function)

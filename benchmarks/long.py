@@ -129,7 +129,7 @@ class Long:
         return range(self.extent.effort.rounds)
 
     def connections(self, curve: Curve) -> None:
-        """POST and GET by more and more clients, all counts in turn in each round."""
+        """Measure POST and GET with more and more clients, all counts in each round."""
         self.bench.warm_up()
         for _ in self.rounds:
             for count in self.extent.connections:
@@ -148,7 +148,7 @@ class Long:
         }
 
     def processes(self, curve: Curve) -> None:
-        """One recorder and two, on all cores; as many clients for one as for both."""
+        """Measure one recorder and two, on all cores, with the same number of clients."""
         self.bench.warm_up()
         second = f"{RECORD.name}-second"
         child = self.stack.start_function(RECORD, second)
@@ -231,7 +231,7 @@ class Long:
         return {"lag_p50_ms": load.lag_p50_ms, "lag_p99_ms": load.lag_p99_ms}
 
     def _warm(self, accounts: int) -> None:
-        """Neither the caches nor the prepared statements are cold."""
+        """Warm up the caches and the prepared statements."""
         self.bench.post(RECORD.name, accounts=accounts)
         self.bench.settle()
         self.bench.get(BALANCE.name, accounts=accounts)
@@ -259,7 +259,7 @@ class Long:
         return sum(self.stack.cpu_s(name) for name in (RECORD.name, PROJECT.name))
 
     def million(self, curve: Curve) -> None:
-        """So many POSTs, then so many GETs: memory, and what the tables hold of it."""
+        """Measure memory and tables over so many POSTs, then so many GETs."""
         self.bench.warm_up()
         self.bench.effort = replace(self.extent.effort, seconds=self.extent.slice_s)
         sent = 0

@@ -184,7 +184,7 @@ class Generator:
 
 
 def expect(status: int, answer: Answer) -> Answer:
-    """``answer`` if it has that status; NoAnswer otherwise."""
+    """Return ``answer`` if it has that status; raise NoAnswer otherwise."""
     if answer.status != status:
         raise NoAnswer(f"{answer.status} {answer.body[:200]!r}")
     return answer

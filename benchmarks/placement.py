@@ -31,7 +31,7 @@ class Placement:
         return self.function.isdisjoint(self.load | self.rest)
 
     def words(self, *command: str) -> list[str]:
-        """``command`` on the load generator's cores."""
+        """Return ``command``, pinned to the load generator's cores."""
         if not self.pinned or shutil.which("taskset") is None:
             return list(command)
         return ["taskset", "--cpu-list", ",".join(map(str, sorted(self.load))), *command]

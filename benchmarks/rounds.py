@@ -237,7 +237,7 @@ class Bench:
     # --- rows
 
     def warm_up(self) -> None:
-        """Every account exists and is projected; every function has answered."""
+        """Record and project every account, and call every function."""
         self.progress("warming up")
         deliveries.record_wave(self.stack, ACCOUNTS, self.label(), names=deliveries.BENCH)
         self.settle()

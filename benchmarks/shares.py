@@ -32,7 +32,7 @@ SAMPLES_MIN = 10
 
 
 def _codes(*functions: Any) -> frozenset[tuple[str, str]]:
-    """(file, name) of each function, as py-spy names a frame."""
+    """Return (file, name) of each function, as py-spy names a frame."""
     found: set[tuple[str, str]] = set()
     for function in functions:
         code: CodeType = function.__code__
@@ -70,7 +70,7 @@ TRACING_FILES = (
 
 
 def profile(stack: Stack, name: str, seconds: float) -> dict[str, float]:
-    """Each share in percent of the process's samples; NoFigure where no profile can be taken."""
+    """Return each share in percent of the samples; NoFigure if no profile can be taken."""
     output = stack.folder / f"{name}.profile"
     command: list[str | Path] = [Path(sys.executable).with_name("py-spy"), "record"]
     command += ["--pid", str(stack.children[name].pid), "--duration", str(max(1, round(seconds)))]
@@ -112,6 +112,6 @@ def shares_of(lines: Iterable[str]) -> dict[str, float]:
 
 
 def frame_of(text: str) -> tuple[str, str]:
-    """(file, function) of a frame such as ``decide (/src/saldo/domain/account.py:12)``."""
+    """Return (file, function) of a frame such as ``decide (/src/saldo/domain/account.py:12)``."""
     name, _, place = text.partition(" (")
     return place.rpartition(":")[0], name.rpartition(".")[2]

@@ -219,12 +219,12 @@ class Stack:
     # --- what is looked at
 
     def cpu_s(self, name: str) -> float:
-        """Seconds of CPU, user's and system's, that a process has used, all its threads."""
+        """Return the CPU seconds of a process, user and system, in all its threads."""
         times = psutil.Process(self.children[name].pid).cpu_times()
         return float(times.user + times.system)
 
     def postgres_cpu_s(self) -> float:
-        """Seconds of CPU that PostgreSQL has used, all its processes, those that ended too."""
+        """Return the CPU seconds of PostgreSQL, in all its processes, including ended ones."""
         server = psutil.Process(self.server.child.pid)
         times = server.cpu_times()
         used = times.user + times.system + times.children_user + times.children_system
@@ -235,7 +235,7 @@ class Stack:
         return float(used)
 
     def resident_mb(self, name: str) -> float:
-        """Resident memory of a process."""
+        """Return the resident memory of a process."""
         return float(psutil.Process(self.children[name].pid).memory_info().rss / MB)
 
     def sql(self, statement: str) -> str:

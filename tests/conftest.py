@@ -71,7 +71,7 @@ def run(pytestconfig: pytest.Config) -> Run:
 
 @pytest.fixture(scope="session")
 def postgres_data_dir(run: Run) -> Path:
-    """Where the run's PostgreSQL has its data; postgres.dsn() makes URLs of it."""
+    """Return the data directory of the run's PostgreSQL; postgres.dsn() makes URLs from it."""
     return servers.start_shared_postgres(run)
 
 

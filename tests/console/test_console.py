@@ -226,7 +226,7 @@ async def test_receipt_is_shown_and_balance_updates_after_recording(
 
 @contextlib.contextmanager
 def projector_stopped(console: Console) -> Iterator[None]:
-    """Nothing is projected meanwhile, not even by the projector's own sweep."""
+    """Stop all projection, even by the projector's own sweep."""
     projector = console.live.served["project_balance"].child.process
     projector.send_signal(signal.SIGSTOP)
     try:
@@ -637,7 +637,7 @@ async def test_every_task_works_with_the_keyboard_alone(console: Console, blank:
 
 
 async def tab_to(page: Page, selector: str, *, backwards: bool = False) -> None:
-    """Press Tab until it has the focus, and can be seen to have it."""
+    """Press Tab until the element has the focus, visibly."""
     for _ in range(40):
         await page.keyboard.press("Shift+Tab" if backwards else "Tab")
         if await page.evaluate("(s) => document.activeElement.matches(s)", selector):

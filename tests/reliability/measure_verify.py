@@ -57,7 +57,7 @@ async def fill(database: Database, events: int) -> None:
 
 
 async def measure(folder: Path, events: int) -> dict[str, object]:
-    """Seconds, events and faults of one verification; its data stay in ``folder`` if it is kept."""
+    """Return seconds, events and faults of one verification; a kept ``folder`` holds its data."""
     data_dir = folder / "postgres"
     fresh = not data_dir.exists()
     server = start_postgres(data_dir, folder / "postgres.log", durable=False)

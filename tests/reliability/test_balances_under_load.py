@@ -185,7 +185,7 @@ Delivery = tuple[dict[str, str], bytes]
 
 
 def read_topic(stack: Stack, at_least: int) -> list[Delivery]:
-    """Every record of the topic as the request that KafkaSource makes of it."""
+    """Return every record of the topic as KafkaSource's request."""
     consumer = Consumer(
         {
             "bootstrap.servers": stack.kafka.bootstrap_servers,

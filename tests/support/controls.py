@@ -42,7 +42,7 @@ def income(  # noqa: PLR0913 - a transaction has so many parts
     metadata: Mapping[str, str] | None = None,
     occurred_at: datetime | None = None,
 ) -> RecordTransaction:
-    """Money that comes in."""
+    """Return a command for an income."""
     return RecordTransaction(
         account_id=account_id,
         kind=Kind.INCOME,
@@ -57,14 +57,14 @@ def income(  # noqa: PLR0913 - a transaction has so many parts
 def expense(
     value: str = "10", account_id: str = ACCOUNT, *, occurred_at: datetime | None = None
 ) -> RecordTransaction:
-    """Money that goes out."""
+    """Return a command for an expense."""
     return RecordTransaction(
         account_id=account_id, kind=Kind.EXPENSE, value=parse_value(value), occurred_at=occurred_at
     )
 
 
 def limit(value: str | None, account_id: str = ACCOUNT) -> SetOverdraftLimit:
-    """How far below zero the balance may go; None lifts the limit."""
+    """Return a command that sets the overdraft limit, or removes it for None."""
     parsed = None if value is None else parse_value(value, zero_allowed=True)
     return SetOverdraftLimit(account_id=account_id, limit=parsed)
 

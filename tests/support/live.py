@@ -104,7 +104,7 @@ class Live:
         assert answer.status_code == 200, answer.text
 
     def recorded(self, account_id: str, *values: int) -> list[Any]:
-        """Incomes of ``values``, each recorded and projected."""
+        """Record and project incomes of ``values``."""
         answers = [self.post(account_id, value=value) for value in values or (10,)]
         self.deliver(answers[-1])
         return answers

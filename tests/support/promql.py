@@ -34,7 +34,7 @@ class Asked:
 
 
 def alerts() -> list[dict[str, Any]]:
-    """All alert rules."""
+    """Return all alert rules."""
     return [
         rule
         for file in sorted((INFRA / "alerts").glob("*.yaml"))
@@ -44,7 +44,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def panels() -> list[dict[str, Any]]:
-    """All panels of all dashboards that ask for something."""
+    """Return all panels with a query, of all dashboards."""
     return [
         panel
         for file in sorted((INFRA / "dashboards").glob("*.json"))
@@ -54,7 +54,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def expressions() -> list[Expression]:
-    """Every expression of every dashboard and alert, as Prometheus would get it."""
+    """Return every expression of every dashboard and alert, as Prometheus receives it."""
     found = [Expression(where=rule["alert"], text=rule["expr"]) for rule in alerts()]
     for panel in panels():
         for target in panel["targets"]:

@@ -48,7 +48,7 @@ class Rule:
     carried_out: asyncio.Event = field(default_factory=asyncio.Event)
 
     def takes(self, text: str, *, in_transaction: bool) -> bool:
-        """Whether ``text`` is such a statement."""
+        """Return whether ``text`` is such a statement."""
         alone = self.alone is not None and not in_transaction and text.startswith(self.alone)
         return alone or text.startswith(self.begins)
 
@@ -108,7 +108,7 @@ class Proxy:
             await asyncio.wait(self._tasks, timeout=CONNECT_TIMEOUT_S * 2)
 
     def in_flight(self, upstream: Upstream | None = None) -> int:
-        """How many connections await an answer."""
+        """Return how many connections await an answer."""
         return sum(link.awaits_answer and upstream in {None, link.upstream} for link in self.links)
 
     def cut(self) -> int:
@@ -237,7 +237,7 @@ class Proxy:
                     link.cut()
 
     async def _apply(self, rule: Rule, link: Link) -> bool:
-        """Whether the statement goes on to the server."""
+        """Return whether the statement goes on to the server."""
         if rule.action == "cut-after":
             link.cutting = rule
             return True

@@ -216,7 +216,7 @@ class Served:
     child: Child
 
     def log(self) -> str:
-        """All that it has logged."""
+        """Return its whole log."""
         return self.child.log.read_text()
 
 

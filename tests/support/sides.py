@@ -60,7 +60,7 @@ async def connected(url: str) -> AsyncIterator[Connection]:
 
 
 def with_options(url: str, **settings: str) -> str:
-    """``url`` with server settings for its sessions."""
+    """Return ``url`` with server settings for its sessions."""
     said = "".join(f"&{name}={value}" for name, value in settings.items())
     return url + said
 
@@ -133,12 +133,12 @@ class Reader:
     balances: Balances
 
     async def catch_up(self, *account_ids: str) -> list[CaughtUp]:
-        """One round for these accounts."""
+        """Run one round for these accounts."""
         caught_up = await self.rounds.round(account_ids)
         return [caught_up[account_id] for account_id in account_ids]
 
     async def balance(self, account_id: str) -> tuple[int, int]:
-        """Position and minor units of a balance; zeros without one."""
+        """Return position and minor units of a balance; zeros without one."""
         row = await self.pool.fetchrow(
             "SELECT position, balance_minor FROM read_model.balance WHERE account_id = $1",
             account_id,
@@ -228,7 +228,7 @@ async def check_read_model(connection: Connection) -> None:
 
 
 async def is_projected(connection: Connection) -> bool:
-    """Whether every stream's end has reached the read model."""
+    """Return whether every stream's end has reached the read model."""
     lagging = await connection.fetchval(
         "SELECT count(*) FROM event_store.stream AS s LEFT JOIN read_model.balance AS b"
         " USING (account_id) WHERE s.position > coalesce(b.position, 0)"
@@ -237,7 +237,7 @@ async def is_projected(connection: Connection) -> bool:
 
 
 async def is_outbox_empty(connection: Connection) -> bool:
-    """Whether Kafka has acknowledged all, and the relay noted it."""
+    """Return whether Kafka has acknowledged all, and the relay noted it."""
     return not await connection.fetchval("SELECT EXISTS (SELECT FROM event_store.outbox)")
 
 

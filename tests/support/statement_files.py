@@ -37,7 +37,7 @@ class BankLine:
 
 
 def decimal(amount_minor: int, mark: str = ".") -> str:
-    """Two digits after ``mark``, as banks write them."""
+    """Format an amount with two digits after ``mark``, as banks do."""
     whole, cents = divmod(abs(amount_minor), 100)
     return f"{'-' if amount_minor < 0 else ''}{whole}{mark}{cents:02d}"
 
@@ -150,7 +150,7 @@ class Books:
                 self.by_key.setdefault(key, line.body)
 
     def held(self) -> Counter[tuple[str, str, str | None, str | None]]:
-        """Day, signed amount, description and reference of each line held, with how often."""
+        """Count the held lines by day, signed amount, description and reference."""
         found: Counter[tuple[str, str, str | None, str | None]] = Counter()
         for body in self.by_key.values():
             members = json.loads(body)
@@ -200,7 +200,7 @@ def numbered(lines: Sequence[BankLine]) -> list[BankLine]:
 
 
 def windows_of_lines(lines: Sequence[BankLine]) -> st.SearchStrategy[list[list[BankLine]]]:
-    """Files that overlap, or cut days, but together show all lines: from any line to any other."""
+    """Draw files that may overlap and cut days, and together contain all lines."""
     bounds = st.integers(min_value=0, max_value=len(lines))
 
     def covered(cuts: list[tuple[int, int]]) -> list[list[BankLine]]:
@@ -212,7 +212,7 @@ def windows_of_lines(lines: Sequence[BankLine]) -> st.SearchStrategy[list[list[B
 
 
 def windows_of_days(lines: Sequence[BankLine]) -> st.SearchStrategy[list[list[BankLine]]]:
-    """Files that overlap but hold whole days, and together show all lines."""
+    """Draw files of whole days that may overlap, and together contain all lines."""
     days = sorted({line.on for line in lines})
     bounds = st.integers(min_value=0, max_value=len(days))
 

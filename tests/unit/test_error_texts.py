@@ -70,7 +70,7 @@ SAMPLES: list[tuple[Exception, tuple[str, ...]]] = [
 
 
 def error_classes() -> set[type[Exception]]:
-    """Every exception class that a module of the library defines."""
+    """Yield every exception class that a module of the library defines."""
     return {
         each
         for module in pkgutil.walk_packages(saldo.__path__, "saldo.")
@@ -81,7 +81,7 @@ def error_classes() -> set[type[Exception]]:
 
 
 def has_values(each: type[Exception]) -> bool:
-    """Whether it has values: it defines its own constructor."""
+    """Return whether it has values: it defines its own constructor."""
     return inspect.isfunction(each.__init__)
 
 

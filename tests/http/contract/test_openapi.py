@@ -197,7 +197,7 @@ def test_examples_get_the_described_responses(  # noqa: PLR0913 - the parts of a
 
 
 def check(function: str, schema: dict[str, Any], body: object) -> None:
-    """``body`` is as ``schema`` of the function's document says."""
+    """Check ``body`` against ``schema`` of the function's document."""
     resource = DRAFT202012.create_resource(document_of(function))
     registry: Registry[Any] = Registry().with_resource("urn:document", resource)
     text = json.dumps(schema).replace('"#/', '"urn:document#/')
@@ -223,7 +223,7 @@ def test_every_described_number_has_an_exact_text_beside_it(app: FunctionApp[Any
 
 
 def objects_of(content: object) -> Iterator[dict[str, Any]]:
-    """Every object within ``content``."""
+    """Yield every object within ``content``."""
     if isinstance(content, dict):
         yield content
         content = list(content.values())

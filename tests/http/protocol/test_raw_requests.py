@@ -81,7 +81,7 @@ def salary(account_id: str) -> bytes:
 def sent_in_two(
     port: int, requests: Sequence[tuple[bytes, int]]
 ) -> list[list[tuple[int, dict[str, str], bytes]]]:
-    """Both responses to each, its bytes sent in two packets cut at the given place.
+    """Send each request in two packets cut at the given place; return both responses to each.
 
     All first packets go out before any second one, and the server responds to another connection
     in between: so it has seen each first packet by itself.
@@ -442,7 +442,7 @@ def test_half_sent_bulk_requests_take_no_slot(live: Live) -> None:
 
 @contextlib.contextmanager
 def arriving(live: Live, count: int) -> Iterator[None]:
-    """So many bulk requests of the largest size, whose last bytes do not come."""
+    """Send so many bulk requests of the largest size, without their last bytes."""
     port = live.served["record_transaction"].port
     with contextlib.ExitStack() as held:
         for _ in range(count):

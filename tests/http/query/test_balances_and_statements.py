@@ -210,7 +210,7 @@ def test_applied_wait_is_reported(live: Live) -> None:
 
 
 def values_of(content: object) -> Iterator[tuple[object, object]]:
-    """Every number named `value` in a body, as its text, with its `valueText`."""
+    """Yield the text of every number named `value` in a body, with its `valueText`."""
     if isinstance(content, dict):
         if "value" in content:
             yield content["value"], content.get("valueText")

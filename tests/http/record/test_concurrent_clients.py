@@ -46,7 +46,7 @@ class Seen:
     sent: int = 0
 
     def is_real_fight(self, keys: int) -> bool:
-        """So many keys are recorded, half as many refusals, and answers were repeated."""
+        """Return whether there were enough recorded keys, refusals and replays."""
         return (
             len(self.recorded) >= keys
             and len(self.refusals) >= keys / 2
@@ -61,7 +61,7 @@ def request_of(key: int) -> tuple[str, int]:
 
 
 async def hammer(url: str, account_id: str, number: int, keys: int, seen: Seen) -> None:
-    """One client: it sends keys that others send at the same time, and some of long ago."""
+    """Run one client: it sends keys that others send at the same time, and some earlier ones."""
     chance = random.Random(number)
     timeout = REQUEST_TIMEOUT_S
     async with httpx.AsyncClient(base_url=url, timeout=timeout, verify=False) as client:  # noqa: S501

@@ -77,7 +77,7 @@ ROLES = pytest.mark.parametrize("role", ["saldo_record", "saldo_project", "saldo
 
 
 async def refused(database: Database, role: str, statements: list[tuple[str, str]]) -> list[str]:
-    """Those of the role's statements for which it has not the privilege."""
+    """Return the statements for which the role lacks the privilege."""
     found: list[str] = []
     async with connected(database.dsn(role)) as connection:
         # Read-only by default is a convenience: the privileges must hold without it.

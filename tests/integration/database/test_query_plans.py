@@ -217,7 +217,7 @@ class Statement:
 
 
 def statements() -> list[Statement]:
-    """Every UPPER_CASE constant of the package that is a statement with a plan."""
+    """Yield every UPPER_CASE constant of the package that is a statement with a plan."""
     found: list[Statement] = []
     for module in pkgutil.walk_packages(saldo.__path__, "saldo."):
         if module.name.endswith("__main__"):

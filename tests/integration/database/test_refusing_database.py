@@ -96,7 +96,7 @@ def url_of(database: Database, role: str, refusal: Refusal) -> str:
 
 @pytest.fixture(params=["without locks", "under locks"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How batches are recorded: each rule holds both ways."""
+    """Return how batches are recorded; each rule holds both ways."""
     if request.param == "under locks":
         monkeypatch.setattr(Contention, "locks", lambda _: True)
 

@@ -54,7 +54,7 @@ class Saldo:
         return answer
 
     def statement(self, position: int) -> list[dict[str, Any]]:
-        """All transactions up to ``position``, by position, once they are projected."""
+        """Return all transactions up to ``position``, by position, once they are projected."""
         query: dict[str, str | int] = {"accountId": self.account}
         httpx.get(
             f"{self.balance_url}/balances",
@@ -76,7 +76,7 @@ class Saldo:
         return sorted(found, key=lambda each: int(each["position"]))
 
     def exists(self) -> bool:
-        """Whether the event store has the account."""
+        """Return whether the event store has the account."""
         url = f"{self.record_url}/accounts/{self.account}/events"
         answer = httpx.get(url, timeout=servers.REQUEST_TIMEOUT_S)
         return answer.status_code == 200

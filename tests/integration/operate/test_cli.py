@@ -61,7 +61,7 @@ def saldo(database: Database) -> Saldo:
 
 @pytest.fixture
 def served(database: Database, serve: Serve) -> Saldo:
-    """With the functions running."""
+    """Serve the functions and return the command with their addresses."""
     return Saldo(
         database,
         RECORD_URL=serve(RECORD).url,

@@ -56,7 +56,7 @@ async def rebuild(
     accept_differences: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Rebuilt:
-    """One rebuild, in the operator's role."""
+    """Run one rebuild in the operator's role."""
     url = ledger.settings.read_model_url
     async with open_operator_pool(url) as streams, open_operator_pool(url) as read_model:
         return await Rebuild(streams, read_model, progress).run(
@@ -77,7 +77,7 @@ async def fill(ledger: Ledger, accounts: int = 5) -> list[str]:
 
 
 async def model(ledger: Ledger) -> list[str]:
-    """All rows of the read model, as texts."""
+    """Return all rows of the read model, as texts."""
     rows: list[str] = []
     for table in ("balance", "statement", "daily_total"):
         found = await ledger.pool.fetch(f"SELECT t::text FROM read_model.{table} AS t ORDER BY 1")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def parking(ledger: Ledger) -> PostgresDatabases:
-    """The databases, in which the projector parks dead letters."""
+    """Return the databases in which the projector parks dead letters."""
     return PostgresDatabases(ledger.pool, ledger.pool)
 
 

@@ -85,7 +85,7 @@ def place() -> Iterator[Path]:
 
 
 def give(folder: Path) -> None:
-    """As a backup's files are given to the server's user."""
+    """Give files of a backup to the server's user."""
     for path in (folder, *folder.rglob("*")):
         postgres._give_to_server(path)
     folder.chmod(0o700)

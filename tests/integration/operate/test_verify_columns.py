@@ -133,7 +133,7 @@ class Filled:
         return self.runner.run(self.ledger.pool.fetch(statement, *arguments))
 
     def found(self) -> set[str]:
-        """Verify; return table.column of what was not found before."""
+        """Verify, and return table.column of each new finding."""
         report = self.runner.run(self.ledger.verify())
         return {
             f"{fault.table.split('.')[-1]}.{fault.column}"

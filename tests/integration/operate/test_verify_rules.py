@@ -53,7 +53,7 @@ def transaction(
 
 
 async def findings(ledger: Ledger) -> list[str]:
-    """Verify; return the findings without their account."""
+    """Verify, and return the findings without their account."""
     return [fault.text().removeprefix(f"{ANA} ") for fault in (await ledger.verify()).faults]
 
 

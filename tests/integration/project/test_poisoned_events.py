@@ -71,7 +71,7 @@ class Poison:
 
 
 def _members(values: dict[str, SearchStrategy[Any]]) -> SearchStrategy[str]:
-    """JSON texts that lack nothing but may hold anything in one member."""
+    """Return JSON texts with all members, one of which may hold anything."""
     return st.sampled_from(sorted(values)).flatmap(
         lambda name: values[name].map(lambda value: json.dumps({"*": name, name: value}))
     )

@@ -42,7 +42,7 @@ async def page(
 
 
 def as_sent(body: object) -> dict[str, Any]:
-    """The JSON of a response's body."""
+    """Return the JSON of a response's body."""
     content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(body))
     return content
 

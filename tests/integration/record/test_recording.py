@@ -57,7 +57,7 @@ WHERE datname = current_database() AND application_name = 'test-writer'
 
 @pytest.fixture(autouse=True, params=["without locks", "under locks"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How batches are recorded: each rule holds both ways."""
+    """Return how batches are recorded; each rule holds both ways."""
     if request.param == "under locks":
         monkeypatch.setattr(Contention, "locks", lambda _: True)
 

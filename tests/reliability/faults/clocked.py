@@ -18,7 +18,7 @@ _time, _time_ns = time.time, time.time_ns
 
 
 def offset_s() -> float:
-    """By how many seconds the clock is off now."""
+    """Return the present offset of the clock in seconds."""
     return float(CLOCK_FILE.read_text())
 
 

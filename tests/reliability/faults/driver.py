@@ -79,7 +79,7 @@ class Load:
 
     @contextlib.asynccontextmanager
     async def running(self, clients: int = CLIENTS) -> AsyncIterator[None]:
-        """Clients at work until the block is left; then each finishes what it has begun."""
+        """Run the clients until the block is left; then each finishes what it has begun."""
         connector = aiohttp.TCPConnector(limit=clients * 2)
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         self._stopping = False
@@ -95,11 +95,11 @@ class Load:
                     await asyncio.gather(*self._tasks)
 
     def client(self, session: aiohttp.ClientSession, record_url: str | None = None) -> Client:
-        """One more client, of all recorders or of that at ``record_url``."""
+        """Return a new client, of all recorders or of that at ``record_url``."""
         return Client(self, session, next(self._numbers), record_url or self.record_url)
 
     def has_recorded(self, operations: int) -> bool:
-        """Whether so many were recorded; raises what a client met that it cannot go on from."""
+        """Return whether so many were recorded; raise the error that stopped a client."""
         for task in self._tasks:
             if task.done():
                 task.result()
@@ -117,11 +117,11 @@ class Load:
         return None if bit is None or bit >= BITS_MAX else 1 << bit
 
     def is_binary(self, account_id: str) -> bool:
-        """Whether every income of the account is a different power of two."""
+        """Return whether every income of the account is a different power of two."""
         return account_id in self._bits
 
     def latencies_s(self, since_s: float, until_s: float) -> list[float]:
-        """How long the recorded requests took that were asked for in that time."""
+        """Return the durations of the recorded requests that were sent in that time."""
         return [
             each.completed_s - each.invoked_s
             for each in self.history.attempts()
@@ -218,7 +218,7 @@ class Client:
         await asyncio.gather(*(self.insist(*request) for request in requests))
 
     async def insist(self, *intents: Intent, gives_up: float = GIVES_UP) -> None:
-        """Attempt it until its outcome is certain, or until this client gives it up."""
+        """Retry an intent until its outcome is certain, or until this client gives up."""
         for _ in range(ATTEMPTS_MAX):
             response, final = await self.attempt(*intents)
             if response.outcome == "recorded" and len(intents) == 1:
@@ -228,7 +228,7 @@ class Client:
             await asyncio.sleep(RETRY_PAUSE_S)
 
     async def attempt(self, *intents: Intent) -> tuple[Response, bool]:
-        """One request, of several lines if need be; whether another would come to the same."""
+        """Send one request, in bulk if needed; return whether a repeat would give the same."""
         method, path, body, headers = request_of(intents)
         invoked_s = time.monotonic()
         completed_s, status, tag, recorded_at = None, 0, "", ""

@@ -87,7 +87,7 @@ def machine() -> str:
 
 
 def seeds_kept() -> dict[str, list[int]]:
-    """Seeds that once failed, by cell: each is played again."""
+    """Return the seeds that once failed, by cell; each is played again."""
     kept: dict[str, list[int]] = json.loads(SEEDS.read_text())
     return kept
 
@@ -180,7 +180,7 @@ def keep(run: Run) -> None:
 
 
 def kept_runs() -> list[Run]:
-    """All runs that were kept, the oldest first."""
+    """Return all runs that were kept, the oldest first."""
     return [Run(**json.loads(line)) for line in RUNS.read_text().splitlines()]
 
 

@@ -117,21 +117,21 @@ class Replica:
         await asyncio.to_thread(services.wait_until_ready, self.child, self.port)
 
     async def kill(self) -> None:
-        """SIGKILL."""
+        """Kill it with SIGKILL."""
         await asyncio.to_thread(self.running.kill)
 
     async def terminate(self) -> None:
-        """SIGTERM; it must end by itself, in order."""
+        """Send SIGTERM and wait for an orderly end."""
         self.running.process.terminate()
         status = await asyncio.to_thread(self.running.process.wait, STOP_TIMEOUT_S)
         assert status in {0, -signal.SIGTERM}, self.running.last_words()
 
     def pause(self) -> None:
-        """SIGSTOP."""
+        """Stop it with SIGSTOP."""
         self.running.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Continue it with SIGCONT."""
         self.running.process.send_signal(signal.SIGCONT)
 
     def _dsn(self, proxy: Proxy, role: str) -> str:
@@ -174,11 +174,11 @@ class Server:
             await asyncio.to_thread(self._server.stop)
 
     async def kill(self) -> None:
-        """SIGKILL to the server and all its processes."""
+        """Kill the server and all its processes."""
         await asyncio.to_thread(self.running.kill)
 
     def said(self, text: str) -> int:
-        """How many lines of the server's log have ``text``."""
+        """Return how many lines of the server's log have ``text``."""
         return self.log.read_text(errors="replace").count(text)
 
     async def back_up(self, base: Path) -> None:
@@ -316,7 +316,7 @@ class Rig:
         )
 
     async def kill_kafka(self) -> None:
-        """SIGKILL."""
+        """Kill it with SIGKILL."""
         assert self.broker is not None
         await asyncio.to_thread(self.broker.kill)
 
@@ -362,11 +362,11 @@ class Rig:
         return f"pids: {functions}; KafkaSource {sources}"
 
     def can_play(self, cell_name: str) -> bool:
-        """Whether the cell can be played here: an event store can be restored once a rig."""
+        """Return whether the cell can be played here: an event store can be restored once a rig."""
         return cell_name != "store-restored" or not self.store.restored
 
     def is_whole(self) -> bool:
-        """Whether every process runs, so that the next cell finds what it needs."""
+        """Return whether every process runs, so that the next cell finds what it needs."""
         return all(replica.running.ended() is None for replica in self.replicas) and all(
             source.ended() is None for source in self.sources
         )
@@ -374,11 +374,11 @@ class Rig:
     # --- looking at what is stored
 
     async def find_store(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        """Rows of the event store, seen by a superuser."""
+        """Query the event store as a superuser."""
         return await _find(self.store.dsn(), query, *arguments)
 
     async def find_model(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        """Rows of the read model, seen by a superuser."""
+        """Query the read model as a superuser."""
         return await _find(self.model.dsn(), query, *arguments)
 
     async def run_store(self, script: str) -> None:
@@ -390,13 +390,13 @@ class Rig:
             await connection.close()
 
     async def store_ahead_s(self) -> float:
-        """How far the event store's clock is ahead of this process's monotonic one."""
+        """Return how far the event store's clock is ahead of this process's monotonic one."""
         before_s = time.monotonic()
         [[store_s]] = await self.find_store("SELECT extract(epoch FROM clock_timestamp())::float8")
         return float(store_s) - (before_s + time.monotonic()) / 2
 
     async def is_at_rest(self, prefix: str) -> bool:
-        """Whether the outbox is empty, and every stream of ``prefix`` is projected to its end."""
+        """Return whether the outbox is empty and every stream of ``prefix`` is projected."""
         [[waiting]] = await self.find_store(OUTBOX)
         if waiting:
             return False
@@ -449,7 +449,7 @@ class Rig:
             ]
 
     def read_topic(self, offsets: Sequence[int]) -> list[tuple[dict[str, str], bytes]]:
-        """Headers and value of every record from ``offsets`` to the topic's end as it is now."""
+        """Return headers and value of every record from ``offsets`` to the topic's present end."""
         ends = self.ends_of_topic()
         records: list[tuple[dict[str, str], bytes]] = []
         deadline = time.monotonic() + DEADLINE_S

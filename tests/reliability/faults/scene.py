@@ -94,7 +94,7 @@ class Scene:
         return self.load.prefix
 
     def choose(self, among: Sequence[Chosen]) -> Chosen:
-        """One of them, by the seed."""
+        """Choose one of them by the seed."""
         return self.chance.choice(among)
 
     async def warm(self, operations: int = WARM_OPERATIONS) -> None:

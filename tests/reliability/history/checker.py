@@ -37,7 +37,7 @@ TOLERANCE_S = 1.0
 
 
 def check(history: History, final: Final) -> list[Violation]:
-    """Everything that is wrong with ``history``, given how it ended."""
+    """Return everything that is wrong with ``history``, given its final state."""
     streams = _streams(final)
     return [
         *_check_attempts(history, streams),
@@ -54,7 +54,7 @@ def check(history: History, final: Final) -> list[Violation]:
 
 
 def count(violations: Sequence[Violation]) -> dict[Category, int]:
-    """How many there are of each category."""
+    """Return how many there are of each category."""
     counted = Counter(each.category for each in violations)
     return {category: counted[category] for category in ("lost", "doubled", "stale", "wrong")}
 
@@ -87,7 +87,7 @@ class _Stream:
         return own[0] if own else None
 
     def check_stream(self) -> Iterator[Violation]:
-        """Gaps, the chain, and limits."""
+        """Check a stream for gaps, its chain, and limits."""
         previous = hashlib.sha256(self.account_id.encode()).hexdigest()
         limit: int | None = None
         for expected, event in enumerate(self.events, start=1):
@@ -130,7 +130,7 @@ class _Stream:
         )
 
     def wrong(self, name: str, detail: str) -> Violation:
-        """Something wrong with this account."""
+        """Return a violation of this account."""
         return Violation(name=name, account_id=self.account_id, detail=detail)
 
 
@@ -237,7 +237,7 @@ def _check_refusals(history: History, streams: dict[str, _Stream]) -> Iterator[V
 
 
 def _first_asked(history: History) -> dict[tuple[str, str | None], float]:
-    """When each intent was asked for first."""
+    """Return when each intent was first requested."""
     asked: dict[tuple[str, str | None], float] = {}
     for attempt in sorted(history.attempts(), key=lambda each: each.invoked_s):
         asked.setdefault((attempt.account_id, attempt.key), attempt.invoked_s)
@@ -268,7 +268,7 @@ def _check_order(history: History) -> Iterator[Violation]:
 def _check_times(
     history: History, final: Final, streams: dict[str, _Stream]
 ) -> Iterator[Violation]:
-    """Every time is the store's of when the event was recorded; only recordedAt may be held up.
+    """Check that each time is the store's at recording; only recordedAt may be held back.
 
     No client of the histories says when its transaction occurred.
     """
@@ -362,7 +362,7 @@ def _check_past_reads(history: History, streams: dict[str, _Stream]) -> Iterator
 
 
 def _reach(read: Read, stream: _Stream | None) -> int:
-    """How far a read surely saw; a statement has no line for a limit, and may have seen more."""
+    """Return the position that a read surely saw; a statement has no line for a limit."""
     reach = read.position
     if read.lines and stream is not None:
         while reach + 1 in stream.limits:

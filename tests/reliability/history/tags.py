@@ -28,7 +28,7 @@ class _Told(NamedTuple):
 
 
 def check_tags(history: History, events: Sequence[Event]) -> Iterator[Violation]:
-    """Every tag is of a stored event, and what was recorded in an expected state follows on it."""
+    """Check that tags belong to stored events, and events follow their expected state."""
     hashes = {(event.account_id, event.position): event.hash for event in events}
     yield from ambiguous_tags(history)
     for told in _told(history):
@@ -64,7 +64,7 @@ def ambiguous_tags(history: History) -> Iterator[Violation]:
 
 
 def _check_behind(history: History, stored: AbstractSet[str]) -> Iterator[Violation]:
-    """Position and Saldo-Behind come to all that was answered as recorded before."""
+    """Check that position and Saldo-Behind cover all events acknowledged before."""
     answered: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
     for attempt in history.attempts():
         receipt, completed_s = attempt.receipt, attempt.completed_s
@@ -95,6 +95,6 @@ def _told(history: History) -> Iterator[_Told]:
 
 
 def _parts(tag: str) -> tuple[int, str]:
-    """Position and start of the hash; of a bare position no start."""
+    """Split a tag into position and start of the hash, if any."""
     position, _, rest = tag.partition("-")
     return int(position), rest[:HASH_DIGITS]

@@ -48,7 +48,7 @@ def utc(time_s: float) -> str:
 
 
 def at(event: Event) -> float:
-    """When an event was recorded, as a time of the history."""
+    """Return when an event was recorded, as a time of the history."""
     recorded_at = datetime.fromisoformat(json.loads(event.public_text)["recordedAt"])
     return (recorded_at - NOW).total_seconds()
 
@@ -194,7 +194,7 @@ class Story:
         self.attempts[-1] = replace(self.attempts[-1], tag=tag(event), expected=expected)
 
     def read_tagged(self, event: Event, client: int = 1, behind: int = 0) -> None:
-        """EVA's balance after ``event``, as an answer with an ETag shows it."""
+        """Add a read of EVA's balance after ``event``, with its ETag."""
         own = [each for each in self.events if each.account_id == EVA]
         read = Read(
             client=client,
@@ -264,7 +264,7 @@ def tag(event: Event) -> str:
 
 
 def good() -> Story:
-    """Retries, unknown outcomes of both kinds, limits, reads: all is well."""
+    """Return a good history with retries, unknown outcomes, limits and reads."""
     story = Story()
     for bit in range(4):
         story.record(ANA, "INCOME", 1 << bit, f"a{bit}")
@@ -416,7 +416,7 @@ def call_final_what_changes(story: Story) -> None:
 
 
 def of_eva(story: Story) -> list[int]:
-    """Where EVA's tagged reads are."""
+    """Return the indexes of EVA's tagged reads."""
     return [number for number, read in enumerate(story.reads) if read.account_id == EVA]
 
 

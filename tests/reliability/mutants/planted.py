@@ -76,7 +76,7 @@ class Tried:
 
 
 def planted_defects() -> list[Defect]:
-    """All of them, by name; raises ValueError for a patch without a head."""
+    """Return all defects by name; raise ValueError for a patch without a head."""
     return [_read(patch) for patch in sorted(FOLDER.glob("*.patch"))]
 
 
@@ -177,7 +177,7 @@ class Copy:
         return done.returncode, done.stdout + done.stderr
 
     def imported(self) -> Path:
-        """Where the copy's interpreters have the library from."""
+        """Return the path from which the copy's interpreters import the library."""
         done = subprocess.run(
             [sys.executable, "-c", "import saldo.record.batch as b; print(b.__file__)"],
             cwd=self.folder,

@@ -314,7 +314,7 @@ class Client:
     # --- reading ------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        """One account's balance and its last lines, as they are committed at this moment."""
+        """Read one account's balance and its last lines, as committed at this moment."""
         account_id = self._account()
         balance = self.model.balances.get(account_id)
         if balance is None:

@@ -66,7 +66,7 @@ class Broker:
         )
 
     def texts(self) -> list[tuple[str, str]]:
-        """Event id and public text of every record."""
+        """Return event id and public text of every record."""
         found = []
         for records in self.partitions:
             for record in records:

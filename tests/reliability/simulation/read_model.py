@@ -32,7 +32,7 @@ class ReadModel:
     watermark: datetime | None = None
 
     def as_of(self, account_id: str, moment: datetime) -> tuple[int, int, bool]:
-        """Position and balance as of ``moment``, and whether they are final: query's AS_OF."""
+        """Return position, balance and finality as of ``moment``, like query's AS_OF."""
         lines = self.lines.get(account_id, {})
         by_then = [line for line in lines.values() if line.recorded_at <= moment]
         now = self.world.database_now()

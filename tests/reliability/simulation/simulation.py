@@ -115,7 +115,7 @@ def simulate(seed: int) -> Result:
 
 @contextlib.contextmanager
 def _small_bounds() -> Iterator[None]:
-    """Patch the bounds; keep the gauges from holding every world that ever was; log nothing."""
+    """Patch the bounds; keep the gauges from holding old worlds; log nothing."""
     gauges = (QUEUE_WEIGHT, QUEUE_WEIGHT_MAX)
     observed = [len(gauge._observed) for gauge in gauges]
     disabled = logging.root.manager.disable
@@ -150,7 +150,7 @@ class Simulation:
         self._lives = 0
 
     async def run(self) -> None:
-        """Faults and clients; then rest; then the checks."""
+        """Run faults and clients, wait for rest, then check."""
         world = self.world
         keepers = [world.loop.create_task(self._keep(number)) for number in range(2 * REPLICAS + 1)]
         troubles = world.loop.create_task(self._trouble())
@@ -229,7 +229,7 @@ class Simulation:
     # --- troubles that are nobody's -----------------------------------------------------------
 
     async def _trouble(self) -> None:
-        """Outages and jumps of clocks."""
+        """Cause outages and clock jumps."""
         world, chance = self.world, self.world.chance
         while True:
             await asyncio.sleep(chance.random() * 15)
@@ -305,7 +305,7 @@ class Simulation:
         self.world.trace(f"final {json.dumps(sorted(str(each) for each in final.events))}")
 
     def _check_account(self, account_id: str, facts: list[object]) -> None:
-        """Every event has one line, and no transaction is reversed twice."""
+        """Check that every event has one line, and no transaction is reversed twice."""
         model = self.servers.model
         lines = model.lines.get(account_id, {})
         if sorted(lines) != list(range(1, len(facts) + 1)):

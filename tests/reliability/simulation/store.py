@@ -76,7 +76,7 @@ class Locks:
             raise
 
     def are_free(self, holder: object, keys: Sequence[str]) -> bool:
-        """Whether no other session holds one of ``keys``."""
+        """Return whether no other session holds one of ``keys``."""
         return all(self._held.get(key, holder) is holder for key in keys)
 
     def let_go(self, holder: object) -> None:
@@ -149,7 +149,7 @@ class Session:
         world.loop.call_later(world.chance.random() * NOTICED_S, self._end, commits)
 
     async def _commit(self, unknown: type[Exception], busy: type[Exception]) -> None:
-        """COMMIT; its response may be lost, whether it succeeded or not."""
+        """Commit; the response may be lost, whether it succeeded or not."""
         self._is_committing = True
         await self._arrive("COMMIT", unknown, busy)
         if self._world.happens(self._world.faults.commit_slow):
@@ -284,7 +284,7 @@ class EventStore:
     def walked(
         self, since: datetime, until: datetime, limit: int
     ) -> list[tuple[datetime, str, int, bytes]]:
-        """Events stamped from ``since`` up to ``until``."""
+        """Return the events stamped from ``since`` up to ``until``."""
         start = bisect_left(self.appended, (since, "", 0, b""))
         return [each for each in self.appended[start : start + limit] if each[0] <= until]
 
@@ -300,7 +300,7 @@ class Transaction(Session):
         self._appended_at = store.world.database_now()
 
     async def lock(self, account_ids: Sequence[str]) -> tuple[dict[str, Account], datetime]:
-        """Those that exist first; where one is missing, all, in the same order."""
+        """Lock the existing streams; if one is missing, lock all in the same order."""
         await self._arrive("lock", StoreUnavailable, StoreBusy)
         existing = [each for each in account_ids if each in self._store.accounts]
         await self._take(existing)
@@ -363,7 +363,7 @@ class Statement(Transaction):
     """An append that commits by itself: its whole way is a COMMIT of unknown outcome."""
 
     async def run(self, decided: Decided) -> None:
-        """Append; cut off, it may be carried out once the server gets to it, or never."""
+        """Append; if cut off, the server may execute it later, or never."""
         self._decided = decided
         self._store.written.update(event.event_id for event in decided.events)
         self._is_committing = True

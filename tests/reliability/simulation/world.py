@@ -107,7 +107,7 @@ class Process(Owner):
         self.context.run(OWNER.set, self)
 
     def wall(self) -> float:
-        """Its wall clock, which may jump."""
+        """Return its wall clock, which may jump."""
         return NOW.timestamp() + self.world.loop.time() + self.wall_offset_s
 
     def start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
@@ -122,7 +122,7 @@ class Process(Owner):
             self.world.loop.call_soon(callback, *args, context=self.context.copy())
 
     def crash(self) -> None:
-        """Die here and now."""
+        """End the process here and now."""
         if not self.is_dead:
             self.world.note("crash", self.name)
             self.end()
@@ -181,11 +181,11 @@ class World:
     # --- chance -------------------------------------------------------------------------------
 
     def happens(self, probability: float) -> bool:
-        """Whether a fault of this probability happens here."""
+        """Return whether a fault of this probability happens here."""
         return self.faults_on and self.chance.random() < probability
 
     def delay_s(self) -> float:
-        """How long something takes."""
+        """Draw how long something takes."""
         if self.chance.random() * SLOW_ONE_IN < 1:
             return self.chance.random() * SLOW_S
         return self.chance.random() * STEP_S
@@ -197,11 +197,11 @@ class World:
         return NOW + timedelta(seconds=self.loop.time() + self._database_offset_s)
 
     def jump_s(self) -> float:
-        """How far a clock is to be off."""
+        """Draw a clock's offset."""
         return (self.chance.random() * 2 - 1) * self.chance.choice(JUMPS_S_MAX)
 
     def may_set_database_clock(self, offset_s: float) -> bool:
-        """Whether what was stamped while the clock was behind has been seen by a sweep.
+        """Return whether what was stamped while the clock was behind has been seen by a sweep.
 
         What is stamped in a moment in which the clock is far behind is before all that a sweep
         looks at. If its record is lost as well, only `saldo verify` tells: docs/reliability.md.
@@ -233,7 +233,7 @@ class World:
     # --- steps --------------------------------------------------------------------------------
 
     async def step(self, what: str) -> None:
-        """One await of the product: time passes, and its process may stall or die here."""
+        """Simulate one await of the product: time passes, and the process may stall or die."""
         process = OWNER.get()
         if not isinstance(process, Process):
             raise TypeError(f"{what} is done outside of any process")

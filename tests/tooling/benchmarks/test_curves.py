@@ -153,7 +153,7 @@ class NoStack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing ends."""
+        """End nothing."""
 
 
 def test_failed_curve_keeps_its_points_and_the_other_curves(out: Path, tmp_path: Path) -> None:

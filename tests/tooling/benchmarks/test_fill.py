@@ -28,7 +28,7 @@ WHERE conrelid::regclass::text ~ '^(event_store|read_model)\\.'
 
 
 def schema(database: Database) -> list[str]:
-    """All indexes and constraints."""
+    """Return all indexes and constraints."""
 
     async def read() -> list[str]:
         connection = await asyncpg.connect(database.dsn())

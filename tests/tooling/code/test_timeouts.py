@@ -45,7 +45,7 @@ CLIENTS = {"Client", "AsyncClient"}
 
 
 def requests_without_timeout(path: Path) -> Iterator[int]:
-    """Lines that ask by httpx and leave the waiting to its default, which is 5 s."""
+    """Yield the lines of httpx calls without a timeout, whose default is 5 s."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if (
             isinstance(node, ast.Call)

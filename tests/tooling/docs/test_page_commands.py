@@ -74,7 +74,7 @@ def test_commands_of_a_how_to_page_work(page: Path, up: Clone, tmp_path: Path) -
 
 
 def plant_dead_letter(clone: Clone) -> None:
-    """As KafkaSource hands one over whose event is projected by now."""
+    """Plant a dead letter whose event is already projected."""
     clone.record(7)
     recorder = f"http://127.0.0.1:{clone.ports['RECORD_PORT']}"
     page = httpx.get(f"{recorder}/accounts/wesley/events", timeout=REQUEST_TIMEOUT_S).json()

@@ -29,7 +29,7 @@ NAMED_PATH = re.compile(r"(?:docs|functions|infra_pulumi|loadtests|local|src|tes
 
 
 def pages() -> list[Path]:
-    """Every Markdown file of the repository."""
+    """Return every Markdown file of the repository."""
     within = [
         path
         for entry in ROOT.iterdir()
@@ -41,7 +41,7 @@ def pages() -> list[Path]:
 
 
 def inline(page: Path) -> Iterator[Token]:
-    """Every link, image and piece of code within the text of a page; no code block."""
+    """Yield every link, image and inline code of a page's text, without code blocks."""
     for token in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
         yield from token.children or []
 

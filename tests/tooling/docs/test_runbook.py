@@ -62,7 +62,7 @@ def threshold(alert: str) -> tuple[str, float]:
 
 
 async def holds(alert: str, served: Served) -> bool:
-    """Whether the alert's condition holds by what the function tells now."""
+    """Return whether the alert's condition holds by the function's present metrics."""
     name, bound = threshold(alert)
     async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
         text = (await client.get(f"{served.url}/metrics")).text
@@ -223,7 +223,7 @@ async def test_runbook_resolves_a_lagging_account(light_stack: Stack) -> None:
 
 
 async def names(stack: Stack, look: str, holder: str) -> bool:
-    """Whether the command shows the session; between two tries the projector is not blocked."""
+    """Return whether the command shows the session; between two tries nothing is blocked."""
     shown = await run(stack, look)
     assert shown.returncode == 0, shown.stderr
     return re.search(rf"^ *{holder} ", shown.stdout, re.MULTILINE) is not None

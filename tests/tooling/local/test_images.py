@@ -48,7 +48,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def built() -> None:
-    """All images, built as `make images` builds them."""
+    """Build all images as `make images` does."""
     if not engine.answers():
         pytest.skip("no container engine runs here")
     stand_in_bases = os.environ.get(engine.STAND_IN_BASES) == "1"

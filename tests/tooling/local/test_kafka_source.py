@@ -222,7 +222,7 @@ def new_topic(kafka: Kafka, partitions: int) -> Topic:
 
 @pytest.fixture
 def topic(kafka: Kafka) -> Topic:
-    """One partition."""
+    """Create a topic with one partition."""
     return new_topic(kafka, 1)
 
 
@@ -319,7 +319,7 @@ class Replayed:
 
 @pytest.fixture(scope="module")
 def replay(kafka: Kafka) -> dict[str, Replayed]:
-    """Every recorded case, all at the same time: each has its topic, group, source and sink."""
+    """Replay all recorded cases concurrently, each with its topic, group, source and sink."""
 
     async def all_cases() -> dict[str, Replayed]:
         replayed = await asyncio.gather(*(replay_case(kafka, case) for case in CASES.values()))
@@ -444,7 +444,7 @@ def recorded_requests(case: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def retried(case: dict[str, Any]) -> bool:
-    """Whether one event was sent to the sink more than once."""
+    """Return whether one event was sent to the sink more than once."""
     attempts = [request for request in case["requests"] if request["path"] != "dls"]
     return len(attempts) > len(case["messages"])
 
@@ -771,7 +771,7 @@ def source_name(request: Received) -> str:
 
 
 def delivered(sink: Sink, name: str) -> list[tuple[int, bytes]]:
-    """Partition and body of what the source of that name delivered."""
+    """Return partition and body of the records that the source of that name delivered."""
     return [
         (int(request.header("ce-knativekafkapartition") or -1), request.body)
         for request in sink.requests

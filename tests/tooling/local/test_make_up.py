@@ -53,7 +53,7 @@ class Clone:
     ports: dict[str, int]
 
     def environ(self) -> dict[str, str]:
-        """Jars and packages come from this machine's caches, if they are there."""
+        """Return the environment that uses this machine's caches of jars and packages."""
         cache = str((ROOT / broker.default_cache_dir()).parent)
         # A `make` above this test would hand down its own variables.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
@@ -124,7 +124,7 @@ class Clone:
         return found
 
     def record(self, value: int) -> dict[str, Any]:
-        """POST an income and wait until its balance shows it: the balance."""
+        """POST an income, wait until the balance includes it, and return the balance."""
         income = {"accountId": "wesley", "description": "x", "type": "INCOME", "value": value}
         url = f"http://127.0.0.1:{self.ports['RECORD_PORT']}/transactions"
         answer = httpx.post(url, json=income, timeout=REQUEST_TIMEOUT_S)

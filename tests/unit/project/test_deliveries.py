@@ -61,7 +61,7 @@ def request_of(headers: Mapping[str, str], body: bytes) -> Request:
 
 
 def says_erased(data: object) -> bool:
-    """Whether a CloudEvent's data are of an event whose private text was erased."""
+    """Return whether a CloudEvent's data are of an event whose private text was erased."""
     return isinstance(data, dict) and data.get("event") is not None and data.get("private") is None
 
 

@@ -241,7 +241,7 @@ def run(intents: Sequence[Intent], attempts: Sequence[Attempt], *, locks: bool =
 
 
 def check_world(tables: Tables, intents: Sequence[Intent], outcomes: Sequence[Outcome]) -> None:
-    """Every stream is whole, and every outcome that is not 503 is true of what is stored."""
+    """Check that every stream is complete, and every outcome but a 503 agrees with the store."""
     ends: dict[str, StoredEvent] = {}
     for each in tables.events:
         before = ends.get(each.account_id)
@@ -297,7 +297,7 @@ def check(came: Came, intents: Sequence[Intent]) -> None:
 
 
 def prior() -> Tables:
-    """Two accounts with a transaction that can be reversed and a limit; the third is new."""
+    """Return two accounts with a reversible transaction and a limit; the third account is new."""
     tables = Tables()
     for account_id in (ANA, BIA):
         tables.record(intent(income("2", account_id), key="prior"))

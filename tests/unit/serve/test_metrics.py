@@ -27,7 +27,7 @@ def instruments() -> Iterator[list[Counter | Gauge | Histogram]]:
 
 
 def told(function: str = "get_balance") -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of the text, as Prometheus' own client reads it."""
+    """Return every sample of the text, as Prometheus' own client reads it."""
     text = metrics.prometheus_text(function).decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def no_body() -> Message:
-    """Not asked for here."""
+    """Fail: no test here reads a body."""
     raise NotImplementedError
 
 

@@ -22,7 +22,7 @@ VALUES = st.binary(max_size=4)
 
 
 async def no_body() -> Message:
-    """Not asked for here."""
+    """Fail: no test here reads a body."""
     raise NotImplementedError
 
 

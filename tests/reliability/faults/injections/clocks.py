@@ -96,7 +96,7 @@ async def clock_back(scene: Scene) -> None:
 
 
 async def clock_ahead(scene: Scene) -> None:
-    """One recorder of two is ten minutes ahead, then three hours, then 400 days."""
+    """Set one recorder of two ahead by ten minutes, then three hours, then 400 days."""
     await _record_on(scene, [scene.choose(scene.rig.record)], (MINUTES, HOURS, DAYS))
 
 
@@ -122,7 +122,7 @@ async def _record_on(scene: Scene, replicas: Sequence[Replica], jumps: Sequence[
 
 
 async def _recorded_on(scene: Scene, jump: timedelta) -> int:
-    """How many events were recorded by a process whose clock was so far off."""
+    """Return how many events were recorded by a process with that clock offset."""
     rows = await scene.rig.find_store(
         "SELECT event_id, appended_at FROM event_store.event WHERE starts_with(account_id, $1)",
         scene.prefix,
@@ -144,7 +144,7 @@ async def _verified(scene: Scene) -> tuple[list[Fault], list[Fault]]:
 
 
 async def readers_clock(scene: Scene) -> None:
-    """Projectors and readers are off, either way: what is young is no older by their clocks."""
+    """Set projectors and readers ahead and behind; their clocks must not age a young event."""
     replicas = [*scene.rig.project, *scene.rig.balance]
     async with _on_a_clock(scene, replicas) as clock:
         await scene.warm()

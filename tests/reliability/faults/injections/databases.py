@@ -69,7 +69,7 @@ async def _cut_commit(scene: Scene, rules: list[tuple[Proxy, Rule]]) -> None:
 
 
 async def commit_unanswered(scene: Scene) -> None:
-    """COMMIT is carried out, and the connection cut in the place of its answer."""
+    """Cut the connection after COMMIT was executed, before its response."""
     rules = [
         (replica.store, Rule(begins="COMMIT", alone=APPENDS, action="cut-after", hits_max=5))
         for replica in scene.rig.record
@@ -115,7 +115,7 @@ async def projection_unanswered(scene: Scene) -> None:
 
 
 async def connections_cut(scene: Scene) -> None:
-    """Every connection to both databases is slow, and cut again and again."""
+    """Slow down every connection to both databases, and cut it repeatedly."""
     proxies = [proxy for each in scene.rig.replicas for proxy in (each.store, each.model)]
     scene.begin()
     for proxy in proxies:
@@ -155,7 +155,7 @@ SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'event_store.stre
 
 
 async def table_locked(scene: Scene) -> None:
-    """Somebody locks the streams' table, for longer than the recorder's lock_timeout of 3 s."""
+    """Lock the streams' table for longer than the recorder's lock_timeout of 3 s."""
     connection = await asyncpg.connect(scene.rig.store.dsn())
     try:
         async with connection.transaction():

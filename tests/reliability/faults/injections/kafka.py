@@ -41,7 +41,7 @@ async def kafka_out(scene: Scene) -> None:
 
 
 async def kafka_never_there(scene: Scene) -> None:
-    """Down before the recorders start and until the load ends: they never meet it."""
+    """Keep Kafka down from before the recorders start until the load ends."""
     await scene.rig.kill_kafka()
     await asyncio.gather(*(replica.kill() for replica in scene.rig.record))
     await asyncio.gather(*(replica.start() for replica in scene.rig.record))
@@ -55,7 +55,7 @@ async def kafka_never_there(scene: Scene) -> None:
 
 
 async def source_killed(scene: Scene) -> None:
-    """SIGKILL with deliveries in flight: all since its last commit is delivered again."""
+    """Kill a source with deliveries in flight: all since its last commit is delivered again."""
     number = scene.chance.randrange(len(scene.rig.sources))
     for _ in range(20):
         before = scene.rig.sink.cut_by_client
@@ -87,7 +87,7 @@ async def rebalanced(scene: Scene) -> None:
 
 
 async def redelivered(scene: Scene) -> None:
-    """Everything on the topic comes twice more, in any order, while the load goes on."""
+    """Deliver every record twice more, in any order, under load."""
     scene.begin()
     records = await own_records(scene)
     twice = records * 2
@@ -109,7 +109,7 @@ async def _has_records(scene: Scene) -> bool:
 
 
 async def withheld(scene: Scene) -> None:
-    """No source; some records never come, all of some accounts' too, the others in any order."""
+    """Stop the sources; withhold some records, and deliver the others in any order."""
     scene.begin()
     for source in scene.rig.sources:
         await asyncio.to_thread(source.stop, DEADLINE_S)
@@ -163,7 +163,7 @@ async def _lagging(scene: Scene) -> int:
 
 
 async def sink_down(scene: Scene) -> None:
-    """Projector and dead letter sink are out of reach: the source drops what it has given up."""
+    """Make projector and dead letter sink unreachable: the source drops what it gives up."""
     logs = [source.log for source in scene.rig.sources]
 
     def dropped() -> int:

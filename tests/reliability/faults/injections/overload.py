@@ -143,7 +143,7 @@ class Flood:
             )
 
     def answered(self, outcome: str) -> list[float]:
-        """How long the answers of that outcome took, in seconds."""
+        """Return the durations of the responses with that outcome, in seconds."""
         return [
             each.completed_s - each.invoked_s
             for each in self.attempts
@@ -166,7 +166,7 @@ async def _largest_rss_mb(replica: Replica, until_done: asyncio.Task[None]) -> f
 
 
 async def overloaded(scene: Scene) -> None:
-    """Ten times what one recorder has just sustained, and then no more of it."""
+    """Offer ten times the load that one recorder has just sustained, then none."""
     replica = scene.choose(scene.rig.record)
     sustained = Flood(replica.port, scene.prefix)
     await sustained.run(SUSTAINED_CONNECTIONS, SUSTAINED_S, None)

@@ -32,7 +32,7 @@ LETTERS = "SELECT reason FROM read_model.dead_letter WHERE account_id = $1 AND r
 
 
 async def schema_unknown(scene: Scene) -> None:
-    """Its account stops and says so; one dead letter is parked; the others go on as before."""
+    """Append an unknown schema: its account stops with one dead letter, all others continue."""
     rig, prefix = scene.rig, f"poison-{scene.load.seed}"
     accounts = [f"{prefix}-{number}" for number in range(ACCOUNTS)]
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
@@ -87,7 +87,7 @@ async def _post(scene: Scene, session: aiohttp.ClientSession, body: object) -> A
 
 
 async def _append(scene: Scene, account_id: str) -> None:
-    """As a newer recorder would have recorded it, its outbox row too."""
+    """Append an event and its outbox row as a newer recorder would."""
     pool = await asyncpg.create_pool(scene.rig.store.dsn(), min_size=0, max_size=1)
     async with pool:
         ledger = Ledger(pool=pool, settings=scene.rig.settings)
@@ -100,7 +100,7 @@ async def _append(scene: Scene, account_id: str) -> None:
 
 
 async def _lags(scene: Scene, session: aiohttp.ClientSession, accounts: list[str]) -> list[float]:
-    """How long after its 201 each of these accounts shows what was recorded, in seconds."""
+    """Return how long after its 201 each account shows what was recorded, in seconds."""
     lags_s: list[float] = []
     waiting = iter(accounts)
 

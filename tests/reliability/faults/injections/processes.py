@@ -16,7 +16,7 @@ OUTBOX_DELETE = "DELETE FROM event_store.outbox"
 
 
 async def _kill_replica(scene: Scene, front: Proxy, replicas: list[Replica]) -> None:
-    """SIGKILL, with requests in flight that get no answer."""
+    """Kill a replica with requests in flight, which get no response."""
     replica = scene.choose(replicas)
     for _ in range(20):
         before = front.cut_by_server
@@ -46,7 +46,7 @@ async def project_killed(scene: Scene) -> None:
 
 
 async def _stop_replica(scene: Scene, front: Proxy, replicas: list[Replica]) -> None:
-    """SIGTERM, with requests in flight."""
+    """Terminate a replica with requests in flight."""
     replica = scene.choose(replicas)
     await scene.until_in_flight(lambda: front.in_flight(replica.port), "a request")
     scene.begin()
@@ -70,7 +70,7 @@ async def project_stopped(scene: Scene) -> None:
 
 
 async def relay_killed(scene: Scene) -> None:
-    """Between Kafka's acknowledgement and the DELETE of the outbox's rows, which never arrives."""
+    """Kill a recorder between Kafka's acknowledgement and the DELETE of the outbox's rows."""
     replica = scene.choose(scene.rig.record)
     rule = Rule(begins=OUTBOX_DELETE, action="hold", hits_max=1_000)
     replica.store.rules.append(rule)
@@ -88,7 +88,7 @@ async def relay_killed(scene: Scene) -> None:
 
 
 async def paused(scene: Scene) -> None:
-    """SIGSTOP with a batch's COMMIT under way, until the database ends its session; then on."""
+    """Pause a recorder in a batch's COMMIT until the database ends its session; then resume."""
     replica = scene.choose(scene.rig.record)
     rule = Rule(begins="COMMIT", action="hold", hits_max=1)
     replica.store.rules.append(rule)
@@ -106,7 +106,7 @@ async def paused(scene: Scene) -> None:
 
 
 async def project_paused(scene: Scene) -> None:
-    """SIGSTOP of a projector; in the long form until the source has given a delivery up."""
+    """Pause a projector; in the long form until the source has given up a delivery."""
     replica = scene.choose(scene.rig.project)
     await scene.until_in_flight(lambda: scene.rig.sink.in_flight(replica.port), "a delivery")
     scene.begin()

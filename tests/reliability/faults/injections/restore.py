@@ -119,7 +119,7 @@ async def _rebuild(scene: Scene, *, leaving: bool) -> None:
 
 
 async def _lost_tags(scene: Scene, target: str) -> dict[str, str]:
-    """By account, the state that the read model has and the restored store has not."""
+    """Return by account the state that the read model has and the restored store lacks."""
     rows = await scene.rig.find_model(HELD, scene.prefix, target)
     held = {row["account_id"]: row["tag"] for row in rows}
     pairs = [f"{account_id} {tag}" for account_id, tag in held.items()]
@@ -171,7 +171,7 @@ def _after(operation: Operation, restored_s: float) -> Operation:
 def _is_of_the_lost(
     operation: Operation, target_s: float, restored_s: float, known: set[str]
 ) -> bool:
-    """Whether it may be of events that the store had then, and has no more."""
+    """Return whether it may belong to events that the store has lost since."""
     if isinstance(operation, Read | PastRead):
         return operation.completed_s >= target_s and operation.invoked_s <= restored_s
     return _is_receipt_of_the_lost(operation, restored_s, known)

@@ -74,7 +74,7 @@ async def row_corrupted(scene: Scene) -> None:
 
 
 async def _is_read_by_nobody(scene: Scene) -> bool:
-    """Whether no projector's statement is under way in the event store."""
+    """Return whether no projector's statement is under way in the event store."""
     return not await scene.rig.find_store(
         "SELECT FROM pg_stat_activity"
         " WHERE application_name = 'saldo-project-balance' AND state = 'active'"
@@ -82,7 +82,7 @@ async def _is_read_by_nobody(scene: Scene) -> bool:
 
 
 async def _position(scene: Scene, account_id: str) -> int:
-    """Where the account's stream ends."""
+    """Return the last position of the account's stream."""
     ends = await scene.rig.find_store(
         "SELECT position FROM event_store.stream WHERE account_id = $1", account_id
     )
