@@ -214,8 +214,10 @@ def _checked(members: dict[str, Any], chain: Chain, number: int) -> dict[str, An
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise CommandError(f"line {number}: a member is missing or malformed: {error}") from error
     chain.evolve(fact, row["hash"])
-    state = {"currency": chain.currency, "recorded_at": chain.recorded_at}
-    return row | state | {"overdraft_limit_minor": chain.limit_minor}
+    return row | {
+        name: getattr(chain.account, name)
+        for name in ("currency", "recorded_at", "overdraft_limit_minor")
+    }
 
 
 async def _write(connection: Connection, batch: list[dict[str, Any]], *, outbox: bool) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from saldo.operate.verification.chain import Chain
-from saldo.operate.verification.findings import NO_EVENT, Counts, FaultError
+from saldo.operate.verification.findings import NO_EVENT, Counts, FaultError, line_fault
 from saldo.operate.verification.projection import Projection
 from saldo.operate.verification.rules import Rules
 from saldo.operate.verification.stamps import Stamps
@@ -24,96 +23,89 @@ BREACHES_MAX = 5
 UNCHECKABLE = (FaultError, ArithmeticError, RecursionError)
 
 
-@dataclass(slots=True)
 class AccountCheck:
-    """Walks one account's events in order, beside the rows of the same positions.
+    """Checks one account's events in order, with the statement lines of the same positions.
 
     Of the chain and of the read model the first fault is kept: what follows a wrong row is wrong
     because of it. A broken rule or a wrong stamp leaves the rest to be judged.
     """
 
-    account_id: str
-    balance: Row | None
-    now: datetime
-    latest: datetime
-    reversed_ids: Container[UUID] = ()
-    faults: list[Fault] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
-    chain: Chain = field(init=False)
-    rules: Rules = field(init=False)
-    projection: Projection = field(init=False)
-    breaches: int = 0
-    stamps: Stamps = field(init=False)
-    store_wrong: bool = False
-    model_wrong: bool = False
+    def __init__(
+        self,
+        account_id: str,
+        balance: Row | None,
+        reversed_ids: Container[UUID],
+        now: datetime,
+        latest: datetime,
+    ) -> None:
+        self.account_id = account_id
+        self.faults: list[Fault] = []
+        self.counts = Counts()
+        self._chain = Chain(account_id)
+        self._rules = Rules(reversed_ids)
+        self._stamps = Stamps(now, latest)
+        self._projection = Projection(self._chain, balance, self.counts, now)
+        self._breaches = 0
+        self._store_wrong = self._model_wrong = False
 
-    def __post_init__(self) -> None:
-        self.chain = Chain(self.account_id)
-        self.rules = Rules(self.reversed_ids)
-        self.stamps = Stamps(self.now, self.latest)
-        self.projection = Projection(self.chain, self.balance, self.counts, self.now)
-
-    def event(self, row: Row, line: Row | None, erasure: Row | None) -> None:
-        """Check the next event row, with its statement line and its erasure if there are any."""
+    def event(self, row: Row, line: Row | None) -> None:
+        """Check the next event row, with its statement line if there is one."""
         self.counts.events += 1
-        if self.store_wrong:
+        if self._store_wrong:
             return
         try:
-            fact, private = self.chain.check(row)
+            fact, private = self._chain.check(row)
         except UNCHECKABLE as wrong:
-            self.store_wrong = True
+            self._store_wrong = True
             self._found(wrong, row["position"])
             return
         self.counts.erased += private is None
         try:
-            self.rules.check(self.chain, fact)
+            self._rules.check(self._chain.account, fact)
         except UNCHECKABLE as wrong:
             self._breach(wrong, fact.position)
         try:
-            self.stamps.check(row, fact, erasure)
+            self._stamps.check(row, fact)
         except UNCHECKABLE as wrong:
             self._breach(wrong, fact.position)
-        self.chain.evolve(fact, row["hash"])
-        if self.model_wrong:
+        self._chain.evolve(fact, row["hash"])
+        if self._model_wrong:
             return
         try:
-            self.projection.check(row, fact, private, line)
+            self._projection.check(row, fact, private, line)
         except UNCHECKABLE as wrong:
-            self.model_wrong = True
+            self._model_wrong = True
             self._found(wrong, fact.position)
 
     def line_without_event(self, line: Row) -> None:
         """Report a statement line at whose position there is no event."""
-        if not self.model_wrong and not self.store_wrong:
-            self.model_wrong = True
-            wrong = FaultError("statement", "position", NO_EVENT)
-            self._found(wrong, line["position"])
+        if not self._model_wrong and not self._store_wrong:
+            self._model_wrong = True
+            self._found(line_fault("position", NO_EVENT), line["position"])
 
     def finish(self, stream: Row | None, totals: Sequence[Row]) -> None:
         """Check what is stored of the account as a whole."""
         self.counts.accounts += 1
-        self.faults += self.stamps.findings(self.account_id)
-        if not self.store_wrong:
+        self.faults += self._stamps.findings(self.account_id)
+        if not self._store_wrong:
             try:
-                self.chain.check_stream(stream)
+                self._chain.check_stream(stream)
             except UNCHECKABLE as wrong:
-                self.store_wrong = True
-                self._found(wrong, self.chain.position or None)
-        if not self.model_wrong and not (self.store_wrong and self.chain.unreadable is None):
+                self._store_wrong = True
+                self._found(wrong, self._chain.account.position or None)
+        if not self._model_wrong and not (self._store_wrong and self._chain.unreadable is None):
             try:
-                self.projection.finish(totals)
+                self._projection.finish(totals)
             except UNCHECKABLE as wrong:
-                self.model_wrong = True
                 self._found(wrong, None)
 
     def _breach(self, wrong: Exception, position: int) -> None:
-        self.breaches += 1
-        if self.breaches <= BREACHES_MAX:
+        self._breaches += 1
+        if self._breaches <= BREACHES_MAX:
             self._found(wrong, position)
 
     def _found(self, wrong: Exception, position: int | None) -> None:
         if not isinstance(wrong, FaultError):
-            wrong = FaultError(
-                "event", "public_text", f"it cannot be checked: {type(wrong).__name__}"
-            )
+            reason = f"it cannot be checked: {type(wrong).__name__}"
+            wrong = FaultError("event", "public_text", reason)
         self.faults.append(wrong.fault(self.account_id, position))

@@ -1,22 +1,21 @@
 """One account's chain in the event store: each event must follow from the one before it.
 
-It does no I/O. The sums are derived here again, not by the projector's fold, so that a mistake of
-one is seen by the other.
+It does no I/O. The sums are the recorder's, by the domain's `evolve`, and not those of the
+projector's fold, so that a mistake of one is seen by the other.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import asdict
 
+from saldo.domain.account import evolve, new_account
 from saldo.domain.errors import Unreadable
 from saldo.domain.events import (
-    OverdraftLimitSet,
     TransactionRecorded,
     chain_hash,
-    genesis_hash,
     private_hash,
     read_event,
     request_hash,
@@ -24,8 +23,6 @@ from saldo.domain.events import (
 from saldo.operate.verification.findings import FaultError, compare, event_fault
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from saldo.domain.events import Event
     from saldo.operate.verification.findings import Row
 
@@ -33,21 +30,14 @@ if TYPE_CHECKING:
 UNBOUND_SCHEMA = '{"schema":1,'
 
 
-@dataclass(slots=True)
 class Chain:
-    """An account's state after the events that were checked so far."""
+    """An account as its checked events leave it. `unreadable` says why the last one is not read."""
 
-    account_id: str
-    position: int = 0
-    balance_minor: int = 0
-    currency: str | None = None
-    limit_minor: int | None = None
-    recorded_at: datetime | None = None
-    hash: bytes = b""
-    unreadable: str | None = None
-
-    def __post_init__(self) -> None:
-        self.hash = genesis_hash(self.account_id) if self.account_id.isascii() else b""
+    def __init__(self, account_id: str) -> None:
+        self.account_id = account_id
+        # The id may be anything that a file holds; then no event chains from its hash.
+        self.account = new_account(account_id if account_id.isascii() else "")
+        self.unreadable: str | None = None
 
     def check(self, row: Row) -> tuple[Event, dict[str, Any] | None]:
         """Check the next event; return it with its private part. Raise FaultError."""
@@ -64,34 +54,24 @@ class Chain:
 
     def evolve(self, fact: Event, event_hash: bytes) -> None:
         """Fold in an event that was checked."""
-        self.position = fact.position
-        self.hash = event_hash
-        self.currency = fact.currency
-        self.recorded_at = fact.recorded_at
-        if isinstance(fact, OverdraftLimitSet):
-            self.limit_minor = fact.limit_minor
-        else:
-            self.balance_minor += fact.signed_minor
+        self.account = evolve(self.account, fact, event_hash)
 
     def check_stream(self, stream: Row | None) -> None:
         """Check the stream's row against the events; raise FaultError."""
         if stream is None:
             raise FaultError("stream", "account_id", "the account has no row")
-        end = {
-            "position": self.position,
-            "balance_minor": self.balance_minor,
-            "currency": self.currency,
-            "overdraft_limit_minor": self.limit_minor,
-            "hash": self.hash if self.position else None,
-            "recorded_at": self.recorded_at,
-        }
+        end = {"position": self.account.position} | asdict(self.account)
+        del end["account_id"]
+        if not self.account.position:
+            end["hash"] = None
         compare("stream", stream, end)
 
     def _read(self, row: Row) -> Event:
         position, text = row["position"], row["public_text"]
-        if position != self.position + 1:
-            raise event_fault("position", f"{self.position + 1} is missing, the next is {position}")
-        if chain_hash(self.hash, text) != row["hash"]:
+        if position != self.account.position + 1:
+            missing = self.account.position + 1
+            raise event_fault("position", f"{missing} is missing, the next is {position}")
+        if chain_hash(self.account.hash, text) != row["hash"]:
             raise event_fault("hash", "it does not follow from the one before it and public_text")
         try:
             fact = read_event(text)
@@ -106,13 +86,14 @@ class Chain:
 
     def _check_course(self, row: Row, fact: Event) -> None:
         """Check what must follow from the event before; raise FaultError."""
-        if self.recorded_at is not None and fact.recorded_at < self.recorded_at:
+        account = self.account
+        if account.recorded_at is not None and fact.recorded_at < account.recorded_at:
             raise event_fault("public_text", "recordedAt goes back")
-        if self.currency is not None and fact.currency != self.currency:
+        if account.currency is not None and fact.currency != account.currency:
             raise event_fault("public_text", "the currency changes")
         signed_minor = fact.signed_minor if isinstance(fact, TransactionRecorded) else 0
-        if row["balance_minor"] != self.balance_minor + signed_minor:
-            balance_minor = self.balance_minor + signed_minor
+        balance_minor = account.balance_minor + signed_minor
+        if row["balance_minor"] != balance_minor:
             raise event_fault("balance_minor", f"the events come to {balance_minor}")
 
 

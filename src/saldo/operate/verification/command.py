@@ -1,4 +1,4 @@
-"""``saldo verify``: its options, what it adds to the walk, and its report."""
+"""`saldo verify`: its options, what it adds to the walk, and its report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from saldo.operate.terminal import (
     respond,
     written,
 )
-from saldo.operate.verification.run import Report, Snapshots, verify, workers_default
+from saldo.operate.verification.run import Report, check_snapshots, snapshots, workers_default
 from saldo.operate.verification.topic import TopicReport, check_topic
 
 SHOWN_MAX = 50
@@ -50,12 +50,6 @@ class VerifyOptions:
         typer.Option(help="When the event store was restored: older records may be lost to it."),
     ] = None
 
-    @property
-    def restored_at_utc(self) -> datetime | None:
-        """Return ``restored_at``, in UTC where it names no zone."""
-        at = self.restored_at
-        return at and at.replace(tzinfo=at.tzinfo or UTC)
-
 
 async def verify_command(options: VerifyOptions, *, as_json: AsJson = False) -> None:
     """Walk all chains, balances, statements and the outbox; exit 1 if anything is wrong."""
@@ -83,36 +77,30 @@ async def _verify(options: VerifyOptions, *, as_json: bool) -> tuple[Report, Top
     if options.topic and settings.kafka is None:
         fail("--topic needs KAFKA_BOOTSTRAP_SERVERS", code=USAGE)
     topic: TopicReport | None = None
-
-    async def beside(taken: Snapshots, report: Report) -> None:
-        nonlocal topic
+    workers = options.workers or workers_default()
+    async with snapshots(settings, workers) as taken:
+        with progress_bar("events", as_json=as_json) as progress:
+            report = await check_snapshots(taken, workers, progress)
         store = taken.event_store
         if options.topic and settings.kafka is not None:
+            restored_at = options.restored_at
+            if restored_at is not None and restored_at.tzinfo is None:
+                restored_at = restored_at.replace(tzinfo=UTC)
+            url = settings.event_store_url
             with progress_bar("topic", as_json=as_json) as progress:
-                topic = await check_topic(
-                    store,
-                    settings.event_store_url,
-                    settings.kafka,
-                    progress,
-                    restored_at=options.restored_at_utc,
-                )
+                topic = await check_topic(store, url, settings.kafka, progress, restored_at)
             report.add_faults(topic.faults)
         if options.against is not None and options.key is not None:
             with options.against.open() as lines:
                 faults, compared = await compare_checkpoint(store, lines, options.key)
             report.add_faults(faults)
             report.notes.append(f"{compared} accounts were compared with the signed checkpoint")
-        if options.heads is not None and options.key is not None:
-            if not report.clean:
-                report.notes.append("no checkpoint was written: something is wrong")
-                return
+        if options.heads is not None and not report.clean:
+            report.notes.append("no checkpoint was written: something is wrong")
+        elif options.heads is not None and options.key is not None:
             with written(options.heads) as out:
                 count = await write_checkpoint(store, out, options.key, taken.now)
             report.notes.append(f"a checkpoint of {count} accounts was written to {options.heads}")
-
-    workers = options.workers or workers_default()
-    with progress_bar("events", as_json=as_json) as progress:
-        report = await verify(settings, workers=workers, progress=progress, beside=beside)
     return report, topic
 
 

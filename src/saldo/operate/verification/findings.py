@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ class FaultError(Exception):
         return Fault(self.table, self.column, self.reason, account_id, position)
 
 
-def event_fault(column: str, reason: str) -> FaultError:
-    """Return the error for a wrong row of event_store.event."""
-    return FaultError("event", column, reason)
+event_fault = partial(FaultError, "event")
+line_fault = partial(FaultError, "statement")
+balance_fault = partial(FaultError, "balance")
 
 
 def compare(

@@ -5,15 +5,19 @@ It does no I/O. Each row is compared with the account's chain at the same positi
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from saldo.domain.events import SCHEMA_NEWEST, OverdraftLimitSet
-from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, FaultError, compare
+from saldo.operate.verification.findings import (
+    CLOCK_AHEAD_MAX,
+    FaultError,
+    balance_fault,
+    compare,
+    line_fault,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,187 +30,139 @@ if TYPE_CHECKING:
 
 # The projector erases its copy by the record's second delivery, or by the next sweep.
 ERASURE_PENDING_MAX = timedelta(minutes=10)
-LINE_COLUMNS = (
-    "event_id",
-    "kind",
-    "amount_minor",
-    "currency",
-    "balance_minor",
-    "occurred_at",
-    "recorded_at",
-    "reverses",
-    "hash",
-)
 BLOCKED = ("blocked_at", "blocked_reason", "blocked_schema")
-_line_values = itemgetter(*LINE_COLUMNS)
 
 
-@dataclass(slots=True)
-class _Day:
-    income_minor: int = 0
-    expense_minor: int = 0
-    transactions: int = 0
-
-
-@dataclass(slots=True)
 class Projection:
-    """What the read model must hold of an account, as far as its chain was walked."""
+    """What the read model must hold of an account, as far as its chain was checked."""
 
-    chain: Chain
-    balance: Row | None
-    counts: Counts
-    now: datetime
-    # Where the balance stands, and what the rows claim and must claim of reversals.
-    projected: int = 0
-    days: dict[date, _Day] = field(default_factory=dict)
-    reversed_by: dict[UUID, UUID] = field(default_factory=dict)
-    claimed: dict[UUID, tuple[int, UUID]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.projected = 0 if self.balance is None else self.balance["position"]
+    def __init__(self, chain: Chain, balance: Row | None, counts: Counts, now: datetime) -> None:
+        self._chain = chain
+        self._balance = balance
+        self._counts = counts
+        self._now = now
+        self._projected: int = 0 if balance is None else balance["position"]
+        self._days: dict[date, dict[str, int]] = {}
+        # What must be reversed by which event, and what the lines say of it, with their positions.
+        self._reversed_by: dict[UUID, UUID] = {}
+        self._claimed: dict[UUID, tuple[int, UUID]] = {}
 
     def check(
         self, row: Row, fact: Event, private: dict[str, Any] | None, line: Row | None
     ) -> None:
         """Check the line of the event that the chain has just taken in; raise FaultError."""
-        if self.chain.position > self.projected:
+        account = self._chain.account
+        if account.position > self._projected:
             if line is not None:
-                raise FaultError("statement", "position", f"the balance is at {self.projected}")
+                raise line_fault("position", f"the balance is at {self._projected}")
             return
         if line is None:
-            raise FaultError("statement", "position", "the line is missing")
-        self.counts.lines += 1
-        self._check_line(fact, line)
+            raise line_fault("position", "the line is missing")
+        self._counts.lines += 1
+        # The balance after the event: what the line and, at its end, the balance's row must have.
+        standing: dict[str, object] = {
+            "currency": account.currency,
+            "balance_minor": account.balance_minor,
+            "recorded_at": account.recorded_at,
+            "hash": account.hash,
+        }
+        compare("statement", line, self._expected(fact) | standing, "the event says")
         if line["reversed_by"] is not None:
-            self.claimed[fact.event_id] = (self.chain.position, line["reversed_by"])
+            self._claimed[fact.event_id] = (account.position, line["reversed_by"])
         self._check_copy(row, private, line)
-        if self.chain.position == self.projected and self.balance is not None:
-            standing = {
-                "hash": self.chain.hash,
-                "balance_minor": self.chain.balance_minor,
-                "currency": self.chain.currency,
-                "recorded_at": self.chain.recorded_at,
-            }
-            compare("balance", self.balance, standing)
+        if account.position == self._projected and self._balance is not None:
+            compare("balance", self._balance, standing)
 
     def finish(self, totals: Sequence[Row]) -> None:
         """Check what is stored of the account as a whole; raise FaultError."""
         self._check_balance()
         self._check_reversals()
-        self._check_days(totals)
+        found = {row["day"]: row for row in totals}
+        for day in sorted(found.keys() | self._days.keys()):
+            if day not in found:
+                raise FaultError("daily_total", "day", f"the row of {day} is missing")
+            if day not in self._days:
+                raise FaultError("daily_total", "day", f"nothing occurred on {day}")
+            compare("daily_total", found[day], self._days[day], f"the events of {day} come to")
 
-    def _check_line(self, fact: Event, line: Row) -> None:
+    def _expected(self, fact: Event) -> dict[str, object]:
+        """Return what the line of `fact` must have of its own, and add it to its day."""
         if isinstance(fact, OverdraftLimitSet):
-            kind, amount_minor = "LIMIT", None
-            occurred_at, reverses = fact.recorded_at, None
-        else:
-            kind, amount_minor = fact.kind.value, fact.amount_minor
-            occurred_at, reverses = fact.occurred_at, fact.reverses
-            day = self.days.setdefault(occurred_at.date(), _Day())
-            day.transactions += 1
-            if kind == "INCOME":
-                day.income_minor += amount_minor
-            else:
-                day.expense_minor += amount_minor
-            if reverses is not None:
-                self.reversed_by[reverses] = fact.event_id
-        # In the order of LINE_COLUMNS.
-        expected: tuple[object, ...] = (
-            fact.event_id,
-            kind,
-            amount_minor,
-            fact.currency,
-            self.chain.balance_minor,
-            occurred_at,
-            fact.recorded_at,
-            reverses,
-            self.chain.hash,
-        )
-        if _line_values(line) != expected:
-            columns = dict(zip(LINE_COLUMNS, expected, strict=True))
-            compare("statement", line, columns, "the event says")
+            return {
+                "event_id": fact.event_id,
+                "kind": "LIMIT",
+                "amount_minor": None,
+                "occurred_at": fact.recorded_at,
+                "reverses": None,
+            }
+        kind = fact.kind.value
+        new = {"income_minor": 0, "expense_minor": 0, "transactions": 0}
+        day = self._days.setdefault(fact.occurred_at.date(), new)
+        day["income_minor" if kind == "INCOME" else "expense_minor"] += fact.amount_minor
+        day["transactions"] += 1
+        if fact.reverses is not None:
+            self._reversed_by[fact.reverses] = fact.event_id
+        return {
+            "event_id": fact.event_id,
+            "kind": kind,
+            "amount_minor": fact.amount_minor,
+            "occurred_at": fact.occurred_at,
+            "reverses": fact.reverses,
+        }
 
     def _check_copy(self, row: Row, private: dict[str, Any] | None, line: Row) -> None:
         description, metadata = line["description"], line["metadata"]
-        if private is None:
-            if description is None and metadata is None:
-                return
-            if row["erased_at"] < self.now - ERASURE_PENDING_MAX:
+        if private is not None:
+            members = None if metadata is None else msgspec.json.decode(metadata)
+            if description != private.get("description"):
+                raise line_fault("description", "it is not the private part's")
+            if members != (private.get("metadata") or None):
+                raise line_fault("metadata", "it is not the private part's")
+        elif description is not None or metadata is not None:
+            if row["erased_at"] < self._now - ERASURE_PENDING_MAX:
                 column = "metadata" if description is None else "description"
-                raise FaultError("statement", column, "the private part was erased")
-            self.counts.erasures_pending += 1
-            return
-        if description != private.get("description"):
-            raise FaultError("statement", "description", "it is not the private part's")
-        members = None if metadata is None else msgspec.json.decode(metadata)
-        if members != (private.get("metadata") or None):
-            raise FaultError("statement", "metadata", "it is not the private part's")
+                raise line_fault(column, "the private part was erased")
+            self._counts.erasures_pending += 1
 
     def _check_balance(self) -> None:
-        balance, lag = self.balance, self.chain.position - self.projected
+        position, balance = self._chain.account.position, self._balance
+        lag = position - self._projected
         if lag < 0:
-            raise FaultError(
-                "balance",
-                "position",
-                f"it is {self.projected}, the store ends at {self.chain.position}",
+            raise balance_fault(
+                "position", f"it is {self._projected}, the store ends at {position}"
             )
         blocked = [] if balance is None else [n for n in BLOCKED if balance[n] is not None]
         if balance is not None and blocked:
             self._check_block(balance, blocked)
-            self.counts.blocked_accounts += 1
-        elif balance is not None and self.projected == 0:
-            raise FaultError("balance", "position", "a balance at position 0")
+            self._counts.blocked_accounts += 1
+        elif balance is not None and self._projected == 0:
+            raise balance_fault("position", "a balance at position 0")
         elif lag:
-            self.counts.lagging_accounts += 1
-            self.counts.lagging_positions += lag
+            self._counts.lagging_accounts += 1
+            self._counts.lagging_positions += lag
 
     def _check_block(self, balance: Row, blocked: list[str]) -> None:
         if len(blocked) < len(BLOCKED):
-            raise FaultError("balance", blocked[0], "a block has a time, a reason and a schema")
+            raise balance_fault(blocked[0], "a block has a time, a reason and a schema")
         schema, reason = balance["blocked_schema"], balance["blocked_reason"]
+        unreadable = self._chain.unreadable
         if not 1 <= schema <= SCHEMA_NEWEST:
-            raise FaultError(
-                "balance", "blocked_schema", f"this version knows schemas up to {SCHEMA_NEWEST}"
-            )
-        if balance["blocked_at"] > self.now + CLOCK_AHEAD_MAX:
-            raise FaultError("balance", "blocked_at", "it is in the future")
-        if schema < SCHEMA_NEWEST:
-            return  # the next delivery tries again
-        if self.chain.unreadable is None:
-            raise FaultError(
-                "balance",
-                "blocked_reason",
-                f"the account is suspended, though its events can be read: {reason}. Redrive it",
-            )
-        if reason != self.chain.unreadable:
-            raise FaultError(
-                "balance",
-                "blocked_reason",
-                f"the event at which the account stands says: {self.chain.unreadable}",
-            )
+            known = f"this version knows schemas up to {SCHEMA_NEWEST}"
+            raise balance_fault("blocked_schema", known)
+        if balance["blocked_at"] > self._now + CLOCK_AHEAD_MAX:
+            raise balance_fault("blocked_at", "it is in the future")
+        if schema == SCHEMA_NEWEST and unreadable is None:
+            readable = "the account is suspended, though its events can be read"
+            raise balance_fault("blocked_reason", f"{readable}: {reason}. Redrive it")
+        if schema == SCHEMA_NEWEST and reason != unreadable:
+            stands = "the event at which the account stands says"
+            raise balance_fault("blocked_reason", f"{stands}: {unreadable}")
 
     def _check_reversals(self) -> None:
-        for event_id, (position, reversal) in self.claimed.items():
-            if self.reversed_by.get(event_id) != reversal:
-                raise FaultError(
-                    "statement",
-                    "reversed_by",
-                    f"no event that is projected reverses it (position {position})",
-                )
-        for event_id in self.reversed_by:
-            if event_id not in self.claimed:
-                raise FaultError(
-                    "statement",
-                    "reversed_by",
-                    f"the line of {event_id} does not say that it was reversed",
-                )
-
-    def _check_days(self, totals: Sequence[Row]) -> None:
-        found = {row["day"]: row for row in totals}
-        for day in sorted(found.keys() | self.days.keys()):
-            row, expected = found.get(day), self.days.get(day)
-            if row is None:
-                raise FaultError("daily_total", "day", f"the row of {day} is missing")
-            if expected is None:
-                raise FaultError("daily_total", "day", f"nothing occurred on {day}")
-            compare("daily_total", row, asdict(expected), f"the events of {day} come to")
+        for event_id, (position, reversal) in self._claimed.items():
+            if self._reversed_by.get(event_id) != reversal:
+                unfounded = f"no event that is projected reverses it (position {position})"
+                raise line_fault("reversed_by", unfounded)
+        for event_id in self._reversed_by.keys() - self._claimed.keys():
+            unsaid = f"the line of {event_id} does not say that it was reversed"
+            raise line_fault("reversed_by", unsaid)

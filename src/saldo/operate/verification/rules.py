@@ -1,4 +1,4 @@
-"""The rules by which an event was decided: each is decided again, by the domain's own ``decide``.
+"""The rules by which an event was decided: each is decided again, by the domain's own `decide`.
 
 A chain only shows that an event is as it was written. Here the event is turned back into the
 command that it must have come from, and that command is decided on the account as it stood then:
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from saldo.domain.account import Account, decide
+from saldo.domain.account import decide
 from saldo.domain.commands import RecordTransaction, ReverseTransaction, SetOverdraftLimit
 from saldo.domain.errors import AlreadyReversed, Refused
 from saldo.domain.events import OverdraftLimitSet, TransactionRecorded
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Container
     from uuid import UUID
 
+    from saldo.domain.account import Account
     from saldo.domain.commands import Command
     from saldo.domain.events import Event
-    from saldo.operate.verification.chain import Chain
 
 
 class Rules:
     """Decides one account's events again, in their order.
 
-    ``reversed_ids`` are the ids that reversals name, so that only those events are kept.
+    `reversed_ids` are the ids that reversals name, so that only those events are kept.
     """
 
     __slots__ = ("_originals", "_reversed_by", "_reversed_ids")
@@ -40,13 +40,13 @@ class Rules:
         self._originals: dict[UUID, TransactionRecorded] = {}
         self._reversed_by: dict[UUID, UUID] = {}
 
-    def check(self, chain: Chain, fact: Event) -> None:
-        """Decide ``fact`` again on the account before it; raise FaultError."""
+    def check(self, account: Account, fact: Event) -> None:
+        """Decide `fact` again on the account before it; raise FaultError."""
         if isinstance(fact, TransactionRecorded) and fact.event_id in self._reversed_ids:
             self._originals[fact.event_id] = fact
         try:
             decided = decide(
-                _account(chain),
+                account,
                 self._command(fact),
                 now=fact.recorded_at,
                 event_id=fact.event_id,
@@ -55,11 +55,14 @@ class Rules:
                 request_hash=fact.request_hash,
             )
         except Refused as refused:
-            raise event_fault(
-                "public_text", f"it must have been refused: {detail_of(refused)}"
-            ) from refused
-        if decided != fact:
-            _compare(decided, fact)
+            reason = f"it must have been refused: {detail_of(refused)}"
+            raise event_fault("public_text", reason) from refused
+        for name in fact.__struct_fields__ if decided != fact else ():
+            must, is_ = getattr(decided, name), getattr(fact, name)
+            # When something occurred is the client's choice, within bounds that no event keeps.
+            if is_ != must and name != "occurred_at":
+                reason = f"{name} is {shown(is_)}, the rules come to {shown(must)}"
+                raise event_fault("public_text", reason)
 
     def _command(self, fact: Event) -> Command:
         if isinstance(fact, OverdraftLimitSet):
@@ -93,30 +96,5 @@ class Rules:
         )
 
 
-def _account(chain: Chain) -> Account:
-    return Account(
-        account_id=chain.account_id,
-        currency=chain.currency,
-        position=chain.position,
-        balance_minor=chain.balance_minor,
-        overdraft_limit_minor=chain.limit_minor,
-        hash=chain.hash,
-        recorded_at=chain.recorded_at,
-    )
-
-
 def _value(amount_minor: int, currency: str) -> Value:
     return Value(coefficient=amount_minor, scale=CURRENCY_DIGITS[currency])
-
-
-def _compare(decided: Event, fact: Event) -> None:
-    """Raise FaultError for the first member that differs.
-
-    When something occurred is the client's to say, within bounds that the event does not keep.
-    """
-    for name in fact.__struct_fields__:
-        must, is_ = getattr(decided, name), getattr(fact, name)
-        if is_ != must and name != "occurred_at":
-            raise event_fault(
-                "public_text", f"{name} is {shown(is_)}, the rules come to {shown(must)}"
-            )

@@ -1,4 +1,4 @@
-"""``saldo verify``: walks everything that is stored, and reports what is wrong.
+"""`saldo verify`: walks everything that is stored, and reports what is wrong.
 
 Consistent under traffic: each side is read in one snapshot, which the workers share. The read
 model's is taken first: whatever it shows was committed to the event store before, so a balance
@@ -14,13 +14,11 @@ import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saldo.operate.settings import connected
-from saldo.operate.verification.dead_letters import check_dead_letters
 from saldo.operate.verification.findings import Counts, Fault
-from saldo.operate.verification.outbox import check_outbox
-from saldo.operate.verification.sweeps import check_sweeps
+from saldo.operate.verification.other_tables import check_other_tables
 from saldo.operate.verification.walk import BEGIN, Side, Work, verify_range
 from saldo.serve.clock import store_now
 
@@ -110,24 +108,26 @@ async def snapshots(settings: OperatorSettings, workers: int) -> AsyncIterator[S
         event_side = await _export(event_store, settings.event_store_url)
         now = await store_now(event_store)
         [total] = await event_store.fetch(TOTAL)
-        events, latest = total["events"], max(now, total["recorded_at"] or now)
-        size = max(1, min(RANGE_EVENTS_MAX, events // (workers * RANGES_A_WORKER)))
+        size = max(1, min(RANGE_EVENTS_MAX, total["events"] // (workers * RANGES_A_WORKER)))
         bounds = [row["first"] for row in await event_store.fetch(BOUNDS, size)]
         # The first and the last range are open: rows of accounts without a stream are seen too.
         firsts = [None, *bounds[1:]]
-        works = [
-            Work(
-                event_store=event_side,
-                read_model=read_side,
-                first=first,
-                end=end,
-                now=now,
-                latest=latest,
-            )
-            for first, end in zip(firsts, [*firsts[1:], None], strict=True)
-        ]
         yield Snapshots(
-            event_store=event_store, read_model=read_model, works=works, events=events, now=now
+            event_store=event_store,
+            read_model=read_model,
+            works=[
+                Work(
+                    event_store=event_side,
+                    read_model=read_side,
+                    first=first,
+                    end=end,
+                    now=now,
+                    latest=max(now, total["recorded_at"] or now),
+                )
+                for first, end in zip(firsts, [*firsts[1:], None], strict=True)
+            ],
+            events=total["events"],
+            now=now,
         )
 
 
@@ -141,30 +141,25 @@ def workers_default() -> int:
 
 
 async def verify(
-    settings: OperatorSettings,
-    *,
-    workers: int,
-    progress: Callable[[int, int], None],
-    beside: Callable[[Snapshots, Report], Any] | None = None,
+    settings: OperatorSettings, *, workers: int, progress: Callable[[int, int], None]
 ) -> Report:
-    """Verify both sides; ``progress`` is told (events walked, events in all).
-
-    ``beside`` is awaited with the snapshots still held: for heads, and for the topic.
-    """
-    report = Report()
+    """Verify both sides; `progress` is called with (events checked, events in all)."""
     async with snapshots(settings, workers) as taken:
-        progress(0, taken.events)
-        async for counts, faults in _walk(taken, workers):
-            report.counts.add(counts)
-            report.add_faults(faults)
-            progress(report.counts.events, taken.events)
-        report.add_faults(await check_outbox(taken.event_store, taken.now))
-        for check in (check_sweeps, check_dead_letters):
-            faults, notes = await check(taken.event_store, taken.read_model, taken.now)
-            report.add_faults(faults)
-            report.notes += notes
-        if beside is not None:
-            await beside(taken, report)
+        return await check_snapshots(taken, workers, progress)
+
+
+async def check_snapshots(
+    taken: Snapshots, workers: int, progress: Callable[[int, int], None]
+) -> Report:
+    """Verify all tables of both snapshots."""
+    report = Report()
+    progress(0, taken.events)
+    async for counts, faults in _walk(taken, workers):
+        report.counts.add(counts)
+        report.add_faults(faults)
+        progress(report.counts.events, taken.events)
+    faults, report.notes = await check_other_tables(taken.event_store, taken.read_model, taken.now)
+    report.add_faults(faults)
     return report
 
 

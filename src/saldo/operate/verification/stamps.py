@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from saldo.operate.verification.findings import Row
 
 # The recorder's database transaction ends within 15 s of the moment that it records, and an append
-# without locks follows its look within milliseconds. The rest is for a process or a machine that
+# without locks follows its read within milliseconds. The rest is for a process or a machine that
 # was stopped in between, and for clocks that were set.
 STAMPS_APART_MAX = timedelta(minutes=5)
 
@@ -30,28 +30,15 @@ STAMPS_APART_MAX = timedelta(minutes=5)
 class Apart:
     """Events whose recordedAt and appended_at are further apart than clocks in time explain."""
 
-    how: str
     events: int = 0
     first: int = 0
     furthest: timedelta = timedelta(0)
 
     def note(self, position: int, by: timedelta) -> None:
-        """Count the event at ``position``."""
+        """Count the event at `position`."""
         self.events += 1
         self.first = self.first or position
         self.furthest = max(self.furthest, by)
-
-    def finding(self, account_id: str) -> Fault:
-        """Name the events, once for all of the account."""
-        return Fault(
-            kind="clock",
-            account_id=account_id,
-            position=self.first,
-            table="event",
-            column="appended_at",
-            reason=f"recordedAt of {self.events} events from here on is up to {self.furthest} "
-            f"{self.how} they were stored: see docs/how-to/verify.md, Events at a wrong time",
-        )
 
 
 @dataclass(slots=True)
@@ -64,11 +51,11 @@ class Stamps:
     now: datetime
     # The latest time that the store's clock is known to have shown: now, or what it has dated.
     latest: datetime
-    ahead: Apart = field(default_factory=lambda: Apart("after"))
-    late: Apart = field(default_factory=lambda: Apart("before"))
+    ahead: Apart = field(default_factory=Apart)
+    late: Apart = field(default_factory=Apart)
 
-    def check(self, row: Row, fact: Event, erasure: Row | None) -> None:
-        """Check against recordedAt, the erasure's trace and the clock; raises FaultError."""
+    def check(self, row: Row, fact: Event) -> None:
+        """Check against recordedAt, the erasure's trace and the clock; raise FaultError."""
         appended_at, restored_at = row["appended_at"], row["restored_at"]
         if appended_at > self.latest + CLOCK_AHEAD_MAX:
             raise event_fault("appended_at", "it is in the future")
@@ -80,21 +67,29 @@ class Stamps:
         ahead = fact.recorded_at - min(appended_at, self.now)
         if ahead > CLOCK_AHEAD_MAX:
             self.ahead.note(fact.position, ahead)
-        _check_erasure(row["erased_at"], erasure, self.latest)
+        erased_at, traced_at = row["erased_at"], row["traced_at"]
+        if erased_at is not None and traced_at is None:
+            raise event_fault("erased_at", "the private part is gone, and no erasure was traced")
+        if erased_at is None and traced_at is not None:
+            raise FaultError("erasure", "position", "the private part is still there")
+        if erased_at != traced_at:
+            raise event_fault("erased_at", f"the erasure was at {shown(traced_at)}")
+        if erased_at is not None and erased_at > self.latest + CLOCK_AHEAD_MAX:
+            raise event_fault("erased_at", "it is in the future")
 
     def findings(self, account_id: str) -> list[Fault]:
-        """Name the events at a wrong time."""
-        return [each.finding(account_id) for each in (self.ahead, self.late) if each.events]
-
-
-def _check_erasure(erased_at: datetime | None, erasure: Row | None, latest: datetime) -> None:
-    """Check that an erased private part has its row in ``erasure``, and nothing else has one."""
-    if erasure is None:
-        if erased_at is not None:
-            raise event_fault("erased_at", "the private part is gone, and no erasure was traced")
-    elif erased_at is None:
-        raise FaultError("erasure", "position", "the private part is still there")
-    elif erased_at != erasure["erased_at"]:
-        raise event_fault("erased_at", f"the erasure was at {shown(erasure['erased_at'])}")
-    elif erased_at > latest + CLOCK_AHEAD_MAX:
-        raise event_fault("erased_at", "it is in the future")
+        """Name the events at a wrong time, once for all of the account."""
+        return [
+            Fault(
+                kind="clock",
+                account_id=account_id,
+                position=apart.first,
+                table="event",
+                column="appended_at",
+                reason=f"recordedAt of {apart.events} events from here on is up to "
+                f"{apart.furthest} {how} they were stored: see docs/how-to/verify.md, "
+                "Events at a wrong time",
+            )
+            for how, apart in (("after", self.ahead), ("before", self.late))
+            if apart.events
+        ]

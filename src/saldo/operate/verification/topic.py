@@ -59,28 +59,20 @@ class TopicReport:
     faults: list[Fault] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Seen:
-    """The positions of each account that are on the topic, one bit each."""
-
-    bits: dict[str, bytearray] = field(default_factory=dict)
+class _Seen(dict[str, bytearray]):
+    """The positions of each account that are on the topic, one byte each."""
 
     def add(self, account_id: str, position: int) -> bool:
         """Note one; return whether it is new."""
-        held = self.bits.setdefault(account_id, bytearray())
-        byte, bit = position >> 3, 1 << (position & 7)
-        if byte >= len(held):
-            held.extend(bytes(byte + 1 - len(held)))
-        if held[byte] & bit:
-            return False
-        held[byte] |= bit
-        return True
+        held = self.setdefault(account_id, bytearray())
+        held.extend(bytes(max(0, position + 1 - len(held))))
+        is_new = not held[position]
+        held[position] = 1
+        return is_new
 
     def has(self, account_id: str, position: int) -> bool:
         """Return whether it was noted."""
-        held = self.bits.get(account_id, b"")
-        byte = position >> 3
-        return byte < len(held) and bool(held[byte] & 1 << (position & 7))
+        return any(self.get(account_id, b"")[position : position + 1])
 
 
 async def check_topic(
@@ -88,10 +80,9 @@ async def check_topic(
     event_store_url: str,
     kafka: KafkaSettings,
     progress: Callable[[int, int], None],
-    *,
     restored_at: datetime | None,
 ) -> TopicReport:
-    """Walk the topic once. Records before ``restored_at`` may be of events that a restore lost."""
+    """Walk the topic once. Records before `restored_at` may be of events that a restore lost."""
     report, seen = TopicReport(), _Seen()
     config = kafka_client_config(kafka)
     retention = await asyncio.to_thread(_retention, config, kafka.topic)
