@@ -5,14 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from saldo.bank_import.command import import_statement_command
+from saldo.operate import ledger_commands
 from saldo.operate.dead_letters import dead_letters
 from saldo.operate.erasures import erasures
-from saldo.operate.ledger_commands import (
-    balance_command,
-    demo_command,
-    record_command,
-    statement_command,
-)
 from saldo.operate.migrate import migrate_command
 from saldo.operate.rebuild import rebuild_command
 from saldo.operate.status import status_command
@@ -33,11 +28,11 @@ app = App(
 
 _PANELS: dict[str, dict[str, Callable[..., object]]] = {
     "The ledger": {
-        "record": record_command,
-        "balance": balance_command,
-        "statement": statement_command,
+        "record": ledger_commands.record_command,
+        "balance": ledger_commands.balance_command,
+        "statement": ledger_commands.statement_command,
         "import": import_statement_command,
-        "demo": demo_command,
+        "demo": ledger_commands.demo_command,
     },
     "Operation": {
         "migrate": migrate_command,

@@ -15,18 +15,9 @@ from uuid import UUID
 import httpx
 import typer
 
+from saldo.operate import terminal
 from saldo.operate.errors import CommandError
 from saldo.operate.settings import Pool, open_both_pools
-from saldo.operate.terminal import (
-    USAGE,
-    App,
-    AsJson,
-    answers,
-    fail,
-    print_json,
-    print_table,
-    respond,
-)
 from saldo.project.catch_up import CatchUp
 from saldo.project.postgres import PostgresDatabases
 
@@ -135,27 +126,27 @@ async def _deliver(row: dict[str, Any], to: str) -> None:
         raise CommandError(f"{to} returned {response.status_code}: {response.text[:200]}")
 
 
-dead_letters = App(no_args_is_help=True, help="Events that the projector gave up on.")
+dead_letters = terminal.App(no_args_is_help=True, help="Events that the projector gave up on.")
 
 
 @dead_letters.command("list")
 async def list_letters(
     *,
     redriven: Annotated[bool, typer.Option("--all", help="Those put through, too.")] = False,
-    as_json: AsJson = False,
+    as_json: terminal.AsJson = False,
 ) -> None:
     """List what waits, the oldest first."""
     async with open_both_pools() as (_, read_model):
         rows = [dict(row) for row in await read_model.fetch(LIST, redriven, LIST_MAX)]
     cells = [[row[name] for name in COLUMNS] for row in rows]
-    respond(rows, lambda: print_table(COLUMNS, cells), as_json=as_json)
+    terminal.respond(rows, lambda: terminal.print_table(COLUMNS, cells), as_json=as_json)
 
 
 @dead_letters.command("show")
 async def show_letter(dead_letter_id: UUID) -> None:
     """Show all of one, in JSON."""
     async with open_both_pools() as (_, read_model):
-        print_json(await find_letter(read_model, dead_letter_id))
+        terminal.print_json(await find_letter(read_model, dead_letter_id))
 
 
 @dead_letters.command("redrive")
@@ -165,11 +156,11 @@ async def redrive_letters(
     account: Annotated[str | None, typer.Option(help="All of one account.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every account that waits.")] = False,
     to: Annotated[str | None, typer.Option(help="Deliver one of no account to this URL.")] = None,
-    as_json: AsJson = False,
+    as_json: terminal.AsJson = False,
 ) -> None:
     """Put dead letters through again: each account's stream in its order, nothing twice."""
     if sum((dead_letter_id is not None, account is not None, every)) != 1:
-        fail("give a dead letter's id, --account or --all", code=USAGE)
+        terminal.fail("give a dead letter's id, --account or --all", code=terminal.USAGE)
     async with open_both_pools() as pools:
         if dead_letter_id is not None:
             one = await redrive_letter(dead_letter_id, *pools, to=to)
@@ -187,7 +178,7 @@ async def redrive_letters(
     ]
     nothing = "nothing waits" if dead_letter_id is None else "delivered"
     failed = any(each.blocked for each in done)
-    respond(done, "\n".join(shown) or nothing, as_json=as_json, failed=failed)
+    terminal.respond(done, "\n".join(shown) or nothing, as_json=as_json, failed=failed)
 
 
 @dead_letters.command("drop")
@@ -196,4 +187,4 @@ async def drop_letter(dead_letter_id: UUID) -> None:
     async with open_both_pools() as (_, read_model):
         await find_letter(read_model, dead_letter_id)
         await read_model.execute(DROP, dead_letter_id)
-    answers.print("dropped")
+    terminal.answers.print("dropped")

@@ -14,19 +14,10 @@ from typing import Annotated, TextIO
 
 import typer
 
+from saldo.operate import terminal
 from saldo.operate.errors import CommandError
 from saldo.operate.settings import connected, read_operator_settings
 from saldo.operate.streams import PREFETCH_ROWS, parse_line
-from saldo.operate.terminal import (
-    App,
-    AsJson,
-    OutputFile,
-    json_line,
-    notes,
-    opened,
-    respond,
-    written,
-)
 from saldo.record.stored_events import ERASE_PRIVATE
 
 ERASURES = """
@@ -56,7 +47,7 @@ async def save_erasures(url: str, out: TextIO) -> int:
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         async for row in connection.cursor(ERASURES, prefetch=PREFETCH_ROWS):
-            out.write(json_line(dict(row)))
+            out.write(terminal.json_line(dict(row)))
             saved += 1
     out.write(json.dumps({"end": {"erasures": saved}}) + "\n")
     return saved
@@ -91,15 +82,15 @@ async def repeat_erasures(url: str, lines: Iterable[str]) -> Repeated:
     return repeated
 
 
-erasures = App(no_args_is_help=True, help="Private parts that were erased, for a restore.")
+erasures = terminal.App(no_args_is_help=True, help="Private parts that were erased, for a restore.")
 
 
 @erasures.command("save")
-async def save_command(file: OutputFile) -> None:
+async def save_command(file: terminal.OutputFile) -> None:
     """Write which private parts were erased, without any text. Keep it apart from the backups."""
-    with written(file) as out:
+    with terminal.written(file) as out:
         saved = await save_erasures(read_operator_settings().event_store_url, out)
-    notes.print(f"{saved} erasures")
+    terminal.notes.print(f"{saved} erasures")
 
 
 @erasures.command("repeat")
@@ -108,13 +99,13 @@ async def repeat_command(
         Path, typer.Argument(help="A list or newer export; - is input.", allow_dash=True)
     ],
     *,
-    as_json: AsJson = False,
+    as_json: terminal.AsJson = False,
 ) -> None:
     """Erase again what the list names, after a restore has brought it back."""
-    with opened(file) as lines:
+    with terminal.opened(file) as lines:
         done = await repeat_erasures(read_operator_settings().event_store_url, lines)
     shown = (
         f"{done.erased} private parts erased again, {done.erased_before} were erased already, "
         f"{done.absent} are of events that this store does not have"
     )
-    respond(done, shown, as_json=as_json)
+    terminal.respond(done, shown, as_json=as_json)

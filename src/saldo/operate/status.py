@@ -141,10 +141,8 @@ async def _state(reading: Awaitable[None]) -> str:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S * 3):
             await reading
-    except DRIVER_ERRORS as error:
+    except (*DRIVER_ERRORS, KafkaException) as error:
         return f"down: {str(error) or type(error).__name__}"
-    except KafkaException as error:
-        return f"down: {error.args[0]}"
     return "ok"
 
 

@@ -19,19 +19,9 @@ import typer
 
 from saldo.domain.errors import Unreadable
 from saldo.domain.events import TransactionRecorded, read_event
+from saldo.operate import terminal
 from saldo.operate.errors import CommandError
 from saldo.operate.settings import Connection, connected, read_operator_settings
-from saldo.operate.terminal import (
-    PIPE,
-    AsJson,
-    OutputFile,
-    json_line,
-    notes,
-    opened,
-    progress_bar,
-    respond,
-    written,
-)
 from saldo.operate.verification.chain import Chain
 from saldo.operate.verification.findings import FaultError
 from saldo.record.postgres import LOCK_STREAMS
@@ -126,7 +116,7 @@ async def export_streams(url: str, out: TextIO, progress: Callable[[int, int], N
             if chain is None or chain.account_id != row["account_id"]:
                 chain = Chain(row["account_id"])
                 moved.accounts += 1
-            line = json_line({member: row[column] for column, member in MEMBERS.items()})
+            line = terminal.json_line({member: row[column] for column, member in MEMBERS.items()})
             out.write(line)
             moved.events += 1
             if chain.account_id != refused_account:
@@ -250,33 +240,41 @@ def _document(rows: list[dict[str, Any]]) -> str:
     return json.dumps(rows, default=lambda v: f"\\x{v.hex()}" if isinstance(v, bytes) else str(v))
 
 
-async def export_command(file: OutputFile, *, as_json: AsJson = False) -> None:
+async def export_command(file: terminal.OutputFile, *, as_json: terminal.AsJson = False) -> None:
     """Write all event streams as NDJSON, each event with its exact texts and its hash.
 
     Exit 1 if a restore would refuse some of them; they are written all the same.
     """
-    to_pipe = str(file) == PIPE
+    to_pipe = str(file) == terminal.PIPE
     url = read_operator_settings().event_store_url
-    with progress_bar("events", as_json=as_json or to_pipe) as progress, written(file) as out:
+    with (
+        terminal.progress_bar("events", as_json=as_json or to_pipe) as progress,
+        terminal.written(file) as out,
+    ):
         moved = await export_streams(url, out, progress)
 
-    def show() -> None:
-        notes.print(f"{moved.events} events of {moved.accounts} accounts")
-        for refused in moved.refused[:SHOWN_MAX]:
-            notes.print(f"[red]a restore will refuse[/red] {refused}", soft_wrap=True)
-
-    respond(moved, show, as_json=as_json and not to_pipe, failed=bool(moved.refused))
+    lines = [f"{moved.events} events of {moved.accounts} accounts"]
+    lines += [f"[red]a restore will refuse[/] {refused}" for refused in moved.refused[:SHOWN_MAX]]
+    terminal.respond(
+        moved,
+        lambda: terminal.notes.print("\n".join(lines), soft_wrap=True),
+        as_json=as_json and not to_pipe,
+        failed=bool(moved.refused),
+    )
 
 
 async def restore_command(
     file: Annotated[Path, typer.Argument(help="An export; - is standard input.", allow_dash=True)],
     *,
     outbox: Annotated[bool, typer.Option(help="Publish the restored events again.")] = False,
-    as_json: AsJson = False,
+    as_json: terminal.AsJson = False,
 ) -> None:
     """Write an export's streams to the event store; what is there already must be the same."""
     url = read_operator_settings().event_store_url
-    with progress_bar("events", as_json=as_json) as progress, opened(file) as lines:
+    with (
+        terminal.progress_bar("events", as_json=as_json) as progress,
+        terminal.opened(file) as lines,
+    ):
         moved = await restore_streams(url, lines, lambda n: progress(n, n), outbox=outbox)
 
     shown = (
@@ -284,4 +282,4 @@ async def restore_command(
     )
     if moved.events > moved.present:
         shown += "\nWhat was erased since the export is back: `saldo erasures repeat`"
-    respond(moved, shown, as_json=as_json)
+    terminal.respond(moved, shown, as_json=as_json)
