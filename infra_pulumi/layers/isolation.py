@@ -109,7 +109,9 @@ def policies(stack: Stack, data_cidrs: Sequence[str]) -> dict[str, dict[str, Any
             "policyTypes": ["Ingress", "Egress"],
         }
     made[MIGRATE_PART] = _egress({PART: MIGRATE_PART}, database)
-    made[OPERATE] = _egress({PART: OPERATE}, database)
+    # The functions, by way of Knative's gateway: its ports are its own.
+    gateway = Way(peers=(namespace(stack.edge.gateway_namespace),), ports=())
+    made[OPERATE] = _egress({PART: OPERATE}, [*database, gateway])
     if stack.kafka.kind == "msk":
         made[KAFKA_ACLS_PART] = _egress({PART: KAFKA_ACLS_PART}, [*kafka, identity])
     elif stack.kafka.kind == "strimzi":

@@ -122,7 +122,7 @@ OPERATOR_SETTINGS = {
     "RECORD_URL": "record_transaction (default `http://127.0.0.1:8080`), for the commands of the"
     " ledger and `status`.",
     "BALANCE_URL": "get_balance (default `http://127.0.0.1:8081`), for the same.",
-    "PROJECT_URL": "project_balance (default `http://127.0.0.1:8082`), for `status`.",
+    "PROJECT_URL": "project_balance, for `status`, which asks only the functions whose URL is set.",
     "SALDO_TOKEN": "The bearer token that these commands send.",
     "OIDC_ISSUER": "The issuer in whose name `token` and `issuer` work.",
     "OIDC_AUDIENCE": "The audience of the tokens that `token` makes.",

@@ -113,6 +113,10 @@ def calls(places: Places, telemetry: bool) -> Iterator[Call]:
         its = places.part(job)
         yield from _possible(f"{job} logs in to the database", its, places.databases, 5432)
         yield from _impossible(f"{job} calls the internet", its, [INTERNET], 443)
+        # Kourier's port inside the cluster: `saldo status` asks the functions by their names.
+        check = _possible if job == "operate" else _impossible
+        yield from check(f"{job} asks the functions", its, [places.pod("knative-serving")], 8081)
+        yield from _impossible(f"{job} calls others", its, [places.pod("default")], 8081)
         yield from _impossible(f"{job} is called", places.pod("default"), [its], 8080)
     if not places.in_aws:
         yield from _impossible(

@@ -186,6 +186,12 @@ def test_the_operators_commands_have_a_pod_that_never_runs_by_itself(captured: C
     (container,) = pod["containers"]
     environment = {entry["name"]: entry for entry in container["env"]}
 
+    urls = {name: environment[name]["value"] for name in ("RECORD_URL", "BALANCE_URL")}
+    assert urls == {
+        "RECORD_URL": "http://record-transaction.saldo.svc.cluster.local",
+        "BALANCE_URL": "http://get-balance.saldo.svc.cluster.local",
+    }
+    assert environment["PROJECT_URL"]["value"] == "http://project-balance.saldo.svc.cluster.local"
     assert job["spec"]["suspend"] is True
     assert container["args"] == ["verify", "--workers=2"]
     templates = {

@@ -18,7 +18,16 @@ from infra_pulumi.layers.isolation import (
     RESTRICTED_POD,
 )
 from infra_pulumi.layers.processors import OPERATE_M
-from infra_pulumi.parts import CONSUMER_GROUP, KAFKA_SOURCE_USER, NAMESPACE, OPERATE, TOPIC
+from infra_pulumi.parts import (
+    CONSUMER_GROUP,
+    KAFKA_SOURCE_USER,
+    NAMESPACE,
+    OPERATE,
+    PROJECT,
+    QUERY,
+    RECORD,
+    TOPIC,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +45,8 @@ OPERATE_DEADLINE_S = 6 * 3600
 # Each has a connection to either side: connection_budget.py keeps twelve.
 OPERATE_WORKERS = 2
 JOB_RETRIES = 3
+# By which `saldo status` asks the functions whether they are ready.
+ASKED = {"RECORD_URL": RECORD, "BALANCE_URL": QUERY, "PROJECT_URL": PROJECT}
 _KAFKA_ACLS = Path(__file__).parents[1] / "kafka" / "kafka_acls.py"
 
 
@@ -169,6 +180,12 @@ def hold_operate_pod(
             variable("EVENT_STORE_URL", deps.database.operate_url),
             variable("READ_MODEL_URL", deps.database.operate_url),
             variable("DATABASE_AUTH", {"value": "url"}),
+            *(
+                variable(
+                    name, {"value": f"http://{function.service}.{NAMESPACE}.svc.cluster.local"}
+                )
+                for name, function in ASKED.items()
+            ),
         ],
         "volumeMounts": [mount("database", AUTHORITY_DIR)],
         "resources": {

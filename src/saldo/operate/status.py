@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,10 +26,13 @@ from saldo.operate.terminal import AsJson, answers, print_table, respond
 from saldo.record.outbox import DEPTH
 from saldo.serve.clock import CLOCK_OFF_MAX_S, StoreClock, store_now
 from saldo.serve.database import DRIVER_ERRORS
-from saldo.serve.functions import BALANCE, PROJECT, RECORD
+from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD
 from saldo.serve.settings import KafkaSettings
 
 PROBE_TIMEOUT_S = 3.0
+# Of a function whose URL is not set: in a Job of the cluster nothing listens on the local ports.
+NOT_ASKED = "not asked"
+COLOURS = {"ok": "green", NOT_ASKED: "dim"}
 # A server's Date header is in whole seconds, and kept for a second.
 DATE_AGE_MAX = timedelta(seconds=2)
 # How far back the lag in seconds is looked for: what lags longer shows in the positions.
@@ -93,7 +97,7 @@ class Status:
 async def status_command(*, as_json: AsJson = False) -> None:
     """Show the state of all parts; exit 1 if one is down, or something waits for an operator."""
     status = await read_status()
-    down = any(state != "ok" for state in status.parts.values())
+    down = any(state not in {"ok", NOT_ASKED} for state in status.parts.values())
     waits = status.clocks_off or status.blocked or status.dead_letters
     respond(status, lambda: _show(status), as_json=as_json, failed=bool(down or waits))
 
@@ -107,11 +111,12 @@ async def read_status() -> Status:
         BALANCE.name: functions.balance_url,
         PROJECT.name: functions.project_url,
     }
-    status = Status(parts=dict.fromkeys(urls, "down"))
+    status = Status(parts=dict.fromkeys(urls, NOT_ASKED))
+    named = {f.name: urls[f.name] for f in FUNCTIONS if f"{f.prefix}_URL" in os.environ}
     clock = StoreClock()
     status.parts["event store"] = await _state(_read_store(settings, status, clock))
     async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S) as client:
-        await asyncio.gather(*(_probe(client, *each, status, clock) for each in urls.items()))
+        await asyncio.gather(*(_probe(client, *each, status, clock) for each in named.items()))
     status.parts["read model"] = await _state(_read_model(settings, status))
     if settings.kafka is not None:
         status.parts["kafka"] = await _state(_read_kafka(settings.kafka))
@@ -184,7 +189,7 @@ async def _read_kafka(kafka: KafkaSettings) -> None:
 
 def _show(status: Status) -> None:
     lines = [
-        f"{name:<20}[{'green' if state == 'ok' else 'red'}]{state}[/]"
+        f"{name:<20}[{COLOURS.get(state, 'red')}]{state}[/]"
         for name, state in status.parts.items()
     ]
     lines += [
