@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def check_python() -> None:
-    """NotPossible when this Python is too old."""
+    """Raise NotPossible if this Python is too old."""
     if sys.version_info < PYTHON_MIN:
         found = ".".join(str(part) for part in sys.version_info[:2])
         raise NotPossible(
@@ -79,7 +79,7 @@ def stamp(name: str) -> Path:
 
 
 def digest(name: str) -> str:
-    """Hash of all that decides what an installation puts into .venv."""
+    """Return a hash of all inputs of an installation into .venv."""
     parts = [ROOT / "locks" / f"{name}.txt", TOOLS_LOCK, ROOT / "pyproject.toml"]
     text = b"\0".join(part.read_bytes() for part in parts)
     # A folder that was moved or copied has scripts that still name the old place.
@@ -181,7 +181,7 @@ def run(command: list[str | Path], environ: Mapping[str, str]) -> None:
 
 
 def say(text: str) -> None:
-    """One line of progress."""
+    """Print one line of progress."""
     print(f"saldo: {text}", flush=True)
 
 

@@ -142,7 +142,7 @@ def locked_jars(lock_file: Path = LOCK_FILE) -> list[Jar]:
 
 
 def default_cache_dir() -> Path:
-    """Where the jars are kept unless the caller says otherwise; SALDO_CACHE shares them."""
+    """Return the default folder of the jars; SALDO_CACHE shares one."""
     cache = os.environ.get("SALDO_CACHE")
     return Path(cache) / "kafka-jars" if cache else CACHE_DIR_DEFAULT
 
@@ -228,7 +228,7 @@ def _held_lock(path: Path, progress: Callable[[str], None]) -> Iterator[None]:
 
 
 def write_lock(lock_file: Path = LOCK_FILE) -> int:
-    """Resolve Kafka's run-time dependencies anew and lock them; how many jars there are."""
+    """Resolve Kafka's run-time dependencies, lock them, and return the number of jars."""
     from jgo.maven import Artifact, MavenContext  # noqa: PLC0415 - as in _download
 
     with tempfile.TemporaryDirectory(prefix="kafka-lock-") as scratch:
@@ -531,7 +531,7 @@ def _reason(error: OSError) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """`lock` writes the lock file anew; `jars` only fills the cache."""
+    """Run `lock`, which writes the lock file, or `jars`, which only fills the cache."""
     match arguments:
         case ["lock"]:
             print(f"{LOCK_FILE.name}: {write_lock()} jars")

@@ -183,7 +183,7 @@ def start_postgres(
 
 
 def socket_dir(data_dir: Path) -> Path:
-    """Where the socket of the server on ``data_dir`` is: beside it, if its path is short enough."""
+    """Return the socket's folder: next to ``data_dir`` if its path is short enough."""
     key = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
     name = f"saldo-{os.geteuid()}-{key}"
     for folder in (
@@ -312,7 +312,7 @@ def _give_to_server(folder: Path) -> None:
 
 
 def _as_user(command: list[str | Path]) -> list[str | Path]:
-    """``command`` as it is, or run by the unprivileged user where this is root."""
+    """Return ``command``, to be run by the unprivileged user if this process is root."""
     if os.geteuid() != 0:
         return command
     # Isolated: this folder's module names stay out of the way of the standard library's.

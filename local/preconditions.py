@@ -24,7 +24,7 @@ class NotPossible(Exception):
 
 
 def check_disk(folder: Path, *, free_min_bytes: int = DISK_FREE_MIN_BYTES) -> None:
-    """NotPossible when the disk that holds ``folder`` is nearly full."""
+    """Raise NotPossible if the disk of ``folder`` is nearly full."""
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < free_min_bytes:
         raise NotPossible(
@@ -34,7 +34,7 @@ def check_disk(folder: Path, *, free_min_bytes: int = DISK_FREE_MIN_BYTES) -> No
 
 
 def check_port(port: int, *, function: str, setting: str) -> None:
-    """NotPossible when something listens on ``port`` already, naming how to choose another."""
+    """Raise NotPossible if ``port`` is in use, naming the setting of another one."""
     if port_in_use(port):
         raise NotPossible(
             f"Port {port}, for {function}, is in use. Stop what listens there, "

@@ -230,7 +230,7 @@ def console_settings(ports: Mapping[Function, int]) -> dict[str, str]:
 
 
 def seldom(progress: Callable[[str], None]) -> Callable[[str], None]:
-    """``progress`` without what comes too soon after the text before."""
+    """Return ``progress`` without the texts that follow too soon."""
     told_at = -PROGRESS_PAUSE_S
 
     def tell(text: str) -> None:
@@ -243,7 +243,7 @@ def seldom(progress: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def postgres_service(folder: Folder, progress: Callable[[str], None]) -> Service:
-    """PostgreSQL, with its data and socket in the folder."""
+    """Return PostgreSQL, with its data and socket in the folder."""
 
     def start() -> Running:
         server = postgres.start_postgres(folder.postgres, folder.log("postgres"), progress=progress)
@@ -260,7 +260,7 @@ def postgres_service(folder: Folder, progress: Callable[[str], None]) -> Service
 
 
 def kafka_service(folder: Folder, port: int, progress: Callable[[str], None]) -> Service:
-    """Kafka, with the topic of the transactions."""
+    """Return Kafka, with the topic of the transactions."""
 
     def start() -> Running:
         kafka = broker.start_kafka(folder.kafka, port, progress=progress)
@@ -290,7 +290,7 @@ def kafka_service(folder: Folder, port: int, progress: Callable[[str], None]) ->
 def function_service(
     folder: Folder, function: Function, port: int, env: Mapping[str, str]
 ) -> Service:
-    """One of the three functions."""
+    """Return one of the three functions."""
 
     def start() -> Running:
         log = folder.log(function.name)
@@ -302,7 +302,7 @@ def function_service(
 
 
 def kafka_source_service(folder: Folder, bootstrap_servers: str, sink_port: int) -> Service:
-    """KafkaSource, which is ready when it has the topic's partitions."""
+    """Return KafkaSource, which is ready once it has the topic's partitions."""
 
     def start() -> Running:
         log = folder.log("kafka_source")
@@ -313,7 +313,7 @@ def kafka_source_service(folder: Folder, bootstrap_servers: str, sink_port: int)
 
 
 def ping_source_service(folder: Folder, sink_ports: Sequence[int]) -> Service:
-    """PingSource, for the sweeps."""
+    """Return PingSource, which starts the sweeps."""
 
     def start() -> Running:
         child = services.start_ping_source(sink_ports, log=folder.log("ping_source"))
@@ -452,7 +452,7 @@ def say(text: str) -> None:
 
 
 def up_detached() -> int:
-    """`up` in the background: returns once all is up, or with the reason why it is not."""
+    """Run `up` in the background; return once all is up, or with the reason of the failure."""
     ready, ready_fd = os.pipe()
     background = subprocess.Popen(
         [sys.executable, "-m", "local.stack", "up-in-background", str(ready_fd)],

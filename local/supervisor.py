@@ -92,7 +92,7 @@ class Supervisor:
             write_state(self.state_file, self.services)
 
     def look(self) -> None:
-        """Notice what ended, and start again what is due; NotPossible when one is given up."""
+        """Restart ended processes when due; raise NotPossible if one is given up."""
         for service in self.services:
             if service.start_at is not None:
                 if time.monotonic() >= service.start_at:

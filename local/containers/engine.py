@@ -87,7 +87,7 @@ def building_client() -> Path:
 
 
 def run_inside(command: Sequence[str]) -> int:
-    """In a network of its own: start the engine, run the command, stop the engine."""
+    """Start the engine in a separate network, run the command, stop the engine."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607
     # A Unix socket's path is short, and a clone's may not be.

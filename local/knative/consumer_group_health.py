@@ -19,7 +19,7 @@ TIMEOUT_S = 5.0  # short: the health check asks again
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0 when the group is stable, else 1."""
+    """Return 0 if the group is stable, otherwise 1."""
     parser = argparse.ArgumentParser(
         prog="python -m local.knative.consumer_group_health", description=__doc__
     )

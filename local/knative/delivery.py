@@ -341,7 +341,7 @@ _BEYOND_UTF16_UNITS = re.compile(r"[\U00010000-\U0010ffff]")
 
 
 def _to_wire(head: str) -> bytes:
-    """One byte a character, `?` for each UTF-16 unit above U+00FF: nothing is percent-encoded."""
+    """Encode one byte per character, `?` for a UTF-16 unit above U+00FF; nothing is escaped."""
     if head.isascii():
         return head.encode("ascii")
     return _BEYOND_UTF16_UNITS.sub("??", head).encode("latin-1", "replace")
@@ -517,7 +517,7 @@ class OffsetLedger:
         self._committed = offset
 
     def open_count(self) -> int:
-        """How many received records are not committable yet."""
+        """Return how many received records are not committable yet."""
         return len(self._open)
 
 

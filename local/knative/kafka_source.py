@@ -207,7 +207,7 @@ class _Deliveries:
             self.fail(error)
 
     async def _work_off(self, lane: _Lane) -> None:
-        """Ordered: the partition's next record is sent when the one before has its outcome."""
+        """Send a partition's records in order, each after the outcome of the one before."""
         while lane.queue and not lane.revoked and not self._closing:
             await self._deliver(lane, lane.queue.popleft())
         lane.worker = None
@@ -222,7 +222,7 @@ class _Deliveries:
             lane.intake.left(lane, record, done=done)
 
     async def _dispatch(self, record: Record) -> None:
-        """Sink, else dead letter sink, else nothing: after any of them the record is done."""
+        """Deliver a record to the sink, else to the dead letter sink, else drop it."""
         event = event_from_record(record, self._options.source)
         try:
             given_up = await self._send(self._sink, self._options.sink, event, record)
@@ -249,7 +249,7 @@ class _Deliveries:
     async def _send(
         self, client: SinkClient, target: Target, event: Event, record: Record
     ) -> GivenUp | None:
-        """Attempt it until it is delivered (None) or given up."""
+        """Retry an event until it is delivered (None) or given up."""
         options = self._options.delivery
         retries = 0
         while True:
@@ -319,7 +319,7 @@ class _Intake:
         self._thread.start()
 
     def stop_polling(self) -> None:
-        """No further record is taken; the thread stays for the last commit."""
+        """Take no further record; the thread stays for the last commit."""
         self._stopping.set()
         with self._room:
             self._room.notify()

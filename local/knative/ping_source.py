@@ -48,7 +48,7 @@ def ping_head(target: Target, source: str, event_id: str, now: datetime) -> byte
 
 
 async def run(sinks: Sequence[Target], source: str, interval_s: float) -> None:
-    """Ping every sink each interval, the first time after one, until SIGTERM or SIGINT."""
+    """Ping every sink after each interval, until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     pinging = asyncio.create_task(_ping_forever(sinks, source, interval_s))
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -212,7 +212,7 @@ def settings_read(function: str, environ: Mapping[str, str]) -> set[str]:
 
 
 def uses(function: str) -> dict[str, Use]:
-    """How ``function`` uses each setting that it reads at all."""
+    """Return how ``function`` uses each setting that it reads."""
     found: dict[str, Use] = {}
     for environ in environments():
         for name in settings_read(function, environ):
@@ -235,7 +235,7 @@ def complaint(function: str, environ: Mapping[str, str], name: str) -> str:
 
 
 def cell(use: Use | None, count: int) -> str:
-    """How the page tells a use: needed, needed under a condition, or read."""
+    """Return the page's text of a use: needed, needed under a condition, or read."""
     if use is None:
         return ""
     if not use.needed:

