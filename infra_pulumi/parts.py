@@ -66,11 +66,14 @@ class Sweep:
     name: str
     function: Function
     data: str
+    # As in cron: a minute is the finest.
+    schedule: str
 
 
 SWEEPS = (
-    Sweep(name="sweep-outbox", function=RECORD, data='{"sweep":"outbox"}'),
-    Sweep(name="sweep-lagging", function=PROJECT, data='{"sweep":"lagging"}'),
+    Sweep(name="sweep-outbox", function=RECORD, data='{"sweep":"outbox"}', schedule="*/10 * * * *"),
+    # A projector goes to zero while its source is away; balances would stay as they are till then.
+    Sweep(name="sweep-lagging", function=PROJECT, data='{"sweep":"lagging"}', schedule="* * * * *"),
 )
 
 

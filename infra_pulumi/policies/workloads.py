@@ -163,14 +163,15 @@ def the_source_loses_nothing(source: Inputs) -> Iterator[str]:
 
 
 @policy(
-    "When no process is left to sweep by itself, these wake one, every ten minutes.",
+    "When no process is left to sweep by itself, these wake one: in time for who reads balances.",
     "PingSource",
     where=BOTH,
 )
-def the_sweeps_come_every_ten_minutes(source: Inputs) -> Iterator[str]:
+def the_sweeps_come_in_time(source: Inputs) -> Iterator[str]:
     spec = source["spec"]
-    yield from differences(spec, {"schedule": "*/10 * * * *", "contentType": "application/json"})
     function = RECORD if "outbox" in spec["data"] else PROJECT
+    schedule = "*/10 * * * *" if function is RECORD else "* * * * *"
+    yield from differences(spec, {"schedule": schedule, "contentType": "application/json"})
     if (spec["sink"]["ref"]["name"], spec["sink"]["audience"]) != (
         function.service,
         function.audience,

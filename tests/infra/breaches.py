@@ -349,12 +349,13 @@ BREACHES = [
         do=_put("spec/net/tls/enable", False),
     ),
     Breach(
-        policy="the-sweeps-come-every-ten-minutes",
+        policy="the-sweeps-come-in-time",
         says="schedule",
-        do=_put("spec/schedule", "0 * * * *"),
+        do=_put("spec/schedule", "*/10 * * * *"),
+        of=_named("sweep-lagging"),
     ),
     Breach(
-        policy="the-sweeps-come-every-ten-minutes",
+        policy="the-sweeps-come-in-time",
         says="under its audience",
         do=_put("spec/sink/audience", "x"),
     ),

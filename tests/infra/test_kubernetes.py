@@ -240,6 +240,20 @@ def test_deliveries_outlast_the_time_for_which_an_event_is_young() -> None:
     assert 300 < as_documented_s < as_dispatched_s < 900
 
 
+def test_a_projector_at_zero_sweeps_within_a_minute(captured: Captured) -> None:
+    """While the source is away nothing else wakes it, and nobody's balance would follow."""
+    schedules = {
+        (item["metadata"]["name"], item["spec"]["sink"]["ref"]["name"]): item["spec"]["schedule"]
+        for item in by_kind(captured, "PingSource")
+    }
+
+    assert schedules == {
+        ("sweep-lagging", "project-balance"): "* * * * *",
+        # The projector's sweep reads the store: unsent events delay other consumers only.
+        ("sweep-outbox", "record-transaction"): "*/10 * * * *",
+    }
+
+
 def test_the_source_has_no_more_consumers_than_partitions(captured: Captured) -> None:
     (source,) = by_kind(captured, "KafkaSource")
     partitions = [

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from infra_pulumi.layers.functions.dependencies import Dependencies
 
 SOURCES_API = "sources.knative.dev/v1"
-SWEEP_SCHEDULE = "*/10 * * * *"
 # Deliveries are retried for 0.6 + 1.2 + ... + 307.2 s, 10 minutes (the dispatcher doubles the delay
 # before the first retry): longer than the 5 minutes for which the projector calls an event young
 # that its store does not hold yet, even without that first doubling. All of it is said, since what
@@ -81,7 +80,7 @@ def make_sweep(
         SOURCES_API,
         "PingSource",
         {
-            "schedule": SWEEP_SCHEDULE,
+            "schedule": sweep.schedule,
             "contentType": "application/json",
             "data": sweep.data,
             "sink": _sink(sweep.function),
