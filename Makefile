@@ -15,8 +15,8 @@ LINTED = src functions local benchmarks docs tests --exclude tests/infra
 # Two tests at a time by default: the servers that they share need the rest of a small machine.
 WORKERS ?= 2
 
-# A run in CI draws the same order and the same values each time, so that luck stops nobody's change;
-# every other run draws anew, and finds. tests/conftest.py does the same for Hypothesis.
+# A run in CI takes the same order and the same values each time, so that chance blocks no change.
+# Every other run takes new ones and may find more. tests/conftest.py does the same for Hypothesis.
 SEED ?= $(if $(CI),--randomly-seed=20261124)
 
 # Bytecode that is not kept is compiled again by each of a dozen processes that start here.
@@ -66,7 +66,7 @@ format: ## put the code into its format
 	.venv/bin/ruff check --fix-only
 	.venv/bin/ruff format
 
-lock: ## make locks/*.txt anew from pyproject.toml (UPGRADE=1: with the newest versions)
+lock: ## compile locks/*.txt from pyproject.toml (UPGRADE=1: with the newest versions)
 	@$(PYTHON) -m local.bootstrap uv
 	@.venv/bin/python -m local.tasks.lock_files $(if $(UPGRADE),--upgrade)
 

@@ -1,12 +1,13 @@
 """The virtual environment .venv: `python3 -m local.bootstrap local`, `dev` or `uv`.
 
-Runs with the machine's own Python, so it needs nothing but the standard library, and its syntax is
-kept plain enough for an older Python to tell that it is too old.
+`local` installs what running needs, `dev` everything, `uv` only the installer. This runs with the
+machine's own Python, so it needs only the standard library, and its syntax is kept plain enough for
+an older Python to report that it is too old.
 
 Every package comes from a lock file with hashes. A stamp in .venv names what was installed last, by
-the hash of everything that decides it. While an installation goes on another file stands there: a
-run that was cut short leaves packages of which the installer can make nothing, so where that file
-is found .venv is made anew. A run with nothing to do costs nothing.
+the hash of everything that decides it. While an installation goes on, another file is there: an
+interrupted run leaves packages that the installer cannot repair, so if that file is found, .venv is
+created again. A run with nothing to do costs nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ UNFINISHED = VENV / "saldo-unfinished"
 # uv itself, and what builds this package.
 TOOLS_LOCK = ROOT / "locks" / "tools.txt"
 INSTALL_LOCK = ROOT / ".saldo" / "bootstrap.lock"
-# What pip is told of the machine's registry and certificates, and how uv is told the same.
+# pip's settings for the machine's registry and certificates, and uv's names of the same.
 PIP_SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
 
 
@@ -87,7 +88,7 @@ def digest(name: str) -> str:
 
 
 def prepare(wanted: str) -> None:
-    """Bring .venv to what ``wanted`` needs, from whatever an earlier run left."""
+    """Bring .venv from the state that an earlier run left to what ``wanted`` needs."""
     check_disk(ROOT)
     if UNFINISHED.exists() or not venv_is_whole():
         say("creating the virtual environment .venv")

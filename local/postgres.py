@@ -95,7 +95,7 @@ class PostgresError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Postgres:
-    """A running server. It goes on when its starter ends: whoever starts it stops it."""
+    """A running server. It goes on when its starter ends, so the starter must stop it."""
 
     data_dir: Path
     child: Child
@@ -231,7 +231,7 @@ def make_data_dir(
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
     _give_to_server(unfinished)
-    # The same order and letter case on every machine, whatever its locales.
+    # The same order and letter case on every machine, with any locale.
     options = ["--encoding=UTF8", "--locale=C"]
     options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     options += ["--auth=trust", "--no-instructions", *([] if durable else ["--no-sync"])]
@@ -254,7 +254,7 @@ def end_leftover(data_dir: Path) -> None:
     """End the server that still runs on ``data_dir``, and forget one that no longer does.
 
     A pid file may name a process that has nothing to do with PostgreSQL, above all in containers,
-    where pids begin anew: the server would then refuse to start. So its working folder decides.
+    where pids start again: the server would then refuse to start. So its working folder decides.
     """
     pid_file = data_dir / "postmaster.pid"
     try:

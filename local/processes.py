@@ -1,6 +1,6 @@
 """Child processes: started with a log file, awaited until they are ready, ended for certain.
 
-A child runs in a session of its own, so that Ctrl-C in the terminal reaches only the process that
+A child runs in its own session, so that Ctrl-C in the terminal reaches only the process that
 started it, which then ends its children in the right order. A process that another one started is
 known by its Identity: a pid alone may since have become another process's.
 """

@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
 
 
 def told(command: Callable[[], int]) -> int:
-    """Run ``command``; what it refuses is told in words, not as a traceback."""
+    """Run ``command``; print an expected failure as one line, not as a traceback."""
     try:
         return command()
     except REFUSED as error:
@@ -584,7 +584,7 @@ def end_leftovers(folder: Folder) -> bool:
         for identity in read_state(folder.processes).values()
         if identity.process() is not None
     ]
-    # Kafka may have been starting then, and written down by nobody yet; PostgreSQL ends its own.
+    # Kafka may have been starting then and not be noted yet; PostgreSQL ends its own.
     left += [
         identity
         for identity in processes.with_argument(str(folder.kafka / "server.properties"))

@@ -1,8 +1,7 @@
 """The supervisor of the local stack: it keeps its processes running and ends them in order.
 
-A process that ends unexpectedly is told with its log's last lines and started again, after a pause
-that doubles. One that the others cannot do without is given up after a few tries, and the stack
-with it.
+A process that ends unexpectedly is reported with its log's last lines and started again, after a
+pause that doubles. If the others need it, it is given up after a few tries, and the stack with it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ WORKERS_MAX = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A started process, whatever started it."""
+    """A started process."""
 
     identity: Identity
     ready: Callable[[], bool]
@@ -129,7 +128,7 @@ class Supervisor:
         service.start_at = None
         try:
             self.start(service)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told and bounded
+        except Exception as error:  # noqa: BLE001 - it is reported, and bounded
             self._failed(service, f"{service.name} could not be started: {error}", [])
         else:
             self.say(f"{service.name} was started again.")

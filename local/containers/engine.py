@@ -1,8 +1,8 @@
 """A command beside a container engine: `python -m local.containers.engine COMMAND...`.
 
 An engine that runs already is taken. Where none does, but root may start one (`dockerd` is
-installed), it is started for as long as the command runs, with data of its own in `.saldo/engine`
-and in a network of its own: no packet leaves it, no port of the machine is taken, and a build there
+installed), it is started for as long as the command runs, with its data in `.saldo/engine` and in a
+separate network: no packet leaves it, no port of the machine is taken, and a build there
 shows that it needs no network. What the stand-in bases are made of is therefore fetched before.
 """
 

@@ -6,7 +6,7 @@ in `delivery.py`, which does no I/O):
 =====================================  ============================================================
 one POST a record, never a batch       `_Deliveries._attempt`
 ordering: ordered                      one request in flight a partition: `_Deliveries._work_off`
-ordering: unordered                    50 to 99 in flight a consumer, whatever the key:
+ordering: unordered                    50 to 99 in flight a consumer, for any keys:
                                        `_Intake._overfull`
 retry, backoffPolicy, backoffDelay     `_Deliveries._send`, for the dead letter sink too
 timeout                                of one request, from connecting to the answer's end
@@ -17,7 +17,7 @@ rebalance                              records still queued are forgotten, what 
                                        committed, what is in flight is finished but not committed:
                                        the next owner delivers it again
 crash                                  everything since the last commit is delivered again
-consumers                              as many members of the group, each with bounds of its own
+consumers                              as many members of the group, each with its own bounds
 initialOffset                          where a group without a commit begins; Knative's own default
                                        is `latest`
 sink.audience                          `Authorization: Bearer`, from a file here
@@ -174,7 +174,7 @@ class _Deliveries:
                     lane.worker = self._start(self._work_off(lane))
 
     async def close(self) -> None:
-        """Wait for the requests in flight; whatever is not done then, is not done."""
+        """Wait for the requests in flight; give up the rest."""
         self._closing = True
         log.info("stopping, %d records in flight", len(self._tasks))
         for task in self._backing_off:
@@ -387,7 +387,7 @@ class _Intake:
                 self._commit(consumer, self._lanes.values())
             overfull = self._overfull()
             self._pause(consumer, overfull)
-            # One record as soon as there is one, then whatever else is there: `consume` alone
+            # One record as soon as there is one, then all others that are there: `consume` alone
             # would wait for a full batch.
             first = consumer.poll(POLL_PAUSED_S if overfull else POLL_S)
             if first is not None:

@@ -135,7 +135,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._answered is None:
-            self.abort()  # Nobody asked.
+            self.abort()  # There was no request.
             return
         if not self._head_done:
             self._head_bytes += len(data)

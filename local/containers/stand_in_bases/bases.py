@@ -35,7 +35,7 @@ LOCKS = ("tools", "record", "balance", "operate")
 TAG = "stand-in"
 PREFIX = "saldo-base"
 STEP_TIMEOUT_S = 600
-# Distroless' own number for a user that is nobody else.
+# Distroless' own number for its unprivileged user.
 NONROOT = "65532:65532"
 
 RUN_PACKAGES = (
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def fetch() -> None:
-    """Download whatever the bases are made of; the rest then needs no network."""
+    """Download all that the bases are made of; the rest then needs no network."""
     fetch_packages(BUILD_PACKAGES)
     download_wheels()
     broker.prepare_jars(progress=lambda text: print(f"saldo: {text}", flush=True))

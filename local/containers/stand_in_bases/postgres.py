@@ -37,7 +37,7 @@ def make_data_dir() -> None:
         rules.write("host all all all scram-sha-256\n")
     database = os.environ.get("POSTGRES_DB", SUPERUSER)
     if database != SUPERUSER:
-        # In single-user mode: nobody can connect before it is there.
+        # In single-user mode: no client can connect before it is there.
         subprocess.run(
             ["postgres", "--single", "-D", str(DATA), SUPERUSER],  # noqa: S607
             input=f'CREATE DATABASE "{database}"\n',

@@ -24,7 +24,7 @@ from saldo.project.postgres import PostgresDatabases
 LIST_MAX = 1_000
 DELIVERY_TIMEOUT_S = 30.0
 COLUMNS = ("dead_letter_id", "account_id", "position", "reason", "received_at", "redriven_at")
-# datacontenttype is a header of its own; the others the KafkaSource added when it gave up.
+# datacontenttype has its own header. The KafkaSource added the others when it gave up.
 NOT_REDELIVERED = frozenset(
     {"datacontenttype", "knativeerrordest", "knativeerrorcode", "knativeerrordata"}
 )

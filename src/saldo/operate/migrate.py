@@ -84,7 +84,7 @@ async def migrate(
     """Bring ``side`` at ``url`` up to date; return the versions that were applied now.
 
     ``iam`` lets the functions' roles log in by RDS IAM, the settings ROLE_PASSWORD_... by password.
-    Until ``deadline``, a time of the monotonic clock, wait for a database that does not answer yet.
+    Until ``deadline``, a time of the monotonic clock, wait for a database that is not ready yet.
     Raise BadSetting or CommandError.
     """
     passwords = read_role_passwords()

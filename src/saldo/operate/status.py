@@ -133,7 +133,7 @@ async def _probe(
     except httpx.HTTPError as error:
         status.parts[name] = f"down: {type(error).__name__}"
         return
-    status.parts[name] = "ok" if response.is_success else f"answers {response.status_code}"
+    status.parts[name] = "ok" if response.is_success else f"responds {response.status_code}"
     received_at = clock.now()
     if sent_at is not None and received_at is not None and "date" in response.headers:
         date = parsedate_to_datetime(response.headers["date"])

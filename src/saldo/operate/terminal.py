@@ -33,7 +33,7 @@ PIPE = "-"
 REPEATABLE = "interrupted: run the same command again, nothing is done twice"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 OutputFile = Annotated[Path, typer.Argument(help="- is standard output.", allow_dash=True)]
 
 # Standard output holds results only, so that it can be piped.

@@ -304,7 +304,7 @@ def test_status_names_a_function_with_a_wrong_clock(served: Saldo) -> None:
         server.shutdown()
     assert abs(status["clocks_ahead_s"].pop("get_balance") - 3 * 3600) < 60
     assert status["clocks_ahead_s"] == {"record_transaction": 0.0, "project_balance": 0.0}
-    assert status["parts"]["get_balance"] == "answers 503"
+    assert status["parts"]["get_balance"] == "responds 503"
     assert "get_balance: its clock is 1" in shown
 
 
