@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from saldo.project.errors import Diverged, ReadModelBusy, ReadModelRefused
@@ -17,7 +17,7 @@ from saldo.project.fold import Balance, Folded, fold_account, new_balance
 from saldo.serve.telemetry.logs import about_account
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from uuid import UUID
 
     from saldo.project.ports import Databases
@@ -105,59 +105,46 @@ class CatchUp:
     async def _transact(
         self, account_ids: Sequence[str], events_max: int, refused: str | None
     ) -> dict[str, CaughtUp]:
+        """Run one database transaction. `refused`: why no account's next event can be projected."""
         share = max(CATCH_UP_EVENTS_MIN, ROUND_EVENTS_MAX // len(account_ids))
-        fold = _Fold(self.databases, min(events_max, share), refused)
+        events_max = min(events_max, share)
+        folded = Folded()
+        caught_up: dict[str, CaughtUp] = {}
+
+        async def fold(balances: Sequence[Balance], *, refolded: bool = False) -> list[str]:
+            """Fold the balances' further events; return the accounts that have diverged."""
+            diverged: list[str] = []
+            positions = [(balance.account_id, balance.position) for balance in balances]
+            events = await self.databases.read_from(positions, events_max) if positions else {}
+            for balance in balances:
+                found = events.get(balance.account_id, [])
+                # At position 0 there is no event of the balance's own: one more was read.
+                further = found[: events_max + (balance.position > 0)]
+                try:
+                    after = fold_account(balance, further, folded, refused)
+                except Diverged:
+                    diverged.append(balance.account_id)
+                    continue
+                if after is not balance or after.position == 0:
+                    folded.balances.append(after)
+                caught_up[balance.account_id] = CaughtUp(
+                    position=after.position,
+                    blocked=after.blocked,
+                    more=len(found) > events_max and not after.blocked,
+                    refolded=refolded,
+                    projected=after.position - balance.position,
+                    event_ids=tuple(e.event_id for e in further if e.position <= after.position),
+                )
+            return diverged
+
         async with self.databases.begin() as transaction:
             balances = await transaction.lock(account_ids)
-            for account_id, balance in balances.items():
-                if balance.blocked:
-                    fold.caught_up[account_id] = CaughtUp(balance.position, blocked=True)
-            active = {a: balance for a, balance in balances.items() if a not in fold.caught_up}
-            if diverged := await fold.run(active):
+            for each in balances:
+                if each.blocked:
+                    caught_up[each.account_id] = CaughtUp(each.position, blocked=True)
+            if diverged := await fold([each for each in balances if not each.blocked]):
                 await transaction.clear(diverged)
-                await fold.run({each: new_balance(each) for each in diverged}, refolded=True)
-            if fold.folded.balances:
-                await transaction.write(fold.folded)
-        return fold.caught_up
-
-
-@dataclass(slots=True)
-class _Fold:
-    """The reading and folding of one database transaction.
-
-    `refused` says why each account's next event cannot be projected.
-    """
-
-    databases: Databases
-    events_max: int
-    refused: str | None
-    folded: Folded = field(default_factory=Folded)
-    caught_up: dict[str, CaughtUp] = field(default_factory=dict)
-
-    async def run(self, balances: Mapping[str, Balance], *, refolded: bool = False) -> list[str]:
-        """Fold each account's further events; return the accounts that have diverged."""
-        if not balances:
-            return []
-        positions = [(balance.account_id, balance.position) for balance in balances.values()]
-        events = await self.databases.read_from(positions, self.events_max)
-        diverged: list[str] = []
-        for account_id, balance in balances.items():
-            found = events.get(account_id, [])
-            # At position 0 there is no event of the balance's own: one more was read.
-            further = found[: self.events_max + (balance.position > 0)]
-            try:
-                after = fold_account(balance, further, self.folded, self.refused)
-            except Diverged:
-                diverged.append(account_id)
-                continue
-            if after is not balance or after.position == 0:
-                self.folded.balances.append(after)
-            self.caught_up[account_id] = CaughtUp(
-                position=after.position,
-                blocked=after.blocked,
-                more=len(found) > self.events_max and not after.blocked,
-                refolded=refolded,
-                projected=after.position - balance.position,
-                event_ids=tuple(e.event_id for e in further if e.position <= after.position),
-            )
-        return diverged
+                await fold([new_balance(each) for each in diverged], refolded=True)
+            if folded.balances:
+                await transaction.write(folded)
+        return caught_up

@@ -103,8 +103,7 @@ class LagSweep:
         newest: dict[str, Appended] = {}
         for row in rows:
             # By position, not by order: events of one microsecond come in any.
-            known = newest.get(row.account_id)
-            if known is None or known.position < row.position:
+            if row.account_id not in newest or newest[row.account_id].position < row.position:
                 newest[row.account_id] = row
         if not newest:
             return 0

@@ -53,7 +53,8 @@ WHERE c.oid = $1::regclass AND g.grantee <> c.relowner AND g.grantee <> 0
 """
 # Views depend on tables by identity, not by name: they are made again on the new ones.
 VIEWS = """
-SELECT DISTINCT v.oid::regclass::text AS name, pg_get_viewdef(v.oid) AS definition
+SELECT DISTINCT v.oid::regclass::text AS name,
+       format('CREATE VIEW %s AS %s', v.oid::regclass, pg_get_viewdef(v.oid)) AS creation
 FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid JOIN pg_class AS v ON v.oid = r.ev_class
 WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
   AND d.refobjid = ANY ($1::text[]::regclass[]) AND v.relkind = 'v'
@@ -138,7 +139,8 @@ async def make_tables(connection: Connection) -> bool:
                 f"(LIKE {old} INCLUDING ALL EXCLUDING INDEXES EXCLUDING STATISTICS)"
             )
             for statements in (OPTIONS, INDEXES, GRANTS):
-                await _execute_all(connection, statements, old, new)
+                for row in await connection.fetch(statements, old, new):
+                    await connection.execute(row[0])
             await connection.execute(f"COMMENT ON TABLE {new} IS '{MADE_BY}'")
     return False
 
@@ -162,20 +164,13 @@ async def move_tables(connection: Connection) -> None:
     # pg_get_viewdef leaves out the schemas that are on the path.
     await connection.execute("SET LOCAL search_path = ''")
     await connection.execute(f"LOCK TABLE {', '.join(old)} IN ACCESS EXCLUSIVE MODE")
-    views = await connection.fetch(VIEWS, old)
-    grants = [await connection.fetch(GRANTS, view["name"], view["name"]) for view in views]
-    for view in views:
-        await connection.execute(f"DROP VIEW {view['name']}")
+    again: list[str] = []
+    for name, creation in await connection.fetch(VIEWS, old):
+        again += [creation, *(row[0] for row in await connection.fetch(GRANTS, name, name))]
+        await connection.execute(f"DROP VIEW {name}")
     for table in TABLES:
         await connection.execute(f"DROP TABLE read_model.{table}")
         await connection.execute(f"ALTER TABLE {NEXT}.{table} SET SCHEMA read_model")
         await connection.execute(f"COMMENT ON TABLE read_model.{table} IS NULL")
-    for view, granted in zip(views, grants, strict=True):
-        await connection.execute(f"CREATE VIEW {view['name']} AS {view['definition']}")
-        for row in granted:
-            await connection.execute(row[0])
-
-
-async def _execute_all(connection: Connection, statements: str, old: str, new: str) -> None:
-    for row in await connection.fetch(statements, old, new):
-        await connection.execute(row[0])
+    for statement in again:
+        await connection.execute(statement)

@@ -38,7 +38,7 @@ class Appended(NamedTuple):
 class ReadModelTransaction(Protocol):
     """One database transaction of a catch-up round."""
 
-    async def lock(self, account_ids: Sequence[str]) -> dict[str, Balance]:
+    async def lock(self, account_ids: Sequence[str]) -> list[Balance]:
         """Create the missing balances, lock all in the order of account ids, and read them."""
 
     async def clear(self, account_ids: Sequence[str]) -> None:

@@ -182,14 +182,12 @@ class PostgresReadModelTransaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def lock(self, account_ids: Sequence[str]) -> dict[str, Balance]:
+    async def lock(self, account_ids: Sequence[str]) -> list[Balance]:
         rows = await self.run(LOCK_BALANCES, account_ids)
         if len(rows) < len(account_ids):
             await self.run(CREATE_BALANCES, account_ids)
             rows = await self.run(LOCK_BALANCES, account_ids)
-        return {
-            row[0]: new_balance(row[0]) if row["hash"] is None else Balance(*row) for row in rows
-        }
+        return [new_balance(row[0]) if row["hash"] is None else Balance(*row) for row in rows]
 
     async def clear(self, account_ids: Sequence[str]) -> None:
         await self.run(CLEAR, account_ids)

@@ -23,7 +23,7 @@ from saldo.serve.telemetry import metrics
 from saldo.serve.telemetry.logs import about_account
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from saldo.project.deliveries import Delivery
     from saldo.project.ports import Databases
@@ -94,26 +94,33 @@ class Projector:
 
         Raise BadDelivery, BeyondStore, GivenUp or an error of the databases.
         """
+        attributes = delivery.attributes
         try:
-            outcome = await self._take(delivery)
+            if attributes.get("knativeerrordest"):
+                await self.databases.park(attributes, delivery.public_text)
+                outcome = "dead-letter"
+            elif attributes.get("type") == PING:
+                await self.sweep()
+                outcome = "ping"
+            else:
+                outcome = await self._project(delivery)
         except Exception as error:
             metrics.DELIVERIES.add((_REFUSED.get(type(error), "failed"),))
             raise
         metrics.DELIVERIES.add((outcome,))
         return outcome
 
-    async def _take(self, delivery: Delivery) -> str:
+    async def _project(self, delivery: Delivery) -> str:
         attributes = delivery.attributes
         kind = attributes.get("type", "")
-        if attributes.get("knativeerrordest"):
-            await self.databases.park(attributes, delivery.public_text)
-            return "dead-letter"
-        if kind == PING:
-            await self.sweep()
-            return "ping"
         if kind != RECORDED:
             raise BadDelivery(f"the type {kind[:80]} is not known here")
-        account_id, position = _place(attributes)
+        account_id, sequence = attributes.get("subject", ""), attributes.get("sequence", "")
+        if not ACCOUNT_ID.fullmatch(account_id):
+            raise BadDelivery("subject must be an account id")
+        if not sequence.isdecimal() or len(sequence) > 18:  # noqa: PLR2004 - a bigint
+            raise BadDelivery("sequence must be a position")
+        position = int(sequence)
         if delivery.says_erased:
             await self.databases.erase_copy(account_id, position)
         if self._known.get(attributes.get("id", ""), 0.0) > self._clock.monotonic():
@@ -191,13 +198,3 @@ class Projector:
             return (self._clock.now() or recorded_at) - recorded_at
         except (ValueError, TypeError):
             return BEYOND_AGE_MAX * 2
-
-
-def _place(attributes: Mapping[str, str]) -> tuple[str, int]:
-    """Return account and position of a recorded event; raise BadDelivery."""
-    account_id, sequence = attributes.get("subject", ""), attributes.get("sequence", "")
-    if not ACCOUNT_ID.fullmatch(account_id):
-        raise BadDelivery("subject must be an account id")
-    if not sequence.isdecimal() or len(sequence) > 18:  # noqa: PLR2004 - a bigint
-        raise BadDelivery("sequence must be a position")
-    return account_id, int(sequence)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from saldo.project.next_tables import Connection
+    from saldo.project.ports import States
 
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
 
@@ -93,9 +94,6 @@ KEEP_BLOCK_TIMES = """
 UPDATE read_model_next.balance AS n SET blocked_at = o.blocked_at FROM read_model.balance AS o
 WHERE o.account_id = n.account_id AND n.blocked_at IS NOT NULL AND o.blocked_at IS NOT NULL
 """
-
-# By account: the position and the hash at the end of its stream.
-Ends: TypeAlias = dict[str, tuple[int, bytes]]
 
 
 @dataclass(slots=True)
@@ -201,11 +199,11 @@ class Rebuild:
                 return
         raise RebuildRefused("more is recorded than can be caught up: try at a quieter time")
 
-    async def _appended_since_pass(self) -> Ends:
+    async def _appended_since_pass(self) -> States:
         """Return the ends of the streams that have grown since the last pass began."""
         return _ends(await self._streams.fetch(APPENDED_SINCE, self._pass_started - OVERLAP))
 
-    async def _lagging(self, ends: Ends) -> list[str]:
+    async def _lagging(self, ends: States) -> list[str]:
         """Return the accounts whose new balance is not at `ends`; a blocked one never will be."""
         rows = await self._pool.fetch(STANDING, list(ends))
         standing = {row["account_id"]: row for row in rows}
@@ -216,7 +214,7 @@ class Rebuild:
             or ((row["position"], row["hash"]) != end and row["blocked_schema"] is None)
         ]
 
-    async def _catch_up(self, ends: Ends) -> int:
+    async def _catch_up(self, ends: States) -> int:
         """Bring the new balances to `ends`; return how many lagged."""
         lagging = await self._lagging(ends)
         for start in range(0, len(lagging), 2 * BATCH_ACCOUNTS):
@@ -273,5 +271,5 @@ class Rebuild:
         return True
 
 
-def _ends(rows: Sequence[asyncpg.Record]) -> Ends:
+def _ends(rows: Sequence[asyncpg.Record]) -> States:
     return {row["account_id"]: (row["position"], row["hash"]) for row in rows}

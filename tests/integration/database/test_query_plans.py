@@ -168,7 +168,7 @@ INDEXES: dict[str, set[str]] = {
     "operate.verification.other_tables.STANDS_ON_EVENT": {"event_by_time"},
     "operate.verification.other_tables.STORE_SWEEPS": set(),
     "operate.verification.other_tables.TEXTS": {"event_position"},
-    "operate.verification.topic.STORED": {"event_position"},
+    "operate.verification.topic.TEXTS": {"event_position"},
 }
 # Statements that read whole tables: for an operator, never for a client. And why that is right.
 WALKS = {

@@ -115,7 +115,7 @@ async def test_a_balance_is_locked_while_it_is_folded(
     """So another projector waits, and folds from what this one wrote."""
     await projector.take(delivery((await writer.record(income("1")))[0]))
     async with projector.databases.begin() as folding:
-        assert (await folding.lock([ACCOUNT]))[ACCOUNT].position == 1
+        assert (await folding.lock([ACCOUNT]))[0].position == 1
         with pytest.raises(asyncpg.LockNotAvailableError):
             await superuser.execute(LOCK_NOW, ACCOUNT)
     await superuser.execute(LOCK_NOW, ACCOUNT)

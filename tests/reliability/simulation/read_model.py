@@ -67,7 +67,7 @@ class Round(Session):
             await self._commit(ReadModelUnavailable, ReadModelBusy)
         await self.roll_back()
 
-    async def lock(self, account_ids: Sequence[str]) -> dict[str, Balance]:
+    async def lock(self, account_ids: Sequence[str]) -> list[Balance]:
         await self._arrive("lock", ReadModelUnavailable, ReadModelBusy)
         for account_id in sorted(account_ids):
             try:
@@ -79,7 +79,7 @@ class Round(Session):
             self._locks.let_go(self)
         await self._arrive("read", ReadModelUnavailable, ReadModelBusy)
         known = self._model.balances
-        return {each: known.get(each) or new_balance(each) for each in account_ids}
+        return [known.get(each) or new_balance(each) for each in account_ids]
 
     async def clear(self, account_ids: Sequence[str]) -> None:
         await self._arrive("clear", ReadModelUnavailable, ReadModelBusy)

@@ -101,8 +101,7 @@ async def snapshots(settings: OperatorSettings, workers: int) -> AsyncIterator[S
         connected(settings.read_model_url) as read_model,
         connected(settings.event_store_url) as event_store,
     ):
-        await read_model.execute(BEGIN)
-        await read_model.execute(KEEP_TABLES)
+        await read_model.execute(f"{BEGIN}; {KEEP_TABLES}")
         read_side = await _export(read_model, settings.read_model_url)
         await event_store.execute(BEGIN)
         event_side = await _export(event_store, settings.event_store_url)

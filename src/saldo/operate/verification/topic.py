@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 
 from saldo.operate.settings import connected, kafka_client_config
 from saldo.operate.verification.findings import NO_EVENT, Fault
+from saldo.operate.verification.other_tables import TEXTS
 from saldo.serve.clock import store_now
 
 if TYPE_CHECKING:
@@ -35,11 +36,6 @@ FOR_EVER = timedelta(days=20_000)
 _TEXT_START = b'{"event":'
 _TEXT_END = b',"private":'
 
-STORED = """
-SELECT e.account_id, e.position, e.public_text
-FROM unnest($1::text[], $2::bigint[]) AS r (account_id, position)
-JOIN event_store.event AS e ON e.account_id = r.account_id AND e.position = r.position
-"""
 # Rows still in the outbox may or may not have been sent.
 COMMITTED = """
 SELECT e.account_id, e.position FROM event_store.event AS e
@@ -155,7 +151,7 @@ async def _check_records(
             _fault(report, account_id or None, None, "headers", "it is not a record of Saldo")
             continue
         records.append((account_id, int(sequence), text, message))
-    rows = await store.fetch(STORED, [r[0] for r in records], [r[1] for r in records])
+    rows = await store.fetch(TEXTS, [r[0] for r in records], [r[1] for r in records])
     stored = {(row["account_id"], row["position"]): row["public_text"].encode() for row in rows}
     for account_id, position, text, message in records:
         held = stored.get((account_id, position))

@@ -25,16 +25,12 @@ BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # Each range is read in the order of the primary keys; the sides' texts are compared byte by byte,
 # as Python compares them.
 STREAMS = """
-SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at
-FROM event_store.stream
+SELECT * FROM event_store.stream
 WHERE ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
 ORDER BY account_id
 """
 EVENTS = """
-SELECT e.account_id, e.position, event_id, public_text, private_text, hash, balance_minor, key_hash,
-       key_line, fingerprint, reverses, appended_at, restored_at, e.erased_at,
-       t.erased_at AS traced_at
-FROM event_store.event AS e
+SELECT e.*, t.erased_at AS traced_at FROM event_store.event AS e
 LEFT JOIN event_store.erasure AS t ON t.account_id = e.account_id AND t.position = e.position
 WHERE ($1::text IS NULL OR e.account_id >= $1) AND ($2::text IS NULL OR e.account_id < $2)
 ORDER BY e.account_id, e.position
@@ -45,22 +41,17 @@ WHERE reverses IS NOT NULL
   AND ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
 """
 BALANCES = """
-SELECT account_id, currency, balance_minor, position, hash, recorded_at, blocked_at,
-       blocked_reason, blocked_schema
-FROM read_model.balance
+SELECT * FROM read_model.balance
 WHERE ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
 ORDER BY account_id
 """
 LINES = """
-SELECT account_id, position, event_id, kind, amount_minor, currency, balance_minor, occurred_at,
-       recorded_at, reverses, hash, reversed_by, description, metadata
-FROM read_model.statement
+SELECT * FROM read_model.statement
 WHERE ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
 ORDER BY account_id, position
 """
 TOTALS = """
-SELECT account_id, day, income_minor, expense_minor, transactions
-FROM read_model.daily_total
+SELECT * FROM read_model.daily_total
 WHERE ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
 ORDER BY account_id, day
 """
@@ -109,7 +100,7 @@ async def _paired(
 ) -> AsyncIterator[tuple[asyncpg.Record | None, asyncpg.Record | None]]:
     """Yield each event with the line of its position; a line without an event comes alone.
 
-    Both come in the order of account and position, which are their first columns.
+    Both come in the order of account and position, the first columns of their tables.
     """
     line = await anext(lines, None)
     async for event in events:
