@@ -189,8 +189,7 @@ async def _read_kafka(kafka: KafkaSettings) -> None:
 
 def _show(status: Status) -> None:
     lines = [
-        f"{name:<20}[{COLOURS.get(state, 'red')}]{state}[/]"
-        for name, state in status.parts.items()
+        f"{name:<20}[{COLOURS.get(state, 'red')}]{state}[/]" for name, state in status.parts.items()
     ]
     lines += [
         f"[red]{name}: its clock is {status.clocks_ahead_s[name]} s ahead of the event store's[/]: "
