@@ -48,7 +48,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_account(account_id: str) -> Account:
-    """An account before its first event."""
+    """Return an account before its first event."""
     return Account(
         account_id=account_id,
         currency=None,
@@ -158,7 +158,7 @@ def _currency(account: Account, stated: str | None, default_currency: str) -> st
 
 
 def evolve(account: Account, event: Event, event_hash: bytes) -> Account:
-    """The account after ``event``, whose place in the chain is ``event_hash``."""
+    """Return the account after ``event``, whose chain hash is ``event_hash``."""
     if isinstance(event, OverdraftLimitSet):
         return msgspec.structs.replace(
             account,

@@ -86,17 +86,17 @@ def genesis_hash(account_id: str) -> bytes:
 
 
 def chain_hash(previous: bytes, public_text: str) -> bytes:
-    """The hash of an event: SHA-256(previous hash || public text in UTF-8)."""
+    """Return the hash of an event: SHA-256(previous hash || public text in UTF-8)."""
     return hashlib.sha256(previous + public_text.encode()).digest()
 
 
 def private_hash(salt: bytes, private_text: str) -> str:
-    """What the public text says of the private one: SHA-256(salt || private text), in hex."""
+    """Return the proof of the private text: SHA-256(salt || private text), in hex."""
     return hashlib.sha256(salt + private_text.encode()).hexdigest()
 
 
 def request_hash(key_hash: bytes, key_line: int, fingerprint: bytes) -> str:
-    """What the public text says of the idempotency columns, in hex.
+    """Return the proof of the idempotency columns, in hex.
 
     They outlive the private part, so its hash could not prove them once it was erased.
     """
@@ -140,7 +140,7 @@ _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, Type
 
 
 def read_event(text: str) -> Event:
-    """The event that a public text tells of; raises Unreadable with the reason."""
+    """Read the event of a public text; raise Unreadable with the reason."""
     try:
         members = json.loads(text)
         schema = members["schema"]
@@ -203,7 +203,7 @@ def _event_of(members: dict[str, Any]) -> Event:
 
 
 def _moment(text: str) -> datetime:
-    """The moment in UTC, where Python has it: a day or a time without its zone is none."""
+    """Read a moment in UTC; a day, or a time without its zone, is refused."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} does not name its time zone")
