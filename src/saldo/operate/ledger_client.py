@@ -10,23 +10,23 @@ from typing import Any
 import httpx
 
 from saldo.operate.errors import CommandError
-from saldo.serve.functions import BALANCE, PROJECT, RECORD, Function
+from saldo.serve.functions import BALANCE, RECORD, Function
 
 TIMEOUT_S = 60.0
 
 
-def _url(function: Function) -> str:
+def url_of(function: Function) -> str:
+    """Return the address of ``function``; the default is the local stack's."""
     url = os.environ.get(f"{function.prefix}_URL") or f"http://127.0.0.1:{function.port}"
     return url.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Functions:
-    """The functions' addresses (default: the local stack), and the token of the client."""
+    """The addresses of record_transaction and get_balance, and the client's token."""
 
-    record_url: str = field(default_factory=lambda: _url(RECORD))
-    balance_url: str = field(default_factory=lambda: _url(BALANCE))
-    project_url: str = field(default_factory=lambda: _url(PROJECT))
+    record_url: str = field(default_factory=lambda: url_of(RECORD))
+    balance_url: str = field(default_factory=lambda: url_of(BALANCE))
     token: str | None = field(default_factory=lambda: os.environ.get("SALDO_TOKEN") or None)
 
     def get(

@@ -14,7 +14,7 @@ import httpx
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from saldo.operate.ledger_client import Functions
+from saldo.operate.ledger_client import url_of
 from saldo.operate.settings import (
     Connection,
     OperatorSettings,
@@ -26,7 +26,7 @@ from saldo.operate.terminal import AsJson, answers, print_table, respond
 from saldo.record.outbox import DEPTH
 from saldo.serve.clock import CLOCK_OFF_MAX_S, StoreClock, store_now
 from saldo.serve.database import DRIVER_ERRORS
-from saldo.serve.functions import BALANCE, FUNCTIONS, PROJECT, RECORD
+from saldo.serve.functions import FUNCTIONS
 from saldo.serve.settings import KafkaSettings
 
 PROBE_TIMEOUT_S = 3.0
@@ -105,18 +105,12 @@ async def status_command(*, as_json: AsJson = False) -> None:
 async def read_status() -> Status:
     """Read the state of every part. One that is down does not hide the others."""
     settings = read_operator_settings()
-    functions = Functions()
-    urls = {
-        RECORD.name: functions.record_url,
-        BALANCE.name: functions.balance_url,
-        PROJECT.name: functions.project_url,
-    }
-    status = Status(parts=dict.fromkeys(urls, NOT_ASKED))
-    named = {f.name: urls[f.name] for f in FUNCTIONS if f"{f.prefix}_URL" in os.environ}
+    status = Status(parts={function.name: NOT_ASKED for function in FUNCTIONS})
+    urls = [(f.name, url_of(f)) for f in FUNCTIONS if f"{f.prefix}_URL" in os.environ]
     clock = StoreClock()
     status.parts["event store"] = await _state(_read_store(settings, status, clock))
     async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S) as client:
-        await asyncio.gather(*(_probe(client, *each, status, clock) for each in named.items()))
+        await asyncio.gather(*(_probe(client, *each, status, clock) for each in urls))
     status.parts["read model"] = await _state(_read_model(settings, status))
     if settings.kafka is not None:
         status.parts["kafka"] = await _state(_read_kafka(settings.kafka))
