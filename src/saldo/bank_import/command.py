@@ -26,10 +26,10 @@ from saldo.operate.terminal import (
     FAILED,
     INTERRUPTED,
     AsJson,
-    answers,
     print_json,
     progress_bar,
     respond,
+    results,
 )
 
 HOW_TO_CONFIRM = "say --yes to record, or --dry-run to look"
@@ -118,7 +118,7 @@ def _confirm(options: ImportOptions, statement: BankStatement, *, as_json: bool)
     if not sys.stdin.isatty():
         raise ImportFailedError(f"there is no terminal to ask at: {HOW_TO_CONFIRM}")
     if not typer.confirm(f"Record {len(statement.lines):,} transactions into {options.account}?"):
-        answers.print("Nothing was recorded.")
+        results.print("Nothing was recorded.")
         raise typer.Exit(FAILED)
 
 

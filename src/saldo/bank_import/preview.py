@@ -12,7 +12,7 @@ from saldo.bank_import.options import ImportOptions
 from saldo.bank_import.sender import Outcome
 from saldo.bank_import.statement import BankStatement, StatementBalance, StatementLine
 from saldo.domain.money import CURRENCY_DIGITS, format_minor
-from saldo.operate.terminal import answers, print_table
+from saldo.operate.terminal import print_table, results
 
 # Enough of both ends to check dates, signs and descriptions.
 FIRST_LINES_SHOWN = 10
@@ -84,7 +84,7 @@ def show_preview(options: ImportOptions, statement: BankStatement) -> None:
     }
     for name, text in facts.items():
         if text:
-            answers.print(f"[bold]{name:<16}[/] {escape(text)}")
+            results.print(f"[bold]{name:<16}[/] {escape(text)}")
     hidden = max(0, len(lines) - FIRST_LINES_SHOWN - LAST_LINES_SHOWN)
     rows = _rows(lines[:FIRST_LINES_SHOWN], currency)
     if hidden:
@@ -92,44 +92,44 @@ def show_preview(options: ImportOptions, statement: BankStatement) -> None:
     rows += _rows(lines[FIRST_LINES_SHOWN + hidden :], currency)
     print_table(("line", "date", "type", "value", "description", "reference"), rows)
     if statement.left_out:
-        answers.print(f"[yellow]{len(statement.left_out)} lines are left out:[/]")
+        results.print(f"[yellow]{len(statement.left_out)} lines are left out:[/]")
         for each in statement.left_out[:LEFT_OUT_SHOWN]:
-            answers.print(f"  line {each.number}: {escape(each.reason)}")
+            results.print(f"  line {each.number}: {escape(each.reason)}")
         if len(statement.left_out) > LEFT_OUT_SHOWN:
-            answers.print(f"  and {len(statement.left_out) - LEFT_OUT_SHOWN} more")
+            results.print(f"  and {len(statement.left_out) - LEFT_OUT_SHOWN} more")
     for remark in statement.remarks:
-        answers.print(f"[yellow]Note:[/] {escape(remark)}")
+        results.print(f"[yellow]Note:[/] {escape(remark)}")
 
 
 def show_outcome(options: ImportOptions, statement: BankStatement, outcome: Outcome) -> None:
     """Show what was recorded, and whether the balances of Saldo and the bank agree."""
-    answers.print(
+    results.print(
         f"[green]{outcome.recorded} recorded[/], {outcome.already_there} were there already "
         f"in account {escape(options.account)}."
     )
     if outcome.reworded:
         numbers = ", ".join(str(number) for number in outcome.reworded[:REWORDED_SHOWN])
         more = "" if len(outcome.reworded) <= REWORDED_SHOWN else " and more"
-        answers.print(
+        results.print(
             f"[yellow]{len(outcome.reworded)} were there already with another description or "
             f"reference, and stay as they are:[/] lines {numbers}{more}"
         )
     if outcome.uncompared:
-        answers.print(f"[yellow]The balance was not compared:[/] {escape(outcome.uncompared)}")
+        results.print(f"[yellow]The balance was not compared:[/] {escape(outcome.uncompared)}")
     opening, closing, currency = statement.opening, statement.closing, statement.currency
     if closing is None or outcome.saldo_minor is None:
         return
     difference_minor = outcome.saldo_minor - closing.amount_minor
     bank = _money(closing.amount_minor, currency)
     if not difference_minor:
-        answers.print(f"[green]The balance of {closing.on} agrees with the bank's: {bank}.[/]")
+        results.print(f"[green]The balance of {closing.on} agrees with the bank's: {bank}.[/]")
         return
-    answers.print(
+    results.print(
         f"[red]The balance of {closing.on} differs:[/] the bank says {bank}, Saldo "
         f"{_money(outcome.saldo_minor, currency)}: {_money(difference_minor, currency)}."
     )
     if opening and not options.with_opening_balance and difference_minor == -opening.amount_minor:
-        answers.print(
+        results.print(
             "That is the statement's opening balance, which Saldo lacks: run the import again with "
             "--with-opening-balance, which records nothing else twice."
         )

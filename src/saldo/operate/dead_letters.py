@@ -187,4 +187,4 @@ async def drop_letter(dead_letter_id: UUID) -> None:
     async with open_both_pools() as (_, read_model):
         await find_letter(read_model, dead_letter_id)
         await read_model.execute(DROP, dead_letter_id)
-    terminal.answers.print("dropped")
+    terminal.results.print("dropped")

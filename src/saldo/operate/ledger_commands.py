@@ -13,7 +13,7 @@ import typer
 
 from saldo.operate.demo import sample
 from saldo.operate.ledger_client import Functions
-from saldo.operate.terminal import AsJson, answers, print_table, progress_bar, respond
+from saldo.operate.terminal import AsJson, print_table, progress_bar, respond, results
 
 CHUNK_LINES = 2_000
 PAGE_LINES_MAX = 100
@@ -129,7 +129,7 @@ def demo_command(
 
     def show() -> None:
         print_table(("account", "balance"), accounts.items())
-        answers.print(
+        results.print(
             f"{len(lines) - replayed} transactions of {len(accounts)} accounts recorded in "
             f"{seconds:.1f} s" + (f", {replayed} were there already" if replayed else "")
         )

@@ -22,7 +22,7 @@ from saldo.operate.settings import (
     kafka_client_config,
     read_operator_settings,
 )
-from saldo.operate.terminal import AsJson, answers, print_table, respond
+from saldo.operate.terminal import AsJson, print_table, respond, results
 from saldo.record.outbox import DEPTH
 from saldo.serve.clock import CLOCK_OFF_MAX_S, StoreClock, store_now
 from saldo.serve.database import DRIVER_ERRORS
@@ -197,7 +197,7 @@ def _show(status: Status) -> None:
     ]
     lines += ["{name} sweep {secondsAgo} s ago, found {found}".format_map(s) for s in status.sweeps]
     lines.append(f"{status.dead_letters} dead letters wait, {status.blocked} accounts are blocked")
-    answers.print("\n".join(lines), soft_wrap=True)
+    results.print("\n".join(lines), soft_wrap=True)
     if status.blocked_accounts:
         columns = ("account_id", "blocked_at", "blocked_reason")
         print_table(columns, [row.values() for row in status.blocked_accounts])

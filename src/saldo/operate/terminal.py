@@ -38,7 +38,7 @@ OutputFile = Annotated[Path, typer.Argument(help="- is standard output.", allow_
 
 # Standard output holds results only, so that it can be piped.
 notes = Console(stderr=True, highlight=False)
-answers = Console(highlight=False)
+results = Console(highlight=False)
 
 
 class Commands(TyperGroup):
@@ -127,7 +127,7 @@ def respond(
     if as_json:
         print_json(result)
     elif isinstance(shown, str):
-        answers.print(shown, soft_wrap=True)
+        results.print(shown, soft_wrap=True)
     else:
         shown()
     if failed:
@@ -160,7 +160,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Non
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    answers.print(table)
+    results.print(table)
 
 
 @contextlib.contextmanager

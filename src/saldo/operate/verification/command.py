@@ -15,10 +15,10 @@ from saldo.operate.settings import read_operator_settings
 from saldo.operate.terminal import (
     USAGE,
     AsJson,
-    answers,
     fail,
     progress_bar,
     respond,
+    results,
     written,
 )
 from saldo.operate.verification.run import Report, check_snapshots, snapshots, workers_default
@@ -107,12 +107,12 @@ async def _verify(options: VerifyOptions, *, as_json: bool) -> tuple[Report, Top
 def _show(report: Report, topic: TopicReport | None, seconds: float) -> None:
     counts = report.counts
     for fault in report.faults[:SHOWN_MAX]:
-        answers.print(f"[red]wrong[/red] {fault.text()}", soft_wrap=True)
+        results.print(f"[red]wrong[/red] {fault.text()}", soft_wrap=True)
     if report.faults_total > SHOWN_MAX:
-        answers.print(f"and {report.faults_total - SHOWN_MAX} more: see --json")
+        results.print(f"and {report.faults_total - SHOWN_MAX} more: see --json")
     for each in report.clock[:SHOWN_MAX]:
-        answers.print(f"[yellow]clock[/yellow] {each.text()}", soft_wrap=True)
-    answers.print(
+        results.print(f"[yellow]clock[/yellow] {each.text()}", soft_wrap=True)
+    results.print(
         f"{counts.events} events of {counts.accounts} accounts in {seconds:.1f} s: "
         + ("all right" if report.clean else f"{report.faults_total} wrong")
     )
@@ -124,10 +124,10 @@ def _show(report: Report, topic: TopicReport | None, seconds: float) -> None:
         (counts.blocked_accounts, "accounts are blocked"),
     ):
         if count:
-            answers.print(f"{count} {what}")
+            results.print(f"{count} {what}")
     if topic is not None:
-        answers.print(f"{topic.records} records on the topic, {topic.repeated} of them repeated")
+        results.print(f"{topic.records} records on the topic, {topic.repeated} of them repeated")
         if topic.lost_to_restore:
-            answers.print(f"{topic.lost_to_restore} records are of events that the restore lost")
+            results.print(f"{topic.lost_to_restore} records are of events that the restore lost")
     for note in report.notes:
-        answers.print(note, soft_wrap=True)
+        results.print(note, soft_wrap=True)
