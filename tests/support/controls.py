@@ -7,13 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from saldo.domain.account import Account, new_account
 from saldo.domain.commands import Kind, RecordTransaction, ReverseTransaction, SetOverdraftLimit
 from saldo.domain.tag import Tag
 from saldo.domain.value import parse_value
 from saldo.project.fold import StreamEvent
 from saldo.record.decision import Ledger, decide_batch
-from saldo.record.intent import Intent, StoredEvent, prepare_line
+from saldo.record.intent import Intent, Origin, StoredEvent, prepare_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,17 +86,15 @@ def intent(
     *commands: Command, key: Key | None = None, expected: int | None = None, ids: int | None = None
 ) -> Intent:
     """Return a request of these commands; ``ids`` is the number of its first event's id."""
-    lines = tuple(
-        prepare_line(
-            command,
-            secret=SECRET,
-            issuer="https://issuer.example",
-            subject="subject",
-            idempotency_key=key,
-            event_id=None if ids is None else uuid(ids + number),
-        )
-        for number, command in enumerate(commands)
+    origin = Origin(
+        secret=SECRET,
+        issuer="https://issuer.example",
+        subject="subject",
+        idempotency_key=key,
     )
+    lines = tuple(prepare_line(command, origin) for command in commands)
+    if ids is not None:
+        lines = tuple(replace(line, event_id=uuid(ids + n)) for n, line in enumerate(lines))
     return Intent(
         lines=lines,
         is_bulk=len(lines) > 1,

@@ -32,10 +32,6 @@ class Kind(Enum):
     INCOME = "INCOME"
     EXPENSE = "EXPENSE"
 
-    def __init__(self, text: str) -> None:
-        # The same as its value, which the library looks up in 0.2 us.
-        self.text = text
-
     @property
     def opposite(self) -> Kind:
         """The kind that undoes this one."""

@@ -128,7 +128,7 @@ def public_text(event: Event) -> str:
     return (
         f'{{"schema":{SCHEMA_NEWEST},"account":"{event.account_id}",'
         f'"position":{event.position},"id":"{event.event_id!s}","type":"transaction-recorded",'
-        f'"kind":"{event.kind.text}","amountMinor":{event.amount_minor},'
+        f'"kind":"{event.kind.value}","amountMinor":{event.amount_minor},'
         f'"currency":"{event.currency}","occurredAt":"{occurred_at}",'
         f'"recordedAt":"{recorded_at}","reverses":{reverses},'
         f'"privateHash":"{event.private_hash}","requestHash":{request}}}'

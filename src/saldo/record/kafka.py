@@ -37,7 +37,7 @@ DELIVERY_TIMEOUT_MS = 8_000
 
 
 def producer_config(settings: KafkaSettings) -> dict[str, Any]:
-    """The client's configuration: acknowledged by all in-sync replicas, doubled by no retry."""
+    """Return the client's configuration: all in-sync replicas acknowledge, no retry duplicates."""
     config: dict[str, Any] = {
         "bootstrap.servers": settings.bootstrap_servers,
         "client.id": "saldo-record-transaction",
@@ -117,7 +117,7 @@ class KafkaSender:
     def _on_delivery(
         self, account_id: str, position: int, error: KafkaError | None, _message: Message
     ) -> None:
-        """Kafka's word on one record, on the polling thread."""
+        """Keep the outcome of one record. Runs on the polling thread."""
         self._outcomes.append((account_id, position, error is None))
         if error is not None:
             log.warning("Kafka did not take a record: %s", error.str())

@@ -79,13 +79,13 @@ class PostgresOutbox:
         await self._pool.execute(ACKNOWLEDGE, *zip(*sent, strict=True))
 
     async def store_now(self) -> datetime:
-        """The event store's time."""
+        """Return the event store's time."""
         return await store_now(self._pool)
 
     async def note_sweep(self, found: int) -> None:
         await self._pool.execute(NOTE_SWEEP, OUTBOX_SWEEP, found)
 
     async def depth(self) -> tuple[int, float]:
-        """Rows waiting (counted up to 100,000) and the age of the oldest in seconds."""
+        """Return how many rows wait, up to 100,000, and the age of the oldest in seconds."""
         row = await self._pool.fetchrow(DEPTH)
         return (0, 0.0) if row is None else (row["rows"], float(row["age_s"] or 0.0))

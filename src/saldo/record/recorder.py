@@ -49,7 +49,7 @@ SHARDS = 1
 
 
 def shard_of(account_id: str) -> int:
-    """The shard that an account lives on; a batch never mixes shards."""
+    """Return the shard that has the account; a batch never mixes shards."""
     return crc32(account_id.encode()) % SHARDS if SHARDS > 1 else 0
 
 
@@ -58,8 +58,7 @@ class Recorder:
 
     def __init__(self, settings: Settings) -> None:
         if settings.event_store_url is None or settings.kafka is None:
-            message = "the recorder's settings are incomplete"
-            raise ValueError(message)
+            raise ValueError("the recorder's settings are incomplete")
         self.settings = settings
         self.pool = function_pool(settings, settings.event_store_url, "event_store")
         self.events = StoredEvents(self.pool)
@@ -73,7 +72,7 @@ class Recorder:
         self.outbox_depth: tuple[int, float] | None = None
         self.authenticator = authenticator_of(settings.callers)
         self.sources = authenticator_of(settings.sources, settings.source_subjects)
-        self.deps = Dependencies(
+        self._deps = Dependencies(
             store=PostgresEventStore(self.pool),
             monotonic=time.monotonic,
             sleep=asyncio.sleep,
@@ -93,9 +92,9 @@ class Recorder:
         self.singles = 0
         self.bulks = 0
         self.arrivals = Arrivals(ARRIVING_BYTES_MAX)
-        self._tell()
+        self._observe()
 
-    def _tell(self) -> None:
+    def _observe(self) -> None:
         """Let the metrics read what is counted here."""
         relay = self.relay
         metrics.OUTBOX_ROWS.observe_one(lambda: self.outbox_depth and self.outbox_depth[0])
@@ -121,12 +120,10 @@ class Recorder:
             raise
         return await self.relay.sweep()
 
-    async def _record(self, intents: Sequence[Intent]) -> Sequence[list[Recorded] | Exception]:
-        outcomes: list[Outcome] = await record_batch(intents, self.deps, self._committed)
-        replayed = sum(
-            each.replayed for outcome in outcomes if isinstance(outcome, list) for each in outcome
-        )
-        metrics.REPLAYS.add(amount=replayed)
+    async def _record(self, intents: Sequence[Intent]) -> list[Outcome]:
+        outcomes = await record_batch(intents, self._deps, self._committed)
+        recorded = [each for outcome in outcomes if isinstance(outcome, list) for each in outcome]
+        metrics.REPLAYS.add(amount=sum(each.replayed for each in recorded))
         return outcomes
 
     def _committed(self, decided: Decided) -> None:
@@ -134,22 +131,18 @@ class Recorder:
         self.relay.send_committed(decided.events)
 
     async def record_single(self, intent: Intent) -> Recorded:
-        """Record an intent of one line; raises TooBusy, a Refused or a store's error."""
+        """Record an intent of one line; raises as record."""
         if self.singles >= SINGLES_WAITING_MAX:
             raise TooBusy
-        account_id = intent.lines[0].command.account_id
         self.singles += 1
         try:
-            commit = self.commits[shard_of(account_id)]
-            recorded = await commit.submit(intent, (account_id,))
-        except QueueFull as full:
-            raise TooBusy from full
+            [recorded] = await self.record(intent)
         finally:
             self.singles -= 1
-        return recorded[0]
+        return recorded
 
-    async def record_bulk(self, intent: Intent) -> list[Recorded]:
-        """Record an intent of many lines; raises as record_single."""
+    async def record(self, intent: Intent) -> list[Recorded]:
+        """Record an intent; raises TooBusy, a Refused or an error of the store."""
         account_ids = intent.account_ids()
         shards = {shard_of(account_id) for account_id in account_ids}
         if len(shards) > 1:

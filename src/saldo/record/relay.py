@@ -1,7 +1,7 @@
-"""The relay: sends what was just committed to Kafka, and sweeps up what that left behind.
+"""The relay: sends what was just committed to Kafka, and later what is left in the outbox.
 
-A 201 never waits for it. Whatever does not fit, what Kafka refuses and what a crash leaves stays in
-the outbox and is sent by the sweep; rows leave the outbox only once Kafka has acknowledged them.
+A 201 never waits for it. What does not fit, what Kafka refuses and what a crash leaves stays in the
+outbox and is sent by the sweep. Rows leave the outbox only once Kafka has acknowledged them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ ACKNOWLEDGE_INTERVAL_S = 0.05
 SWEEP_ROUNDS_MAX = 1_000
 SWEEP_WAIT_S = 12.0
 DRAIN_S = 6.0
+SETTLE_S = 1.0
+
+Key = tuple[str, int]  # account id and position
 
 
 class Relay:
@@ -40,26 +43,22 @@ class Relay:
         self._outbox = outbox
         self._sleep = sleep
         self._sender: Sender | None = None
-        # Whether each was sent as erased.
-        self._in_flight: dict[tuple[str, int], bool] = {}
-        # Of the sampled ones among them.
-        self._spans: dict[tuple[str, int], tracing.Span] = {}
+        # Whether each was sent as erased, and the span of a sampled one.
+        self._in_flight: dict[Key, tuple[bool, tracing.Span | None]] = {}
         self._acknowledged: list[tuple[str, int, bool]] = []
         self._deleting: asyncio.Task[None] | None = None
         self._sweeping = asyncio.Lock()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        # What the sweep's round awaits.
-        self._awaited: set[tuple[str, int]] = set()
-        self._taken_of_round = 0
-        self._round_done = asyncio.Event()
+        # What the sweep's round, or the drain, waits for.
+        self._awaited: set[Key] = set()
+        self._awaited_acknowledged = 0
+        self._none_awaited = asyncio.Event()
         self.sent = 0
         self.acknowledged = 0
         self.failed = 0
         self.swept = 0
 
     def use(self, sender: Sender) -> None:
-        """Send through ``sender``, which reports to :meth:`delivered`."""
+        """Send through `sender`, which reports to :meth:`delivered`."""
         self._sender = sender
 
     @property
@@ -75,31 +74,27 @@ class Relay:
                     return  # Kafka is behind: the rest is the sweep's, and cannot overtake by much
 
     def delivered(self, outcomes: Sequence[tuple[str, int, bool]]) -> None:
-        """Kafka's word on records: (account id, position, acknowledged). On the loop's thread."""
-        taken = 0
+        """Take Kafka's outcomes: account id, position, acknowledged. On the loop's thread."""
         for account_id, position, acknowledged in outcomes:
-            erased = self._in_flight.pop((account_id, position), False)
+            key = (account_id, position)
+            erased, span = self._in_flight.pop(key, (False, None))
             if acknowledged:
                 self._acknowledged.append((account_id, position, erased))
-                taken += 1
-                self._taken_of_round += (account_id, position) in self._awaited
-            self._awaited.discard((account_id, position))
-        self.acknowledged += taken
-        self.failed += len(outcomes) - taken
-        if self._spans:
-            for account_id, position, acknowledged in outcomes:
-                span = self._spans.pop((account_id, position), None)
-                if span is not None:
-                    span.end(failed=not acknowledged)
-        if not self._in_flight:
-            self._idle.set()
+                self.acknowledged += 1
+            else:
+                self.failed += 1
+            if span is not None:
+                span.end(failed=not acknowledged)
+            if key in self._awaited:
+                self._awaited.discard(key)
+                self._awaited_acknowledged += acknowledged
         if not self._awaited:
-            self._round_done.set()
+            self._none_awaited.set()
         if self._acknowledged and self._deleting is None:
             self._deleting = asyncio.create_task(self._delete_acknowledged())
 
     async def sweep(self) -> int:
-        """Send what the outbox still holds beyond its first seconds; how many rows were sent.
+        """Send what the outbox still holds beyond its first seconds; return how many rows.
 
         One sweep at a time a process; several processes share the rows by their claims.
         """
@@ -108,31 +103,29 @@ class Relay:
         async with self._sweeping:
             found = unsendable = 0
             for _ in range(SWEEP_ROUNDS_MAX):
-                self._taken_of_round = 0
                 rows = await self._outbox.claim()
-                refused = False
-                sent: list[tuple[str, int]] = []
-                for row in rows:
-                    if (row.account_id, row.position) in self._in_flight:
-                        continue  # handed over already, its outcome is still to come
-                    try:
-                        accepted = self._send(row)
-                    except ValueError:
-                        # A text that was damaged, or is too large, makes no record. Its row stays,
-                        # for the operator to see; the others must not wait for it.
-                        unsendable += 1
-                        continue
-                    if not accepted:
-                        refused = True
-                        break
-                    sent.append((row.account_id, row.position))
                 if not rows:
                     break
-                # Only the rows of this round: under load something else is always in flight.
+                sent: set[Key] = set()
+                refused = False
+                for row in rows:
+                    key = (row.account_id, row.position)
+                    if key in self._in_flight:
+                        continue  # handed over already, its outcome is still to come
+                    try:
+                        refused = not self._send(row)
+                    except ValueError:
+                        # A damaged or too large text makes no record. Its row stays, for the
+                        # operator to see; the others must not wait for it.
+                        unsendable += 1
+                        continue
+                    if refused:
+                        break
+                    sent.add(key)
                 found += len(sent)
-                self._awaited = self._in_flight.keys() & sent
-                await self._wait_for_round(SWEEP_WAIT_S)
-                if refused or self._awaited or (sent and not self._taken_of_round):
+                # Only the rows of this round: under load something else is always in flight.
+                taken = await self._wait_for(sent, SWEEP_WAIT_S)
+                if refused or self._awaited or (sent and not taken):
                     break  # Kafka does not take them now; the next sweep tries again
             if unsendable:
                 log.error("%d rows of the outbox make no record: run saldo verify", unsendable)
@@ -144,44 +137,35 @@ class Relay:
         """Before the process stops: wait for what is in flight, delete what was acknowledged."""
         if self._sender is not None:
             await self._sender.flush(DRAIN_S)
-        await self._settle(1.0)
+        await self._wait_for(set(self._in_flight), SETTLE_S)
         if self._deleting is not None:
             await asyncio.wait([self._deleting], timeout=DRAIN_S)
 
     def _send(self, stored: StoredEvent) -> bool:
+        """Hand an event to the sender; return False when it does not fit now."""
         if self._sender is None or len(self._in_flight) >= IN_FLIGHT_MAX:
             return False
-        traceparent = stored.traceparent
-        span = tracing.begin_send(traceparent)
-        if span is not None:
-            traceparent = span.traceparent
+        span = tracing.begin_send(stored.traceparent)
+        traceparent = stored.traceparent if span is None else span.traceparent
         if not self._sender.send(kafka_record(stored, traceparent)):
             if span is not None:
                 span.end(failed=True)
             return False
-        key = (stored.account_id, stored.position)
-        if span is not None:
-            self._spans[key] = span
-        self._in_flight[key] = stored.private_text is None
-        self._idle.clear()
+        erased = stored.private_text is None
+        self._in_flight[stored.account_id, stored.position] = (erased, span)
         self.sent += 1
         return True
 
-    async def _settle(self, timeout_s: float) -> None:
-        """Wait until nothing is in flight, up to ``timeout_s``."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return
-
-    async def _wait_for_round(self, timeout_s: float) -> None:
-        """Wait until Kafka has said its word on what the sweep awaits, up to ``timeout_s``."""
+    async def _wait_for(self, keys: set[Key], timeout_s: float) -> int:
+        """Wait for the outcome of `keys`, up to `timeout_s`; return how many were acknowledged."""
+        self._awaited = self._in_flight.keys() & keys
+        self._awaited_acknowledged = 0
         if self._awaited:
-            self._round_done.clear()
+            self._none_awaited.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._round_done.wait()
+                    await self._none_awaited.wait()
+        return self._awaited_acknowledged
 
     async def _delete_acknowledged(self) -> None:
         try:

@@ -13,7 +13,7 @@ from saldo.domain.errors import AlreadyReversed, IdempotencyKeyReused, PositionC
 from saldo.domain.events import request_hash
 from saldo.record.batch import Contention
 from saldo.record.errors import OutcomeUnknown, StoreBusy, StoreUnavailable
-from saldo.record.intent import EventKey, Intent, Key, prepare_lines
+from saldo.record.intent import EventKey, Intent, Key, Origin, prepare_lines
 from tests.support.controls import (
     ACCOUNT,
     SECRET,
@@ -133,7 +133,7 @@ async def test_the_stored_rows_are_those_decided(writer: Writer, superuser: Conn
         intent(income("2", "c")),
         Intent(
             lines=prepare_lines(
-                lines, secret=SECRET, issuer="i", subject="s", idempotency_key="whole"
+                lines, Origin(secret=SECRET, issuer="i", subject="s", idempotency_key="whole")
             ),
             is_bulk=True,
             traceparent=TRACE,

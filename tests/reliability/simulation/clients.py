@@ -14,7 +14,7 @@ from saldo.domain.commands import Kind, ReverseTransaction
 from saldo.domain.errors import AlreadyReversed, InsufficientFunds, PositionConflict, Refused
 from saldo.domain.tag import Tag
 from saldo.record.errors import OutcomeUnknown
-from saldo.record.intent import RANDOM_BYTES, Intent, prepare_line, prepare_lines
+from saldo.record.intent import Intent, Origin, prepare_line, prepare_lines
 from tests.reliability.history.history import Attempt, Line, PastRead, Read, Receipt
 from tests.reliability.simulation.world import NoAnswer
 from tests.support.controls import SECRET, expense, income, limit
@@ -70,6 +70,12 @@ class Request:
 
 
 Answer: TypeAlias = "list[Recorded] | Exception"
+
+
+def _origin(subject: str, key: str | None) -> Origin:
+    return Origin(
+        secret=SECRET, issuer="https://issuer.example", subject=subject, idempotency_key=key
+    )
 
 
 @dataclass(slots=True)
@@ -237,22 +243,16 @@ class Client:
             lines = tuple(
                 prepare_line(
                     command,
-                    secret=SECRET,
-                    issuer="https://issuer.example",
-                    subject=name,
-                    idempotency_key=name if request.line_keys else request.key,
-                    random=chance.randbytes(RANDOM_BYTES),
+                    _origin(name, name if request.line_keys else request.key),
+                    random=chance.randbytes,
                 )
                 for command, name in zip(commands, request.names(), strict=True)
             )
         else:
             lines = prepare_lines(
                 [(command, None) for command in commands],
-                secret=SECRET,
-                issuer="https://issuer.example",
-                subject=request.name,
-                idempotency_key=request.key,
-                random=chance.randbytes(RANDOM_BYTES * len(commands)),
+                _origin(request.name, request.key),
+                random=chance.randbytes,
             )
         # Their own ids tell the time of this machine, which a seed does not know.
         lines = tuple(replace(line, event_id=UUID(int=chance.getrandbits(128))) for line in lines)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
-from datetime import timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,10 +17,12 @@ from msgspec.structs import replace
 from saldo.domain.commands import Command, Kind
 from saldo.domain.events import private_hash, request_hash
 from saldo.record.intent import (
-    RANDOM_BYTES,
+    ID_RANDOM_BYTES,
+    SALT_BYTES,
     EventKey,
     Key,
     Line,
+    Origin,
     canonical,
     keyed_hash,
     new_event_id,
@@ -45,9 +48,11 @@ ORIGINAL = stored_stream(income("5"))[0]
 
 
 def prepared(command: Command, key: Key | None = None) -> Line:
-    return prepare_line(
-        command, secret=SECRET, issuer="issuer", subject="subject", idempotency_key=key
-    )
+    return prepare_line(command, origin(key))
+
+
+def origin(key: Key | None) -> Origin:
+    return Origin(secret=SECRET, issuer="issuer", subject="subject", idempotency_key=key)
 
 
 @pytest.mark.parametrize(
@@ -96,26 +101,40 @@ def test_unequal_commands_have_unequal_texts() -> None:
 TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
-@example(description="\x1f", metadata={"\x1f": "\x1f"}, currency=None, key=None)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@example(
+    description="\x1f",
+    metadata={"\x1f": "\x1f"},
+    currency=None,
+    key=None,
+    occurred_at=EPOCH + timedelta(microseconds=1),
+)
 @given(
     description=TEXTS,
     metadata=st.dictionaries(st.text('a"é', max_size=2), st.text("b\\")),
     currency=st.sampled_from([None, "BRL"]),
     key=st.none() | st.text('k"\\ ', min_size=1),
+    occurred_at=st.none() | st.datetimes(timezones=st.just(UTC)),
 )
-def test_handwritten_texts_match_the_encoder(
-    description: str | None, metadata: dict[str, str], currency: str | None, key: str | None
+def test_texts_are_those_of_pythons_encoder(
+    description: str | None,
+    metadata: dict[str, str],
+    currency: str | None,
+    key: str | None,
+    occurred_at: datetime | None,
 ) -> None:
     """A stored fingerprint is compared with one made by any later version."""
     command = replace(income("10.50"), description=description, metadata=metadata)
-    command = replace(command, currency=currency)
+    command = replace(command, currency=currency, occurred_at=occurred_at)
 
     def encoded(members: object) -> str:
         return json.dumps(members, ensure_ascii=False, separators=(",", ":"))
 
     assert canonical(command) == encoded(
         ["record", ACCOUNT, "INCOME", "105e-1", currency, description]
-        + [dict(sorted(metadata.items())), None]
+        + [dict(sorted(metadata.items())), occurred_at and occurred_at.timestamp()]
     )
     line = prepared(command, key)
     members = json.loads(line.private_text)
@@ -197,7 +216,7 @@ def test_equal_private_texts_have_unequal_hashes() -> None:
 
 def test_an_event_id_is_a_uuid_7_of_the_moment() -> None:
     before = time.time_ns() // 1_000_000
-    ids = [new_event_id() for _ in range(100)]
+    ids = [new_event_id(os.urandom(ID_RANDOM_BYTES)) for _ in range(100)]
     after = time.time_ns() // 1_000_000
     assert {(each.version, each.variant) for each in ids} == {(7, "specified in RFC 4122")}
     assert all(before <= each.int >> 80 <= after for each in ids)
@@ -217,30 +236,19 @@ def test_lines_of_a_bulk_equal_single_requests(
     commands: list[tuple[Command, str | None]], random: Random
 ) -> None:
     """All but their ids, which tell the time, too."""
-    chance = [random.randbytes(RANDOM_BYTES) for _ in commands]
-    lines = prepare_lines(
-        commands, secret=SECRET, issuer="issuer", subject="subject", random=b"".join(chance)
-    )
+    chance = [random.randbytes(SALT_BYTES + ID_RANDOM_BYTES) for _ in commands]
+    drawn = iter(chance)
+    lines = prepare_lines(commands, origin(None), random=lambda _: next(drawn))
     for line, (command, key), own in zip(lines, commands, chance, strict=True):
-        single = prepare_line(
-            command,
-            secret=SECRET,
-            issuer="issuer",
-            subject="subject",
-            idempotency_key=key,
-            event_id=line.event_id,
-            random=own,
-        )
-        assert line == single
+        single = prepare_line(command, origin(key), random=lambda _, own=own: own)  # type: ignore[misc]
+        assert line == replace(single, event_id=line.event_id)
         low = (1 << 62) - 1
         assert line.event_id.int & low == int.from_bytes(own, "big") & low
 
 
 def test_a_key_of_a_bulk_request_numbers_its_lines() -> None:
     commands: list[tuple[Command, str | None]] = [(income(), None), (income("2", "b"), None)]
-    lines = prepare_lines(
-        commands, secret=SECRET, issuer="issuer", subject="subject", idempotency_key="k"
-    )
+    lines = prepare_lines(commands, origin("k"))
     assert len({line.event_id for line in lines}) == len(lines)
     assert len({json.loads(line.private_text)["salt"] for line in lines}) == len(lines)
     whole = keyed_hash(SECRET, "bulk", canonical(income()), canonical(income("2", "b")))

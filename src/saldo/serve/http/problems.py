@@ -5,7 +5,7 @@ Each function's ``routes.py`` has the table from errors to rules.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -55,6 +55,7 @@ class Rule:
     status: int
     name: str
     title: str
+    _: KW_ONLY
     retry_after_s: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
