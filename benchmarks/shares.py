@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.wrk import PATIENCE_S, NoFigure
 from saldo.domain import events
 from saldo.record import batch, intent, recorder
-from saldo.record import postgres as event_store
 from saldo.serve.http import auth
 from saldo.serve.http import request as http
 
@@ -47,9 +46,7 @@ NAMED: dict[str, frozenset[tuple[str, str]]] = {
         intent.keyed_hash,
         intent.canonical,
         events.request_hash,
-        event_store.PostgresTransaction.find_repeated,
-        # Not the look without locks: it reads the accounts, and would be made without a key, too.
-        event_store._repeated_arguments,  # noqa: SLF001 - what the look does for keys
+        # Not the look: it reads the accounts, and would be made without a key, too.
         batch._lookup_of,  # noqa: SLF001
     ),
     "share_chain": _codes(events.chain_hash, events.private_hash, events.genesis_hash),

@@ -17,8 +17,8 @@ from saldo.project.projector import Projector
 from saldo.query.balances import Balances
 from saldo.record.batch import Dependencies, record_batch
 from saldo.record.decision import Decided, Outcome, decide_batch
-from saldo.record.outbox import PostgresOutbox
-from saldo.record.postgres import PostgresEventStore
+from saldo.record.ports import Lookup
+from saldo.record.postgres import PostgresEventStore, PostgresOutbox
 from saldo.record.stored_events import StoredEvents
 from saldo.serve.clock import StoreClock
 from saldo.serve.database import open_pool
@@ -102,9 +102,10 @@ class Writer:
         """Write the command's event; the caller ends the transaction."""
         account_id = command.account_id
         transaction = await self.store.begin()
-        accounts, now = await transaction.lock([account_id])
-        drafted = decide_batch([intent(command)], ledger(accounts[account_id]), moment or now, BRL)
-        drafted.decided_at = now
+        looked = await transaction.look(Lookup([account_id], [], []))
+        known = ledger(looked.accounts[account_id])
+        drafted = decide_batch([intent(command)], known, moment or looked.now, BRL)
+        drafted.decided_at = looked.now
         await transaction.append(drafted)
         return transaction
 

@@ -23,7 +23,7 @@ from saldo.operate.settings import (
     read_operator_settings,
 )
 from saldo.operate.terminal import AsJson, print_table, respond, results
-from saldo.record.outbox import DEPTH
+from saldo.record.postgres import DEPTH
 from saldo.serve.clock import CLOCK_OFF_MAX_S, StoreClock, store_now
 from saldo.serve.database import DRIVER_ERRORS
 from saldo.serve.functions import FUNCTIONS

@@ -1,7 +1,7 @@
 """The recording of a batch: optimistically first, then under row locks after a conflict.
 
 Optimistically: look, decide in arrival order, append if every account is still as it was looked at.
-Under locks: lock, look up, decide, append, commit. Only the store's protocols are used here, so
+Under locks: lock, look, decide, append, commit. Only the store's protocols are used here, so
 tests/reliability/simulation runs this very code.
 """
 
@@ -23,7 +23,7 @@ from saldo.record.errors import (
     StoreUnavailable,
     Unusable,
 )
-from saldo.record.ports import EventStore, Lookup
+from saldo.record.ports import EventStore, Looked, Lookup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How often a batch is tried, and for how long at the most from its first try. With these pauses the
-# deadline comes first, also where every try fails at once: a database that restarts is waited for.
+# How often a batch is tried, and for how long. With these pauses the deadline comes first, also
+# where every try fails at once: a database that restarts is waited for.
 ATTEMPTS_MAX = 20
 DEADLINE_S = 10.0
 BACKOFF_FIRST_S = 0.02
@@ -156,9 +156,7 @@ class _Batch:
             looked = await self._deps.store.look(self._lookup)
         if looked is None:
             return None  # a stream is missing: it is created under locks
-        accounts, repeated, now = looked
-        ledger = Ledger(accounts, repeated)
-        decided = decide_batch(self._intents, ledger, now, self._deps.default_currency)
+        decided = self._decide(looked)
         try:
             if decided.events:
                 await self._deps.store.append(decided)
@@ -171,7 +169,7 @@ class _Batch:
         return decided
 
     async def _under_locks(self) -> Decided:
-        """Lock; find what is in doubt or write it again; otherwise look up, decide and write.
+        """Lock and look; find what is in doubt or write it again; otherwise decide and write.
 
         What is in doubt may be an append without locks that is still on its way. As long as no
         account has moved on, the same events are written again, and whichever comes first keeps
@@ -182,22 +180,16 @@ class _Batch:
         decided: Decided | None = None
         try:
             with _nothing_written():
-                accounts, now = await transaction.lock(self._lookup.account_ids)
+                looked = await transaction.look(self._lookup)
             decided = self._in_doubt
-            if decided is not None and not decided.fits(accounts):
+            if decided is not None and not decided.fits(looked.accounts):
                 ids = [event.event_id for event in decided.events]
                 own = await transaction.find_own(ids, self._lookup.account_ids)
                 if all(event.hash in own for event in decided.events):
                     return decided
                 decided = self._in_doubt = None
             if decided is None:
-                with _nothing_written():
-                    repeated = []
-                    if self._lookup.keys or self._lookup.reversals:
-                        # A later statement than the one that locks: it sees what others committed.
-                        repeated = await transaction.find_repeated(self._lookup)
-                    ledger = Ledger(accounts, repeated)
-                    decided = decide_batch(self._intents, ledger, now, self._deps.default_currency)
+                decided = self._decide(looked)
             if decided.events:
                 await transaction.append(decided)
                 await transaction.commit()
@@ -207,6 +199,11 @@ class _Batch:
         finally:
             await transaction.roll_back()
         return decided
+
+    def _decide(self, looked: Looked) -> Decided:
+        with _nothing_written():
+            ledger = Ledger(looked.accounts, looked.repeated)
+            return decide_batch(self._intents, ledger, looked.now, self._deps.default_currency)
 
 
 @contextlib.contextmanager

@@ -104,28 +104,31 @@ def _decide_intent(
                 recorded.append(Recorded(replay, replayed=True))
                 continue
             account = accounts.get(account_id) or ledger.accounts[account_id]
-            if intent.expected is not None and not intent.expected.names(
-                account.position, account.hash
-            ):
-                raise PositionConflict(
-                    expected=intent.expected, position=account.position, state_hash=account.hash
-                )
-            if isinstance(line.command, ReverseTransaction):
-                reversed_by = ledger.reversed_by.get(line.command.original_id)
-                if reversed_by is not None:
-                    raise AlreadyReversed(reversed_by=reversed_by)
-            stored, account = _decide_line(line, account, now, default_currency, intent.traceparent)
+            _check(intent, line, account, ledger)
+            stored, accounts[account_id] = _decide_line(
+                line, account, now, default_currency, intent.traceparent
+            )
         except Refused as refusal:
             if not intent.is_bulk or (line.key_line and isinstance(refusal, IdempotencyKeyReused)):
                 raise  # the key is the whole request's
             refusals.append((number, refusal))
             continue
-        accounts[account_id] = account
         recorded.append(Recorded(stored, replayed=False))
         _remember_key(own, stored)
     if refusals:
         raise LinesRefused(refusals)
     return recorded, accounts
+
+
+def _check(intent: Intent, line: Line, account: Account, ledger: Ledger) -> None:
+    """Refuse an account that is not in the expected state, and a second reversal."""
+    expected, position = intent.expected, account.position
+    if expected is not None and not expected.names(position, account.hash):
+        raise PositionConflict(expected=expected, position=position, state_hash=account.hash)
+    if isinstance(line.command, ReverseTransaction):
+        reversed_by = ledger.reversed_by.get(line.command.original_id)
+        if reversed_by is not None:
+            raise AlreadyReversed(reversed_by=reversed_by)
 
 
 def _remember_key(by_key: ByKey, stored: StoredEvent) -> None:

@@ -42,10 +42,7 @@ class StoreRefused(StoreUnavailable):
 
 
 class Contradicted(Exception):
-    """Nothing was committed: the store is not as the batch read it, or the batch is too old.
-
-    Without locks another process was quicker. Under locks it cannot be.
-    """
+    """Nothing was committed: the store is not as the batch read it, or the batch is too old."""
 
     def __init__(self, constraint: str) -> None:
         super().__init__(f"Nothing was committed: {constraint} no longer holds.")

@@ -164,12 +164,7 @@ def canonical(command: Command) -> str:
             command.occurred_at and _seconds(command.occurred_at),
         ]
     elif isinstance(command, ReverseTransaction):
-        members = [
-            "reverse",
-            command.account_id,
-            str(command.original_id),
-            command.description,
-        ]
+        members = ["reverse", command.account_id, command.original_id, command.description]
         if command.occurred_at is not None:  # absent in what earlier versions have recorded
             members.append(_seconds(command.occurred_at))
     else:

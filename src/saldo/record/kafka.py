@@ -29,11 +29,6 @@ POLL_S = 0.1
 # and nobody waits for it but the outbox's cleaning.
 GATHER_S = 0.01
 WARM_UP_S = 5.0
-# librdkafka's own queue, in messages and in kilobytes.
-QUEUE_MESSAGES_MAX = 50_000
-QUEUE_KBYTES_MAX = 65_536
-LINGER_MS = 2
-DELIVERY_TIMEOUT_MS = 8_000
 
 
 def producer_config(settings: KafkaSettings) -> dict[str, Any]:
@@ -43,10 +38,10 @@ def producer_config(settings: KafkaSettings) -> dict[str, Any]:
         "client.id": "saldo-record-transaction",
         "enable.idempotence": True,
         "acks": "all",
-        "linger.ms": LINGER_MS,
-        "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
-        "queue.buffering.max.messages": QUEUE_MESSAGES_MAX,
-        "queue.buffering.max.kbytes": QUEUE_KBYTES_MAX,
+        "linger.ms": 2,
+        "delivery.timeout.ms": 8_000,
+        "queue.buffering.max.messages": 50_000,
+        "queue.buffering.max.kbytes": 65_536,
         # murmur2, as the Java client: the same account goes to the same partition from any client.
         "partitioner": "murmur2_random",
         "reconnect.backoff.max.ms": 1_000,

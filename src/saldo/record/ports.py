@@ -31,17 +31,19 @@ class Lookup(NamedTuple):
     reversals: Sequence[tuple[str, UUID]]  # transactions to reverse: account and event id
 
 
+class Looked(NamedTuple):
+    """What it reads, all of one moment."""
+
+    accounts: dict[str, Account]
+    repeated: list[StoredEvent]  # recorded under the keys, or as reversals
+    now: datetime  # the store's time
+
+
 class Transaction(Protocol):
     """One database transaction of a batch. Its methods raise what recording's errors say."""
 
-    async def lock(self, account_ids: Sequence[str]) -> tuple[dict[str, Account], datetime]:
-        """Create missing streams and lock all, in the order of account ids.
-
-        Return the accounts, and the store's time once all were locked.
-        """
-
-    async def find_repeated(self, lookup: Lookup) -> list[StoredEvent]:
-        """Return the events recorded under the keys, and those that reverse the reversals'."""
+    async def look(self, lookup: Lookup) -> Looked:
+        """Create missing streams and lock all, in the order of account ids; then read."""
 
     async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[bytes]:
         """Return the hashes of those events that were committed."""
@@ -65,19 +67,11 @@ class EventStore(Protocol):
     async def begin(self) -> Transaction:
         """Start a database transaction."""
 
-    async def look(
-        self, lookup: Lookup
-    ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
-        """Return the accounts, what find_repeated finds, and the store's time, without locks.
-
-        All are of one moment. None where an account has no stream yet.
-        """
+    async def look(self, lookup: Lookup) -> Looked | None:
+        """Read without locks; return None where an account has no stream yet."""
 
     async def append(self, decided: Decided) -> None:
-        """Write and commit, all or nothing; raises as Transaction.append and commit do.
-
-        After CommitUnknown it may still be carried out, if the accounts have not moved on.
-        """
+        """Append and commit. After CommitUnknown it may still be carried out later, if it fits."""
 
 
 class Outbox(Protocol):
@@ -87,9 +81,9 @@ class Outbox(Protocol):
         """Claim rows that are older than a few seconds and unclaimed, and return their events."""
 
     async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
-        """Delete what Kafka has acknowledged: account id, position, and whether sent as erased.
+        """Delete what Kafka has acknowledged: account id, position, whether sent as erased.
 
-        A row whose event was erased after it was sent stays, to be sent again.
+        A row whose event was erased after that stays, to be sent again.
         """
 
     async def note_sweep(self, found: int) -> None:

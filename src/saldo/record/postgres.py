@@ -1,4 +1,4 @@
-"""The event store in PostgreSQL, as a batch uses it.
+"""The event store in PostgreSQL, as a batch uses it, and its outbox.
 
 A batch is recorded in one of two ways. Without locks: look (one statement), decide, append (one
 statement that commits by itself, and only if the accounts are still as they were looked at). Under
@@ -8,7 +8,7 @@ comment at each says why. `batch.py` has the logic.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,8 +23,9 @@ from saldo.record.errors import (
     Unusable,
 )
 from saldo.record.intent import StoredEvent
-from saldo.record.ports import APPEND_DELAY_MAX, Lookup
+from saldo.record.ports import APPEND_DELAY_MAX, Looked, Lookup
 from saldo.serve import database
+from saldo.serve.clock import store_now
 from saldo.serve.database import Failure, translating
 
 if TYPE_CHECKING:
@@ -37,66 +38,41 @@ if TYPE_CHECKING:
 
     from saldo.record.decision import Decided
 
-# (1) Locks the streams of the batch in the order of account ids, which is the same in every
-# process: two batches cannot wait for each other in a circle. The rows are those of the moment when
-# their locks were got: FOR UPDATE reads a row anew that it had to wait for. Keys are not looked up
-# here: in this statement's snapshot, taken before it waited, the key that the other process has
-# just committed would be missing. The clock is read as each row comes out of the locking part, so
-# the last row's is later than whatever the batch waited for.
-LOCK_ACCOUNTS = """
-WITH locked AS MATERIALIZED (
-    SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at
-    FROM event_store.stream WHERE account_id = ANY ($1::text[])
-    ORDER BY account_id FOR UPDATE
-)
-SELECT *, clock_timestamp() AS now FROM locked
-"""
-
-# (1, where a stream is missing) Creates the missing streams and locks all, in the same order. A
-# conflict locks the existing row even where the WHERE keeps it as it is. Nothing is read here, as
-# above. A batch that created a stream after it had locked others may be in a circle with one that
-# found it there: the database ends one of them, which is run again.
+# (Under locks, 1) Creates the missing streams and locks all, in the order of account ids. That is
+# the same in every process: two batches cannot wait for each other in a circle. A conflict locks
+# the existing row even though the WHERE keeps it as it is. Nothing is read here: the snapshot of
+# this statement was taken before it waited, and lacks what the other process has just committed. A
+# batch that created a stream after it had locked others may be in a circle with one that found it
+# there: the database ends one of them, which is run again.
 LOCK_STREAMS = """
 INSERT INTO event_store.stream AS s (account_id)
 SELECT id FROM unnest($1::text[]) AS id ORDER BY id COLLATE "C"
 ON CONFLICT (account_id) DO UPDATE SET account_id = excluded.account_id WHERE false
 """
 
-# (1, where a stream was missing) A later statement: its snapshot is newer than the locks, so it
-# sees all that the process it waited for has committed.
-READ_ACCOUNTS = """
-SELECT account_id, currency, position, balance_minor, overdraft_limit_minor, hash, recorded_at,
-       clock_timestamp() AS now
-FROM event_store.stream WHERE account_id = ANY ($1::text[])
-"""
-
-# (2, where the batch has keys or reversals) The two look-ups are by the unique indexes that would
-# refuse a duplicate.
-FIND_REPEATED = """
-SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.hash, e.balance_minor,
-       e.key_hash, e.key_line, e.fingerprint, e.reverses
-FROM unnest($1::text[], $2::bytea[]) AS k (account_id, key_hash)
-JOIN event_store.event AS e ON e.account_id = k.account_id AND e.key_hash = k.key_hash
-UNION ALL
-SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.hash, e.balance_minor,
-       e.key_hash, e.key_line, e.fingerprint, e.reverses
-FROM unnest($3::text[], $4::uuid[]) AS r (account_id, reverses)
-JOIN event_store.event AS e ON e.account_id = r.account_id AND e.reverses = r.reverses
-"""
-
-# (Without locks, 1) All of one snapshot: what is recorded under a key up to the position that is
-# read for its account is seen, and what is recorded after it makes the append fail.
-LOOK = (
-    """
+# (Without locks, 1; under locks, 2) The accounts with the events that are recorded under the keys,
+# and as reversals, found by the unique indexes that would refuse a duplicate. All is of one
+# snapshot. Under locks it is newer than the locks. Without, what is recorded under a key up to the
+# position that is read for its account is seen, and what is recorded after it makes the append
+# fail.
+LOOK = """
 SELECT s.account_id, s.currency, s.position, s.balance_minor, s.overdraft_limit_minor, s.hash,
        s.recorded_at, clock_timestamp() AS now, repeated.*
-FROM event_store.stream AS s LEFT JOIN ("""
-    + FIND_REPEATED
-    + """) AS repeated ON repeated.account_id = s.account_id
-WHERE s.account_id = ANY ($5::text[])
+FROM event_store.stream AS s LEFT JOIN (
+    SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.hash,
+           e.balance_minor, e.key_hash, e.key_line, e.fingerprint, e.reverses
+    FROM unnest($2::text[], $3::bytea[]) AS k (account_id, key_hash)
+    JOIN event_store.event AS e ON e.account_id = k.account_id AND e.key_hash = k.key_hash
+    UNION ALL
+    SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.hash,
+           e.balance_minor, e.key_hash, e.key_line, e.fingerprint, e.reverses
+    FROM unnest($4::text[], $5::uuid[]) AS r (account_id, reverses)
+    JOIN event_store.event AS e ON e.account_id = r.account_id AND e.reverses = r.reverses
+) AS repeated ON repeated.account_id = s.account_id
+WHERE s.account_id = ANY ($1::text[])
 """
-)
-STREAM_COLUMNS = 7
+STREAM_COLUMNS = len(Account.__struct_fields__)
+EVENT_COLUMNS = tuple(name for name in StoredEvent.__struct_fields__ if name != "traceparent")
 
 # (Without locks, 2: a database transaction by itself; under locks, 3) One statement, so an event
 # and its outbox row are in one database transaction. It writes nothing at all unless every account
@@ -151,6 +127,57 @@ SELECT hash FROM event_store.event
 WHERE event_id = ANY ($1::uuid[]) AND account_id = ANY ($2::text[])
 """
 
+# Younger rows belong to the relay of the process that wrote them.
+SWEEP_AGE_S = 3.0
+CLAIM_S = 5.0
+CLAIM_ROWS_MAX = 500
+OUTBOX_SWEEP = "outbox"
+
+# A row that another sweep is claiming right now is passed over, not waited for. A claim runs out by
+# itself, so a sweeper that dies holds nothing up. A row without its event is not claimed: enough of
+# them would keep the others from being sent. A time that is still to come is of a clock that was
+# set back since: such a row or claim is old.
+CLAIM = """
+WITH due AS (
+    SELECT account_id, position FROM event_store.outbox AS o
+    WHERE (appended_at < clock_timestamp() - make_interval(secs => $1)
+           OR appended_at > clock_timestamp())
+      AND (claimed_until IS NULL OR claimed_until < clock_timestamp()
+           OR claimed_until > clock_timestamp() + make_interval(secs => $2))
+      AND EXISTS (SELECT FROM event_store.event AS e
+                  WHERE e.account_id = o.account_id AND e.position = o.position)
+    ORDER BY appended_at LIMIT $3 FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE event_store.outbox AS o
+    SET claimed_until = clock_timestamp() + make_interval(secs => $2)
+    FROM due WHERE o.account_id = due.account_id AND o.position = due.position
+    RETURNING o.account_id, o.position, o.traceparent
+)
+SELECT e.account_id, e.position, e.event_id, e.public_text, e.private_text, e.hash, e.balance_minor,
+       e.key_hash, e.key_line, e.fingerprint, e.reverses, c.traceparent
+FROM claimed AS c
+JOIN event_store.event AS e ON e.account_id = c.account_id AND e.position = c.position
+ORDER BY e.account_id, e.position
+"""
+
+# A row of an event that was erased stays until the record without the private part was sent: the
+# acknowledgement of the record before it is of what was sent then.
+ACKNOWLEDGE = """
+DELETE FROM event_store.outbox AS o
+USING unnest($1::text[], $2::bigint[], $3::bool[]) AS a (account_id, position, erased)
+WHERE o.account_id = a.account_id AND o.position = a.position AND (a.erased OR NOT o.erased)
+"""
+
+NOTE_SWEEP = """
+INSERT INTO event_store.sweep (name, swept_at, found) VALUES ($1, clock_timestamp(), $2)
+ON CONFLICT (name) DO UPDATE SET swept_at = excluded.swept_at, found = excluded.found
+"""
+
+DEPTH = """
+SELECT count(*) AS rows, extract(epoch FROM clock_timestamp() - min(appended_at)) AS age_s
+FROM (SELECT appended_at FROM event_store.outbox ORDER BY appended_at LIMIT 100000) AS o
+"""
+
 # What an error of the driver means for a statement that commits nothing, and for one that commits.
 FAILURES: dict[Failure, Callable[..., Exception]] = {
     Failure.BUSY: StoreBusy,
@@ -174,20 +201,17 @@ class PostgresTransaction:
         self._connection = connection
         self._released = False
 
-    async def lock(self, account_ids: Sequence[str]) -> tuple[dict[str, Account], datetime]:
-        # The statement that locks the streams reads them, too: nobody else can change them after.
-        rows = await self._run(LOCK_ACCOUNTS, account_ids)
-        if len(rows) < len(account_ids):
-            await self._run(LOCK_STREAMS, account_ids)
-            rows = await self._run(READ_ACCOUNTS, account_ids)
-        return _accounts(rows), rows[-1]["now"]
-
-    async def find_repeated(self, lookup: Lookup) -> list[StoredEvent]:
-        rows = await self._run(FIND_REPEATED, *_repeated_arguments(lookup))
-        return [stored_event(row) for row in rows]
+    async def look(self, lookup: Lookup) -> Looked:
+        with translating(FAILURES):
+            await self._connection.execute(LOCK_STREAMS, lookup.account_ids)
+            looked = await _look(self._connection, lookup)
+        if looked is None:  # somebody has deleted a stream that this has just locked
+            raise StoreUnavailable
+        return looked
 
     async def find_own(self, event_ids: Sequence[UUID], account_ids: Sequence[str]) -> set[bytes]:
-        rows = await self._run(FIND_OWN, event_ids, account_ids)
+        with translating(FAILURES):
+            rows = await self._connection.fetch(FIND_OWN, event_ids, account_ids)
         return {row["hash"] for row in rows}
 
     async def append(self, decided: Decided) -> None:
@@ -207,10 +231,6 @@ class PostgresTransaction:
             self._released = True
             await database.roll_back(self._pool, self._connection)
 
-    async def _run(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        with translating(FAILURES):
-            return await self._connection.fetch(statement, *arguments)
-
 
 class PostgresEventStore:
     """EventStore, on a pool of connections."""
@@ -223,23 +243,13 @@ class PostgresEventStore:
             connection = await database.begin(self._pool)
         return PostgresTransaction(self._pool, connection)
 
-    async def look(
-        self, lookup: Lookup
-    ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
+    async def look(self, lookup: Lookup) -> Looked | None:
         with translating(FAILURES):
             connection = await database.acquire(self._pool)
             try:
-                rows = await connection.fetch(
-                    LOOK, *_repeated_arguments(lookup), lookup.account_ids
-                )
+                return await _look(connection, lookup)
             finally:
                 await self._pool.release(connection)
-        accounts = _accounts(rows)
-        if len(accounts) < len(lookup.account_ids):
-            return None
-        # A name that stands twice is the latter's: the event's, or nothing.
-        repeated = [stored_event(row) for row in rows if row["event_id"] is not None]
-        return accounts, repeated, rows[-1]["now"]
 
     async def append(self, decided: Decided) -> None:
         with translating(FAILURES):
@@ -255,15 +265,47 @@ class PostgresEventStore:
             await self._pool.release(connection)
 
 
-def _repeated_arguments(
-    lookup: Lookup,
-) -> tuple[list[str], list[bytes], list[str], list[UUID]]:
-    return (
+class PostgresOutbox:
+    """Outbox, on a pool of connections."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._pool = pool
+
+    async def claim(self) -> list[StoredEvent]:
+        rows = await self._pool.fetch(CLAIM, SWEEP_AGE_S, CLAIM_S, CLAIM_ROWS_MAX)
+        return [StoredEvent(**row) for row in rows]
+
+    async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
+        await self._pool.execute(ACKNOWLEDGE, *zip(*sent, strict=True))
+
+    async def store_now(self) -> datetime:
+        """Return the event store's time."""
+        return await store_now(self._pool)
+
+    async def note_sweep(self, found: int) -> None:
+        await self._pool.execute(NOTE_SWEEP, OUTBOX_SWEEP, found)
+
+    async def depth(self) -> tuple[int, float]:
+        """Return how many rows wait, up to 100,000, and the age of the oldest in seconds."""
+        row = await self._pool.fetchrow(DEPTH)
+        return (0, 0.0) if row is None else (row["rows"], float(row["age_s"] or 0.0))
+
+
+async def _look(connection: PoolConnectionProxy[asyncpg.Record], lookup: Lookup) -> Looked | None:
+    rows = await connection.fetch(
+        LOOK,
+        lookup.account_ids,
         [account_id for account_id, _ in lookup.keys],
         [key_hash for _, key_hash in lookup.keys],
         [account_id for account_id, _ in lookup.reversals],
         [original_id for _, original_id in lookup.reversals],
     )
+    accounts = {row[0]: account_of(row[:STREAM_COLUMNS]) for row in rows}
+    if len(accounts) < len(lookup.account_ids):
+        return None
+    # A name that stands twice is the latter's: the event's, or nothing.
+    repeated = [stored_event(row) for row in rows if row["event_id"] is not None]
+    return Looked(accounts, repeated, rows[-1]["now"])
 
 
 async def _append(connection: PoolConnectionProxy[asyncpg.Record], decided: Decided) -> None:
@@ -283,46 +325,14 @@ def _document(rows: Sequence[Account] | Sequence[StoredEvent]) -> str:
     return msgspec.json.encode(rows).decode()
 
 
-def _accounts(rows: Sequence[asyncpg.Record]) -> dict[str, Account]:
-    """Return the accounts of rows that begin with a stream's columns."""
-    return {row[0]: account_of(*row[:STREAM_COLUMNS]) for row in rows}
-
-
-def account_of(  # noqa: PLR0913 - a row's columns, in order
-    account_id: str,
-    currency: str | None,
-    position: int,
-    balance_minor: int,
-    overdraft_limit_minor: int | None,
-    hash_: bytes | None,
-    recorded_at: datetime | None,
-) -> Account:
-    """Return the account of a stream's columns."""
-    if hash_ is None:  # created by this batch or an earlier one that recorded nothing
-        return new_account(account_id)
-    return Account(
-        account_id=account_id,
-        currency=currency,
-        position=position,
-        balance_minor=balance_minor,
-        overdraft_limit_minor=overdraft_limit_minor,
-        hash=hash_,
-        recorded_at=recorded_at,
-    )
+def account_of(columns: Sequence[Any]) -> Account:
+    """Return the account of a stream's columns, which are in the order of its fields."""
+    named = dict(zip(Account.__struct_fields__, columns, strict=True))
+    if named["hash"] is None:  # created by this batch or an earlier one that recorded nothing
+        return new_account(named["account_id"])
+    return Account(**named)
 
 
 def stored_event(row: asyncpg.Record) -> StoredEvent:
-    """Return the event of a row."""
-    return StoredEvent(
-        account_id=row["account_id"],
-        position=row["position"],
-        event_id=row["event_id"],
-        public_text=row["public_text"],
-        private_text=row["private_text"],
-        hash=row["hash"],
-        balance_minor=row["balance_minor"],
-        key_hash=row["key_hash"],
-        key_line=row["key_line"],
-        fingerprint=row["fingerprint"],
-        reverses=row["reverses"],
-    )
+    """Return the event of a row that has the columns of the event table."""
+    return StoredEvent(**{name: row[name] for name in EVENT_COLUMNS})

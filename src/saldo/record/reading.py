@@ -34,7 +34,7 @@ async def get_transaction(recorder: Recorder, request: Request, transaction_id: 
     stored = await find_transaction(recorder, transaction_id, caller, READ)
     reversal = await recorder.events.find_reversal(stored.account_id, stored.event_id)
     previous = await _hash_before(recorder, stored.account_id, stored.position)
-    reversed_by = None if reversal is None else str(reversal.event_id)
+    reversed_by = None if reversal is None else reversal.event_id
     tag = tag_of(stored.position, stored.hash)
     # All of an event that can change: by what it was reversed, and that its text was erased.
     if reversal is not None:

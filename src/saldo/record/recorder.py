@@ -11,8 +11,7 @@ from zlib import crc32
 from saldo.record.batch import Dependencies, record_batch
 from saldo.record.intent import Intent, Recorded
 from saldo.record.kafka import KafkaSender
-from saldo.record.outbox import PostgresOutbox
-from saldo.record.postgres import PostgresEventStore
+from saldo.record.postgres import PostgresEventStore, PostgresOutbox
 from saldo.record.relay import Relay
 from saldo.record.requests import BULK_BYTES_MAX, BULK_LINES_MAX
 from saldo.record.stored_events import StoredEvents
@@ -130,28 +129,23 @@ class Recorder:
         metrics.EVENTS_RECORDED.add(amount=len(decided.events))
         self.relay.send_committed(decided.events)
 
-    async def record_single(self, intent: Intent) -> Recorded:
-        """Record an intent of one line; raises as record."""
-        if self.singles >= SINGLES_WAITING_MAX:
-            raise TooBusy
-        self.singles += 1
-        try:
-            [recorded] = await self.record(intent)
-        finally:
-            self.singles -= 1
-        return recorded
-
     async def record(self, intent: Intent) -> list[Recorded]:
         """Record an intent; raises TooBusy, a Refused or an error of the store."""
         account_ids = intent.account_ids()
         shards = {shard_of(account_id) for account_id in account_ids}
         if len(shards) > 1:
             raise Invalid([FieldError("accountId", "must be of one shard within a bulk request")])
+        single = not intent.is_bulk
+        if single and self.singles >= SINGLES_WAITING_MAX:
+            raise TooBusy
+        self.singles += single
         try:
             commit = self.commits[shards.pop()]
             return await commit.submit(intent, account_ids, len(intent.lines))
         except QueueFull as full:
             raise TooBusy from full
+        finally:
+            self.singles -= single
 
     @contextlib.contextmanager
     def bulk_place(self) -> Iterator[None]:

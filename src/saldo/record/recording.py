@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from saldo.domain.commands import ReverseTransaction
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 STRUCTURED = b"application/cloudevents+json"
+REPLAYED = (b"idempotency-replayed", b"true")
 PING = "dev.knative.sources.ping"
 REQUESTED = "saldo.transaction.requested"
 _ARRAY = re.compile(rb"[ \t\r\n]*\[")
@@ -83,7 +85,7 @@ async def post_transactions(recorder: Recorder, request: Request) -> Response:
         raise body_too_large(BODY_BYTES_MAX)
     command = parse_transaction(read_json(body))
     caller.require(WRITE, command.account_id)
-    recorded = await recorder.record_single(_intent(recorder, request, caller, command))
+    [recorded] = await recorder.record(_intent(recorder, request, caller, command))
     return _created(request, recorded)
 
 
@@ -99,12 +101,10 @@ async def _post_bulk(recorder: Recorder, request: Request, caller: Caller, body:
             [FieldError("idempotencyKey", "cannot be combined with an Idempotency-Key header")]
         )
     lines = prepare_lines(parsed, _origin(recorder, caller, key))
-    intent = Intent(lines=lines, is_bulk=True, traceparent=traceparent_of(request))
-    recorded = await recorder.record(intent)
-    headers = []
-    if all(each.replayed for each in recorded):
-        headers.append((b"idempotency-replayed", b"true"))
-    return Answer(bulk_json(recorded), 201, headers)
+    traceparent = traceparent_of(request)
+    recorded = await recorder.record(Intent(lines=lines, is_bulk=True, traceparent=traceparent))
+    replayed = all(each.replayed for each in recorded)
+    return Answer(bulk_json(recorded), 201, [REPLAYED] if replayed else [])
 
 
 async def _post_cloud_event(recorder: Recorder, request: Request) -> Response:
@@ -123,10 +123,9 @@ async def _post_cloud_event(recorder: Recorder, request: Request) -> Response:
         raise Invalid([FieldError("type", f"of the CloudEvent must be {REQUESTED}")])
     command = parse_transaction(event.data)
     caller.require(WRITE, command.account_id)
-    intent = _intent(
-        recorder, request, caller, command, EventKey(event.source, event.id), event.traceparent
-    )
-    recorded = await recorder.record_single(intent)
+    intent = _intent(recorder, request, caller, command, EventKey(event.source, event.id))
+    intent = replace(intent, traceparent=event.traceparent)
+    [recorded] = await recorder.record(intent)
     headers = [*_headers(recorded), _location(request, recorded)]
     if event.is_structured:
         content = structured(recorded.stored, event.traceparent)
@@ -152,7 +151,7 @@ async def post_reversal(recorder: Recorder, request: Request, transaction_id: st
     caller = await recorder.caller(request)
     caller.require(WRITE)
     body = await read_body(request)
-    description, occurred_at = parse_reversal(_json_of(request, body) if body.strip() else {})
+    said = parse_reversal(_json_of(request, body) if body.strip() else {})
     original = await find_transaction(recorder, transaction_id, caller, WRITE)
     event = read_event(original.public_text)
     if not isinstance(event, TransactionRecorded):
@@ -163,10 +162,9 @@ async def post_reversal(recorder: Recorder, request: Request, transaction_id: st
         original_kind=event.kind,
         original_amount_minor=event.amount_minor,
         original_reverses=event.reverses,
-        description=description,
-        occurred_at=occurred_at,
+        **said,
     )
-    recorded = await recorder.record_single(_intent(recorder, request, caller, command))
+    [recorded] = await recorder.record(_intent(recorder, request, caller, command))
     return _created(request, recorded)
 
 
@@ -177,27 +175,22 @@ async def put_limit(recorder: Recorder, request: Request, account_id: str) -> Re
     caller.require(ADMIN, account_id)
     command = parse_limit(_json_of(request, await read_body(request)), account_id)
     try:
-        recorded = await recorder.record_single(_intent(recorder, request, caller, command))
+        [recorded] = await recorder.record(_intent(recorder, request, caller, command))
     except (TooManyDigits, AmountOutOfRange) as refused:
         # The domain calls any amount a value; this request has another field for it.
         raise Invalid([FieldError("overdraftLimit", detail_of(refused))]) from refused
     return Answer(transaction_json(recorded.stored), 200, _headers(recorded))
 
 
-def _intent(  # noqa: PLR0913 - a CloudEvent has its own key and trace
-    recorder: Recorder,
-    request: Request,
-    caller: Caller,
-    command: Command,
-    event_key: EventKey | None = None,
-    traceparent: str | None = None,
+def _intent(
+    recorder: Recorder, request: Request, caller: Caller, command: Command, key: Key | None = None
 ) -> Intent:
     """Return the intent of one command, with what the request's headers say of it."""
-    origin = _origin(recorder, caller, idempotency_key_of(request) or event_key)
+    origin = _origin(recorder, caller, idempotency_key_of(request) or key)
     return Intent(
         lines=(prepare_line(command, origin),),
         expected=if_match_of(request),
-        traceparent=traceparent or traceparent_of(request),
+        traceparent=traceparent_of(request),
     )
 
 
@@ -223,10 +216,8 @@ def _created(request: Request, recorded: Recorded) -> Response:
 
 def _headers(recorded: Recorded) -> list[tuple[bytes, bytes]]:
     tag = tag_of(recorded.stored.position, recorded.stored.hash)
-    headers = [(b"etag", f'"{tag}"'.encode())]
-    if recorded.replayed:
-        headers.append((b"idempotency-replayed", b"true"))
-    return headers
+    etag = (b"etag", f'"{tag}"'.encode())
+    return [etag, REPLAYED] if recorded.replayed else [etag]
 
 
 def _location(request: Request, recorded: Recorded) -> tuple[bytes, bytes]:

@@ -66,7 +66,7 @@ class StoredEvents:
     async def find_account(self, account_id: str) -> Account | None:
         """Return the account's current state."""
         row = await self._read_one(FIND_ACCOUNT, account_id)
-        return None if row is None else account_of(*row)
+        return None if row is None else account_of(list(row))
 
     async def find_reversal(self, account_id: str, original_id: UUID) -> StoredEvent | None:
         """Return the event that reverses `original_id`."""

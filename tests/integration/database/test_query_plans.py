@@ -80,12 +80,9 @@ SIZES = (1, 10)
 # The indexes that each statement uses with any arguments. Where several serve equally,
 # none is named: then it must only not read the whole table.
 INDEXES: dict[str, set[str]] = {
-    "record.postgres.LOCK_ACCOUNTS": {"stream_pkey"},
     "record.postgres.LOCK_STREAMS": {"stream_pkey"},
-    "record.postgres.READ_ACCOUNTS": {"stream_pkey"},
     "record.stored_events.FIND_ACCOUNT": {"stream_pkey"},
     "record.postgres.LOOK": {"stream_pkey", "event_idempotency_key", "event_reversed_once"},
-    "record.postgres.FIND_REPEATED": {"event_idempotency_key", "event_reversed_once"},
     "record.postgres.APPEND": {"stream_pkey"},
     "record.postgres.FIND_OWN": {"event_by_id"},
     "record.stored_events.FIND_BY_ID": {"event_by_id"},
@@ -93,10 +90,10 @@ INDEXES: dict[str, set[str]] = {
     "record.stored_events.EVENTS_AFTER": {"event_position"},
     "record.stored_events.HASH_AT": {"event_position"},
     "record.stored_events.ERASE_PRIVATE": {"event_position", "erasure_position"},
-    "record.outbox.CLAIM": {"event_position", "outbox_by_time", "outbox_position"},
-    "record.outbox.ACKNOWLEDGE": {"outbox_position"},
-    "record.outbox.NOTE_SWEEP": {"sweep_pkey"},
-    "record.outbox.DEPTH": {"outbox_by_time"},
+    "record.postgres.CLAIM": {"event_position", "outbox_by_time", "outbox_position"},
+    "record.postgres.ACKNOWLEDGE": {"outbox_position"},
+    "record.postgres.NOTE_SWEEP": {"sweep_pkey"},
+    "record.postgres.DEPTH": {"outbox_by_time"},
     "project.postgres.PARK_DELIVERED": {"dead_letter_event"},
     "project.postgres.GIVEN_UP": {"balance_blocked", "dead_letter_waiting"},
     "project.postgres.LOCK_BALANCES": {"balance_pkey"},
@@ -195,7 +192,7 @@ WALKS = {
 }
 # Its LIMIT is an argument. Without looking at it a tenth of the outbox is expected, and the whole
 # is read; the server takes that plan only if it costs no more than one made for the argument.
-PLANNED_WITH_ARGUMENTS = frozenset({"record.outbox.CLAIM"})
+PLANNED_WITH_ARGUMENTS = frozenset({"record.postgres.CLAIM"})
 # Statements of tables that are there only while a rebuild goes on.
 UNPLANNED = "read_model_next."
 

@@ -10,7 +10,7 @@ import pytest
 
 from saldo.record.decision import decide_batch
 from saldo.record.errors import Contradicted, OutcomeUnknown
-from saldo.record.ports import APPEND_DELAY_MAX
+from saldo.record.ports import APPEND_DELAY_MAX, Lookup
 from tests.support.controls import ACCOUNT, BRL, Clock, events_of, income, intent, ledger
 from tests.support.proxy import APPENDS, Rule
 from tests.support.sides import (
@@ -147,8 +147,9 @@ async def test_an_append_is_refused_long_after_its_decision(
     async with writer_on(database.dsn()) as writer:
         await writer.record(income("1"))
         transaction = await writer.store.begin()
-        accounts, now = await transaction.lock([ACCOUNT])
-        decided = decide_batch([intent(income("2"))], ledger(accounts[ACCOUNT]), now, BRL)
+        looked = await transaction.look(Lookup([ACCOUNT], [], []))
+        now = looked.now
+        decided = decide_batch([intent(income("2"))], ledger(looked.accounts[ACCOUNT]), now, BRL)
         if not locked:
             await transaction.roll_back()
         target = transaction if locked else writer.store

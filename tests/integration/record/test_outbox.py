@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from saldo.record.cloud_events import kafka_record
 from saldo.record.kafka import KafkaSender
-from saldo.record.outbox import CLAIM_ROWS_MAX, PostgresOutbox
+from saldo.record.postgres import CLAIM_ROWS_MAX, PostgresOutbox
 from saldo.record.relay import Relay
 from saldo.serve.settings import KafkaSettings
 from tests.support.controls import ACCOUNT, income, limit

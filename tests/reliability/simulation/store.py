@@ -22,8 +22,8 @@ from saldo.record.errors import (
     StoreBusy,
     StoreUnavailable,
 )
-from saldo.record.outbox import CLAIM_S, SWEEP_AGE_S
-from saldo.record.ports import APPEND_DELAY_MAX, Lookup
+from saldo.record.ports import APPEND_DELAY_MAX, Looked, Lookup
+from saldo.record.postgres import CLAIM_S, SWEEP_AGE_S
 from tests.reliability.simulation.loop import OWNER
 from tests.reliability.simulation.world import COMMIT_S_MAX, DOWN_S_MAX, Process, World
 
@@ -219,9 +219,7 @@ class EventStore:
             raise StoreUnavailable
         return Transaction(self)
 
-    async def look(
-        self, lookup: Lookup
-    ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
+    async def look(self, lookup: Lookup) -> Looked | None:
         await self.world.step("store look")
         if self.world.database_is_down or self.world.happens(self.world.faults.cut):
             raise StoreUnavailable
@@ -230,7 +228,7 @@ class EventStore:
         repeated = self.repeated(lookup)
         now = self.world.database_now()
         await self.world.step("store looked")  # the answer is on its way, others go on
-        return (found, repeated, now) if len(found) == len(wanted) else None
+        return Looked(found, repeated, now) if len(found) == len(wanted) else None
 
     async def append(self, decided: Decided) -> None:
         await self.world.step("store connect")
@@ -299,18 +297,14 @@ class Transaction(Session):
         self._stood = False
         self._appended_at = store.world.database_now()
 
-    async def lock(self, account_ids: Sequence[str]) -> tuple[dict[str, Account], datetime]:
-        """Lock the existing streams; if one is missing, lock all in the same order."""
+    async def look(self, lookup: Lookup) -> Looked:
+        """Create the missing streams and lock all, in the order of account ids; then read."""
         await self._arrive("lock", StoreUnavailable, StoreBusy)
-        existing = [each for each in account_ids if each in self._store.accounts]
-        await self._take(existing)
-        if len(existing) < len(account_ids):
-            await self._arrive("create", StoreUnavailable, StoreBusy)
-            await self._take(account_ids)
-            await self._arrive("read", StoreUnavailable, StoreBusy)
+        await self._take(lookup.account_ids)
+        await self._arrive("look under locks", StoreUnavailable, StoreBusy)
         known = self._store.accounts
-        locked = {each: known.get(each) or new_account(each) for each in account_ids}
-        return locked, self._world.database_now()
+        locked = {each: known.get(each) or new_account(each) for each in lookup.account_ids}
+        return Looked(locked, self._store.repeated(lookup), self._world.database_now())
 
     async def _take(self, account_ids: Sequence[str]) -> None:
         for account_id in sorted(account_ids):
@@ -321,10 +315,6 @@ class Transaction(Session):
                 raise StoreBusy from error
         if self._is_over or self._is_cut:
             self._locks.let_go(self)
-
-    async def find_repeated(self, lookup: Lookup) -> list[StoredEvent]:
-        await self._arrive("look up", StoreUnavailable, StoreBusy)
-        return self._store.repeated(lookup)
 
     async def append(self, decided: Decided) -> None:
         self._store.written.update(event.event_id for event in decided.events)

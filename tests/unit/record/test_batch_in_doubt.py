@@ -36,16 +36,15 @@ from saldo.record.errors import (
     StoreUnavailable,
 )
 from saldo.record.intent import Intent
+from saldo.record.ports import Looked, Lookup
 from tests.support.controls import BRL, NOW, Clock, expense, income, intent, limit, reversal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
     from uuid import UUID
 
     from saldo.record.decision import Outcome
     from saldo.record.intent import StoredEvent
-    from saldo.record.ports import Lookup
 
 ANA, BIA, CLEO = "ana", "bia", "cleo"
 # How a commit ends: with a response; without one, carried out, undone or on its way still; refused.
@@ -141,15 +140,13 @@ class Store:
         self.at = self.at and replace(self.at, locks=True)
         return Locked(self)
 
-    async def look(
-        self, lookup: Lookup
-    ) -> tuple[dict[str, Account], list[StoredEvent], datetime] | None:
+    async def look(self, lookup: Lookup) -> Looked | None:
         self.next_attempt()
         accounts = self.tables.accounts
         found = {each: accounts[each] for each in lookup.account_ids if each in accounts}
         if len(found) < len(lookup.account_ids):
             return None
-        return found, self.repeated(lookup), self.clock.now()
+        return Looked(found, self.repeated(lookup), self.clock.now())
 
     async def append(self, decided: Decided) -> None:
         assert self.at is not None
@@ -178,13 +175,10 @@ class Locked:
         self._store = store
         self._pending: Decided | None = None
 
-    async def lock(self, account_ids: Sequence[str]) -> tuple[dict[str, Account], datetime]:
+    async def look(self, lookup: Lookup) -> Looked:
         accounts = self._store.tables.accounts
-        found = {each: accounts.get(each) or new_account(each) for each in account_ids}
-        return found, self._store.clock.now()
-
-    async def find_repeated(self, lookup: Lookup) -> list[StoredEvent]:
-        return self._store.repeated(lookup)
+        found = {each: accounts.get(each) or new_account(each) for each in lookup.account_ids}
+        return Looked(found, self._store.repeated(lookup), self._store.clock.now())
 
     async def find_own(self, event_ids: Sequence[UUID], _: Sequence[str]) -> set[bytes]:
         events = self._store.tables.events

@@ -13,7 +13,7 @@ from saldo.operate.verification.account import STAMPS_APART_MAX
 from saldo.operate.verification.findings import CLOCK_AHEAD_MAX, NO_EVENT, Fault
 from saldo.project.dead_letters import DATA_CHARACTERS_MAX, parked_id, reason_of, sequence_of
 from saldo.project.postgres import ERASURE_SWEEP, LAG_SWEEP
-from saldo.record.outbox import CLAIM_S, OUTBOX_SWEEP
+from saldo.record.postgres import CLAIM_S, OUTBOX_SWEEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
