@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from saldo.bank_import.detect import read_statement
-from saldo.bank_import.requests import outgoing_lines
+from saldo.bank_import.sender import outgoing_lines
 from saldo.domain.money import format_minor
 
 if TYPE_CHECKING:

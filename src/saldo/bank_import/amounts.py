@@ -31,9 +31,7 @@ _AMOUNT = re.compile(
 # Groups by the same separator: of three, or of two before the last three as in India. 1.23 with a
 # decimal comma is a mistake, not 123.
 _WHOLE = re.compile(r"[0-9]+|[0-9]{1,3}([.,' ])(?:[0-9]{2,3}\1)*[0-9]{3}", re.ASCII)
-_UNGROUPED = str.maketrans("", "", ".,' ")
-_SPACED = str.maketrans("", "", "' ")
-_DIGITS_AND_MARKS = re.compile(r"[0-9]*[.,][0-9.,]*", re.ASCII)
+_NUMBER = re.compile(r"[0-9' ]*[.,][0-9.,' ]*", re.ASCII)
 _SIGNS_AND_SPACES = str.maketrans(
     {"−": "-", "–": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "’": "'"}  # noqa: RUF001 - what banks write
 )
@@ -76,7 +74,7 @@ def _minor_units(text: str, currency: str, decimal: Decimal) -> int:
         raise ValueError(
             f"{text!r} has more digits after its decimal {decimal} than {currency} has"
         )
-    amount_minor = int(whole.translate(_UNGROUPED) + fraction[:digits].ljust(digits, "0"))
+    amount_minor = int(re.sub("[.,' ]", "", whole) + fraction[:digits].ljust(digits, "0"))
     if amount_minor > MINOR_UNITS_MAX:
         raise ValueError(f"{text!r} is larger than the ledger can hold")
     return -amount_minor if "-" in signs else amount_minor
@@ -105,7 +103,7 @@ def decimal_of(texts: Iterable[str]) -> Decimal | None:
 
 def _shown_decimal(text: str) -> Decimal | None:
     """Return the decimal separator that one amount shows; None when it may be either."""
-    number = _DIGITS_AND_MARKS.findall(text.translate(_SIGNS_AND_SPACES).translate(_SPACED))[0]
+    number = re.sub("[' ]", "", _NUMBER.findall(text.translate(_SIGNS_AND_SPACES))[0])
     comma, point = number.count(","), number.count(".")
     if comma and point:
         return "comma" if number.rindex(",") > number.rindex(".") else "point"

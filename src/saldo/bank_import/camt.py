@@ -21,7 +21,6 @@ from saldo.bank_import.statement import (
     LeftOut,
     StatementBalance,
     StatementLine,
-    choose_account,
     join_pages,
     tidy_description,
     tidy_reference,
@@ -61,12 +60,8 @@ def parse_camt(content: bytes, bank_account: str | None = None) -> BankStatement
         pages = _read(content)
     except etree.XMLSyntaxError as error:
         raise StatementError(f"the XML is broken: {error.msg}", number=error.lineno) from error
-    if not pages:
-        raise StatementError("the file holds no statement (Stmt)")
-    account, chosen = choose_account(
-        ((page.bank_account or "", page) for page in pages), bank_account
-    )
-    return join_pages("camt.053", account, chosen)
+    accounts = [(page.bank_account or "", page) for page in pages]
+    return join_pages("camt.053", accounts, lambda page: page, bank_account)
 
 
 def _read(content: bytes) -> list[BankStatement]:

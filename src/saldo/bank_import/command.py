@@ -10,7 +10,6 @@ import typer
 
 from saldo.bank_import.balance import WAIT_A_REQUEST_S, account_currency, effective_balance
 from saldo.bank_import.errors import (
-    BalanceUnknownError,
     CurrencyUnknownError,
     ImportFailedError,
     RecordingError,
@@ -18,9 +17,9 @@ from saldo.bank_import.errors import (
 )
 from saldo.bank_import.options import ImportOptions, ReadingOptions
 from saldo.bank_import.preview import outcome_json, preview_json, show_outcome, show_preview
-from saldo.bank_import.requests import outgoing_lines
-from saldo.bank_import.sender import Outcome, new_client, record_lines
+from saldo.bank_import.sender import Outcome, new_client, outgoing_lines, record_lines
 from saldo.bank_import.statement import BankStatement
+from saldo.operate.errors import CommandError
 from saldo.operate.ledger_client import Functions
 from saldo.operate.terminal import (
     FAILED,
@@ -92,7 +91,7 @@ def _read(options: ImportOptions, reading: ReadingOptions, functions: Functions)
             try:
                 with new_client(functions.balance_url, functions.token) as client:
                     held = account_currency(client, account, wait_s=wait_s)
-            except BalanceUnknownError as error:
+            except CommandError as error:
                 # the recorder checks it again, so a file that names its currency can do without
                 unknown = f" ({error})"
         statement = read_statement(content, reading, currency_held=held)
@@ -143,10 +142,10 @@ def _record(
                 outcome.saldo_minor = effective_balance(
                     client, options.account, on=statement.closing.on, position=outcome.position
                 )
-    except BalanceUnknownError as error:
-        outcome.uncompared = str(error)
     except RecordingError as error:
         failure = str(error)
+    except CommandError as error:
+        outcome.uncompared = str(error)
     except KeyboardInterrupt:
         failure, status = "interrupted", INTERRUPTED
     if not failure:

@@ -24,7 +24,6 @@ from saldo.bank_import.statement import (
     LeftOut,
     StatementBalance,
     StatementLine,
-    gap_between,
     join_pages,
     tidy_description,
     tidy_reference,
@@ -81,33 +80,30 @@ def parse_csv(
     if _latest_first(lines, balances):
         lines.reverse()
         balances.reverse()
-    opening, closing = _outer_balances(lines, balances)
-    if opening is None and stated is not None:
-        opening = _stated_opening(stated, currency, decimal, lines[0])
-    gap_minor = gap_between(opening, closing, lines)
-    if gap_minor:
-        page.remarks.append(
+    statement = join_pages("csv", [("", page)], lambda page: page)
+    statement.opening, statement.closing = _outer_balances(lines, balances)
+    if statement.opening is None and stated is not None:
+        statement.opening = _stated_opening(stated, currency, decimal, lines[0])
+    if statement.gap_minor:
+        statement.remarks.append(
             "the lines do not add up from the first balance to the last one "
-            f"(off by {gap_minor} minor units): some may be missing"
+            f"(off by {statement.gap_minor} minor units): some may be missing"
         )
-    statement = join_pages("csv", "", [page])
-    statement.opening, statement.closing = opening, closing
     return statement
 
 
 def _read_rows(text: str, layout: CsvLayout, page: BankStatement) -> tuple[list[_Row], _Row | None]:
-    """Return the transactions and the opening balance; raise StatementError for a broken row.
-
-    Other rows go into the ``left_out`` of ``page``.
-    """
+    """Return the transactions and the opening balance; the others go into ``page.left_out``."""
     rows: list[_Row] = []
     opening: _Row | None = None
     words = bank_words()["rows"]
     for number, cells in _cells_below(text, layout):
-        row = _row(number, cells, layout)
-        if row is None:
+        if not _has_amounts(number, cells, layout):
             page.left_out.append(LeftOut(number=number, reason="a note, not a transaction"))
             continue
+        cells.extend([""] * (layout.width - len(cells)))
+        row = _Row(number, {role: cells[column] for role, column in layout.columns.items()})
+        row.texts["description"] = " - ".join(filter(None, (cells[c] for c in layout.description)))
         balance = _balance_name(cells, layout)
         if balance in words["opening"] and not rows:
             opening = row
@@ -143,25 +139,20 @@ def _cells_below(text: str, layout: CsvLayout) -> Iterator[tuple[int, list[str]]
         ) from error
 
 
-def _row(number: int, cells: list[str], layout: CsvLayout) -> _Row | None:
-    """Return the row, None for a note that has no place for an amount; raise StatementError."""
+def _has_amounts(number: int, cells: Sequence[str], layout: CsvLayout) -> bool:
+    """Return whether the row reaches its amounts; raise StatementError for a broken one."""
     date = layout.columns["date"]
     needed = max(date, *(layout.columns[role] for role in layout.money)) + 1
-    if len(cells) < needed:
-        if len(cells) > date and looks_like_date(cells[date]):
-            raise StatementError(
-                f"the row has {len(cells)} columns where {needed} are needed: it is cut off",
-                number=number,
-            )
-        return None
     if any(cells[layout.width :]):
         raise StatementError(
             f"the row has {len(cells)} columns where the header has {layout.width}", number=number
         )
-    cells += [""] * (layout.width - len(cells))
-    texts = {role: cells[column] for role, column in layout.columns.items()}
-    texts["description"] = " - ".join(filter(None, (cells[each] for each in layout.description)))
-    return _Row(number, texts)
+    if len(cells) < needed and len(cells) > date and looks_like_date(cells[date]):
+        raise StatementError(
+            f"the row has {len(cells)} columns where {needed} are needed: it is cut off",
+            number=number,
+        )
+    return len(cells) >= needed
 
 
 def _balance_name(cells: Sequence[str], layout: CsvLayout) -> str | None:

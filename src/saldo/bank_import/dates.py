@@ -57,7 +57,12 @@ def read_dates(texts: Iterable[tuple[int, str]], order: Order | None) -> dict[st
     for text, number in first_lines.items():
         days = {each: _in_order(text, each) for each in readings}
         if not any(days.values()):
-            raise StatementError(_fault(text, order, readings), number=number)
+            fault = f"{text!r} is not a date"
+            if looks_like_date(text):
+                kept, earlier = next(iter(readings.items()))
+                fault += f" in the order {kept}"
+                fault += f" of {next(iter(earlier))!r} before it" if earlier else ""
+            raise StatementError(fault, number=number)
         for each, day in days.items():
             if day is None:
                 del readings[each]
@@ -75,15 +80,6 @@ def read_dates(texts: Iterable[tuple[int, str]], order: Order | None) -> dict[st
     return next(iter(readings.values()))
 
 
-def _fault(text: str, asked: Order | None, readings: dict[Order, dict[str, date]]) -> str:
-    if not looks_like_date(text):
-        return f"{text!r} is not a date"
-    if asked:
-        return f"{text!r} is not a date in the order {asked}"
-    order, earlier = next(iter(readings.items()))
-    return f"{text!r} is not a date in the order {order} of {next(iter(earlier))!r} before it"
-
-
 def _in_order(text: str, order: Order) -> date | None:
     match = _PARTS.fullmatch(text)
     if match is None:
@@ -94,15 +90,11 @@ def _in_order(text: str, order: Order) -> date | None:
     if not middle.isdigit():
         # a month in letters leaves nothing open, so every order reads it the same
         order = "ymd" if len(first) > DAY_DIGITS else "dmy"
-        middle = str(_MONTHS.get(_letters(middle)[:3], ""))
+        letters = unicodedata.normalize("NFD", middle.casefold())
+        middle = str(_MONTHS.get("".join(filter(str.isalpha, letters))[:3], ""))
     if order == "ymd":
         return day_of(first, middle, last)
     return day_of(last, middle, first) if order == "dmy" else day_of(last, first, middle)
-
-
-def _letters(text: str) -> str:
-    decomposed = unicodedata.normalize("NFD", text.casefold())
-    return "".join(c for c in decomposed if c.isalpha())
 
 
 @functools.lru_cache(maxsize=DAYS_CACHED)

@@ -18,10 +18,6 @@ class CurrencyUnknownError(StatementError):
     """Neither the file nor the account has a currency."""
 
 
-class BalanceUnknownError(CommandError):
-    """The account's balance could not be read."""
-
-
 class RecordingError(CommandError):
     """The recorder refused lines or could not be reached."""
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 from mt940 import Options, models, processors, tags
 
@@ -23,7 +22,6 @@ from saldo.bank_import.statement import (
     BankStatement,
     StatementBalance,
     StatementLine,
-    choose_account,
     join_pages,
     tidy_description,
     tidy_reference,
@@ -66,10 +64,7 @@ def parse_mt940(content: bytes, bank_account: str | None = None) -> BankStatemen
                 number=each.number,
             )
         pages[-1].append(each)
-    if not pages:
-        raise StatementError("there is no :20: in the file, with which an MT940 statement begins")
-    account, chosen = choose_account(((_account(page), page) for page in pages), bank_account)
-    return join_pages("mt940", account, [_read(page) for page in chosen])
+    return join_pages("mt940", ((_account(page), page) for page in pages), _read, bank_account)
 
 
 def _fields(text: str) -> list[_Field]:
@@ -142,9 +137,8 @@ def _balance(at: _Field) -> tuple[StatementBalance, str]:
             f":{at.tag}: {at.text[:40]!r} is not a balance such as C261124EUR1234,56",
             number=at.number,
         )
-    amount_minor = parse_amount(part["amount"], currency, "comma", number=at.number)
-    if part["status"].upper() == "D":
-        amount_minor = -amount_minor
+    sign = -1 if part["status"].upper() == "D" else 1
+    amount_minor = sign * parse_amount(part["amount"], currency, "comma", number=at.number)
     return StatementBalance(amount_minor=amount_minor, on=on), currency
 
 
@@ -156,10 +150,8 @@ def _line(at: _Field, details: str, currency: str) -> StatementLine:
             number=at.number,
         )
     part = match.groupdict("")
-    amount_minor = parse_amount(part["amount"], currency, "comma", number=at.number)
     # D takes money out, and so does the reversal of a credit
-    if part["status"].upper() in {"D", "RC"}:
-        amount_minor = -amount_minor
+    sign = -1 if part["status"].upper() in {"D", "RC"} else 1
     customer = part["customer_reference"]
     if len(customer) == CUSTOMER_REFERENCE_CHARACTERS and not part["bank_reference"]:
         # a reference that is longer than SWIFT allows runs on to the end of its line
@@ -169,7 +161,7 @@ def _line(at: _Field, details: str, currency: str) -> StatementLine:
     return StatementLine(
         number=at.number,
         occurred_on=_booked_on(part, at),
-        amount_minor=amount_minor,
+        amount_minor=sign * parse_amount(part["amount"], currency, "comma", number=at.number),
         description=_description(details)
         or tidy_description(at.text.partition("\n")[2])
         or reference
@@ -207,12 +199,8 @@ def _description(details: str) -> str:
     if not details:
         return ""
     if _STRUCTURED.match(details):
-        found: dict[str, Any] = processors.transaction_details_post_processor(
-            _TRANSACTIONS,
-            _DETAILS,
-            {"transaction_details": details},
-            {"transaction_details": ""},
-        )
+        field = {"transaction_details": details}
+        found = processors.transaction_details_post_processor(_TRANSACTIONS, _DETAILS, field, field)
         names = ("applicant_name", "recipient_name", "purpose", "additional_purpose")
         said = [found[name] for name in names if found.get(name)]
         return tidy_description(" - ".join(said) or str(found.get("posting_text") or ""))

@@ -22,7 +22,6 @@ from saldo.bank_import.statement import (
     LeftOut,
     StatementBalance,
     StatementLine,
-    choose_account,
     join_pages,
     tidy_description,
     tidy_reference,
@@ -79,13 +78,11 @@ def parse_ofx(content: bytes, bank_account: str | None = None) -> BankStatement:
         raise StatementError(DOCUMENT_TYPE, number=text.count("\n", 0, doctype.start()) + 1)
     text = _CDATA.sub(lambda cdata: cdata[1].replace("<", "&lt;"), text)
     sources = _sources(text, start.start())
-    if not sources:
-        raise StatementError("the file holds no statement of a bank account or credit card")
-    account, chosen = choose_account(((_account(each[0]), each) for each in sources), bank_account)
-    pages = [_page(*source) for source in chosen]
-    if len(pages) > 1:
-        pages[0].opening = None
-    return join_pages("ofx", account, pages)
+    accounts = [_account(texts) for texts, _ in sources]
+    statement = join_pages("ofx", zip(accounts, sources, strict=True), _page, bank_account)
+    if accounts.count(statement.bank_account or "") > 1:
+        statement.opening = None
+    return statement
 
 
 def _account(texts: dict[str, str]) -> str:
@@ -136,7 +133,8 @@ def _tokens(text: str, start: int) -> Iterator[tuple[int, list[str], str, str | 
         leaf = name if behind else ""
 
 
-def _page(texts: dict[str, str], transactions: list[tuple[int, str]]) -> BankStatement:
+def _page(source: _Source) -> BankStatement:
+    texts, transactions = source
     currency = texts.get("CURDEF", "")
     if currency not in CURRENCY_DIGITS:
         raise StatementError(f"CURDEF is {currency!r}, which is not an ISO 4217 currency")

@@ -15,7 +15,6 @@ from saldo.domain.commands import ACCOUNT_ID
 from saldo.domain.money import CURRENCY_DIGITS
 
 Format = Literal["ofx", "mt940", "camt", "csv"]
-FORMATS: tuple[Format, ...] = ("ofx", "mt940", "camt", "csv")
 
 _option_of_csv = partial(typer.Option, rich_help_panel="CSV files")
 

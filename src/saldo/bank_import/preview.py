@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -10,7 +9,7 @@ from rich.markup import escape
 
 from saldo.bank_import.options import ImportOptions
 from saldo.bank_import.sender import Outcome
-from saldo.bank_import.statement import BankStatement, StatementBalance, StatementLine
+from saldo.bank_import.statement import BankStatement, StatementBalance
 from saldo.domain.money import CURRENCY_DIGITS, format_minor
 from saldo.operate.terminal import print_table, results
 
@@ -86,10 +85,19 @@ def show_preview(options: ImportOptions, statement: BankStatement) -> None:
         if text:
             results.print(f"[bold]{name:<16}[/] {escape(text)}")
     hidden = max(0, len(lines) - FIRST_LINES_SHOWN - LAST_LINES_SHOWN)
-    rows = _rows(lines[:FIRST_LINES_SHOWN], currency)
+    rows = [
+        (
+            str(line.number),
+            line.occurred_on.isoformat(),
+            "[green]INCOME[/]" if line.amount_minor > 0 else "[red]EXPENSE[/]",
+            _money(abs(line.amount_minor), currency),
+            escape(line.description),
+            escape(line.reference or ""),
+        )
+        for line in lines[:FIRST_LINES_SHOWN] + lines[FIRST_LINES_SHOWN + hidden :]
+    ]
     if hidden:
-        rows.append(("…", "", "", "", f"{hidden:,} more", ""))
-    rows += _rows(lines[FIRST_LINES_SHOWN + hidden :], currency)
+        rows.insert(FIRST_LINES_SHOWN, ("…", "", "", "", f"{hidden:,} more", ""))
     print_table(("line", "date", "type", "value", "description", "reference"), rows)
     if statement.left_out:
         results.print(f"[yellow]{len(statement.left_out)} lines are left out:[/]")
@@ -133,20 +141,6 @@ def show_outcome(options: ImportOptions, statement: BankStatement, outcome: Outc
             "That is the statement's opening balance, which Saldo lacks: run the import again with "
             "--with-opening-balance, which records nothing else twice."
         )
-
-
-def _rows(lines: Sequence[StatementLine], currency: str) -> list[tuple[str, ...]]:
-    return [
-        (
-            str(line.number),
-            line.occurred_on.isoformat(),
-            "[green]INCOME[/]" if line.amount_minor > 0 else "[red]EXPENSE[/]",
-            _money(abs(line.amount_minor), currency),
-            escape(line.description),
-            escape(line.reference or ""),
-        )
-        for line in lines
-    ]
 
 
 def _totals(statement: BankStatement) -> tuple[int, int]:

@@ -1,12 +1,16 @@
 """The bulk requests that record a statement's lines, one after the other.
 
 Every line has its own idempotency key, so a request can always be sent again: after a lost
-response, a restart of the recorder, or an interrupted import.
+response, a restart of the recorder, or an interrupted import. A key is made of what the bank says
+about a line in every file that shows it, so files may overlap: docs/how-to/import-statements.md.
+The running balance of a CSV file takes no part: many banks print it on the last line of a day only,
+or post a line to an earlier day later on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +19,8 @@ import httpx
 import msgspec
 
 from saldo.bank_import.errors import RecordingError
-from saldo.bank_import.requests import Outgoing
+from saldo.bank_import.statement import BankStatement, StatementLine
+from saldo.domain.money import format_minor
 
 # The recorder takes 10,000 lines in 8 MiB a request; the longest line has less than 5 KiB. Small
 # requests let the progress be seen, and what would refuse all of them (a token, the currency).
@@ -32,6 +37,15 @@ ERRORS_SHOWN = 10
 
 KEY_REUSED = "urn:saldo:problem:idempotency-key-reused"
 LINES_REFUSED = "urn:saldo:problem:lines-refused"
+
+
+# One for each account, whatever the file: an opening balance stands for all that was before, so a
+# second one would count the same past again.
+OPENING_KEY = "import:opening-balance"
+
+# Part of what is hashed: another way of telling lines apart must not meet the keys of this one.
+KEY_VERSION = "1"
+KEY_DIGEST_BYTES = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,20 +71,11 @@ class Outcome:
 
     def count(self, content: bytes) -> None:
         """Count the lines of the recorder's response."""
-        transactions = msgspec.json.decode(content, type=_BulkResponse).transactions
-        replayed = sum(each.replayed for each in transactions)
+        transactions = msgspec.json.decode(content)["transactions"]
+        replayed = sum(each.get("replayed", False) for each in transactions)
         self.already_there += replayed
         self.recorded += len(transactions) - replayed
-        self.position = max([self.position, *(each.position for each in transactions)])
-
-
-class _Recorded(msgspec.Struct):
-    position: int
-    replayed: bool = False
-
-
-class _BulkResponse(msgspec.Struct):
-    transactions: list[_Recorded]
+        self.position = max([self.position, *(each["position"] for each in transactions)])
 
 
 class _Fault(msgspec.Struct):
@@ -86,6 +91,76 @@ class _Problem(msgspec.Struct, rename="camel"):
     detail: str = ""
     errors: list[_Fault] = msgspec.field(default_factory=list)
     error_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """One line as it is sent, and the line of the file that it came from (0: the opening)."""
+
+    number: int
+    body: bytes
+
+
+def idempotency_keys(lines: Sequence[StatementLine]) -> list[str]:
+    """Return the key of each line, in their order. Give all lines of a file at once."""
+    keys: list[str] = []
+    seen: dict[str, int] = {}
+    for line in lines:
+        what = ("content", line.description)
+        if line.reference is not None:
+            what = ("reference", line.reference)
+        known_by = "\0".join((*what, line.occurred_on.isoformat(), str(line.amount_minor)))
+        seen[known_by] = seen.get(known_by, 0) + 1
+        text = f"{KEY_VERSION}\0{known_by}\0{seen[known_by]}"
+        digest = hashlib.blake2b(text.encode(), digest_size=KEY_DIGEST_BYTES).hexdigest()
+        keys.append(f"import:{digest}")
+    return keys
+
+
+def outgoing_lines(
+    statement: BankStatement, account_id: str, *, with_opening_balance: bool
+) -> list[Outgoing]:
+    """Return the NDJSON line of each transaction, the opening balance first where it is recorded.
+
+    A line has neither the file's name nor its own number: the same transaction of another file must
+    be the same request.
+    """
+    keyed = list(zip(idempotency_keys(statement.lines), statement.lines, strict=True))
+    opening = statement.opening
+    if with_opening_balance and opening is not None and opening.amount_minor:
+        first = StatementLine(
+            number=0,
+            occurred_on=opening.on,
+            amount_minor=opening.amount_minor,
+            description="Opening balance",
+            reference=None,
+        )
+        keyed.insert(0, (OPENING_KEY, first))
+    encode = msgspec.json.Encoder().encode
+    return [
+        Outgoing(number=line.number, body=encode(_members(line, key, statement, account_id)))
+        for key, line in keyed
+    ]
+
+
+def _members(
+    line: StatementLine, key: str, statement: BankStatement, account_id: str
+) -> dict[str, object]:
+    members: dict[str, object] = {
+        "accountId": account_id,
+        "type": "INCOME" if line.amount_minor > 0 else "EXPENSE",
+        # a string, since an encoder would write a JSON number from a float
+        "value": format_minor(abs(line.amount_minor), statement.currency),
+        "currency": statement.currency,
+        # the bank's calendar day, so that a day of the statement is a day of effective time
+        "occurredAt": f"{line.occurred_on.isoformat()}T00:00:00Z",
+        "idempotencyKey": key,
+    }
+    if line.description:
+        members["description"] = line.description
+    if line.reference is not None:
+        members["metadata"] = {"bankReference": line.reference}
+    return members
 
 
 def new_client(url: str, token: str | None) -> httpx.Client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TypeVar
@@ -69,51 +69,45 @@ class BankStatement:
     remarks: list[str] = field(default_factory=list)
     number: int | None = None
 
-
-def choose_account(
-    pages: Iterable[tuple[str, PageType]], wanted: str | None
-) -> tuple[str, list[PageType]]:
-    """Return the account ``wanted``, or the only one, and its pages; raise StatementError."""
-    accounts: dict[str, list[PageType]] = {}
-    for account, page in pages:
-        accounts.setdefault(account, []).append(page)
-    known = ", ".join(accounts)
-    if wanted is not None and wanted not in accounts:
-        raise StatementError(f"the file has no statement of the account {wanted}: it has {known}")
-    if wanted is None and len(accounts) > 1:
-        raise StatementError(
-            f"the file holds several accounts: choose one with --bank-account ({known})"
-        )
-    chosen = next(iter(accounts)) if wanted is None else wanted
-    return chosen, accounts[chosen]
+    @property
+    def gap_minor(self) -> int:
+        """Return what the closing balance has more than opening and lines; 0 without both."""
+        if self.opening is None or self.closing is None:
+            return 0
+        moved_minor = sum(line.amount_minor for line in self.lines)
+        return self.closing.amount_minor - self.opening.amount_minor - moved_minor
 
 
-def join_pages(format_name: str, account: str, pages: Sequence[BankStatement]) -> BankStatement:
-    """Return the statement that ``pages`` make; raise StatementError.
+def join_pages(
+    format_name: str,
+    pages: Iterable[tuple[str, PageType]],
+    read: Callable[[PageType], BankStatement],
+    wanted: str | None = None,
+) -> BankStatement:
+    """Return the statement of the account ``wanted``, or of the only one; raise StatementError.
 
-    Lines that do not lead from a page's opening balance to its closing one are refused: one of them
-    is missing. Lines that move no money are left out, as no ledger records them.
+    ``pages`` come with their account. Lines that do not lead from a page's opening balance to its
+    closing one are refused: one of them is missing. Lines that move no money are left out.
     """
-    first = pages[0]
-    joined = BankStatement(
-        format=format_name,
-        bank_account=account or None,
-        currency=first.currency,
-        opening=first.opening,
-        closing=pages[-1].closing,
-    )
-    for page in pages:
-        if page.currency != first.currency:
+    accounts: dict[str, list[PageType]] = {}
+    for account, raw in pages:
+        accounts.setdefault(account, []).append(raw)
+    chosen = _choose(list(accounts), wanted, format_name)
+    joined = BankStatement(format=format_name, bank_account=chosen or None)
+    for page in [read(raw) for raw in accounts[chosen]]:
+        if joined.currency not in {"", page.currency}:
             raise StatementError(
                 f"the statement changes its currency to {page.currency}", number=page.number
             )
-        gap_minor = gap_between(page.opening, page.closing, page.lines)
-        if gap_minor:
+        if page.gap_minor:
             raise StatementError(
                 "the lines do not add up from the opening to the closing balance "
-                f"(off by {gap_minor} minor units): a line is missing or was changed",
+                f"(off by {page.gap_minor} minor units): a line is missing or was changed",
                 number=page.number,
             )
+        if not joined.currency:
+            joined.currency, joined.opening = page.currency, page.opening
+        joined.closing = page.closing
         joined.left_out += page.left_out
         joined.remarks += page.remarks
         for line in page.lines:
@@ -127,16 +121,19 @@ def join_pages(format_name: str, account: str, pages: Sequence[BankStatement]) -
     return joined
 
 
-def gap_between(
-    opening: StatementBalance | None,
-    closing: StatementBalance | None,
-    lines: Iterable[StatementLine],
-) -> int:
-    """Return what the closing balance has more than opening and lines; 0 where one is unknown."""
-    if opening is None or closing is None:
-        return 0
-    moved_minor = sum(line.amount_minor for line in lines)
-    return closing.amount_minor - opening.amount_minor - moved_minor
+def _choose(accounts: Sequence[str], wanted: str | None, format_name: str) -> str:
+    if not accounts:
+        raise StatementError(
+            f"the file holds no statement of a bank account or credit card in {format_name}"
+        )
+    known = ", ".join(accounts)
+    if wanted is None and len(accounts) > 1:
+        raise StatementError(
+            f"the file holds several accounts: choose one with --bank-account ({known})"
+        )
+    if wanted not in {None, *accounts}:
+        raise StatementError(f"the file has no statement of the account {wanted}: it has {known}")
+    return accounts[0] if wanted is None else wanted
 
 
 def tidy_description(text: str) -> str:

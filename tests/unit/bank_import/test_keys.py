@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saldo.bank_import.requests import idempotency_keys
+from saldo.bank_import.sender import idempotency_keys
 from tests.support.statement_files import (
     ALIKE_LINES,
     UNHURRIED,

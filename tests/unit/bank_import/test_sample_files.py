@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from saldo.bank_import.detect import read_statement
 from saldo.bank_import.errors import StatementError
-from saldo.bank_import.options import FORMATS, Format, ReadingOptions
+from saldo.bank_import.options import Format, ReadingOptions
 from tests.support.statement_files import SAMPLES, UNHURRIED, read
 
 if TYPE_CHECKING:
@@ -388,7 +388,7 @@ def test_a_damaged_file_is_read_or_refused(name: str, data: st.DataObject) -> No
 
 
 @UNHURRIED
-@given(content=st.binary(max_size=200), format=st.sampled_from([None, *FORMATS]))
+@given(content=st.binary(max_size=200), format=st.sampled_from([None, *get_args(Format)]))
 def test_random_bytes_are_read_or_refused(content: bytes, format: Format | None) -> None:  # noqa: A002 - the option's name
     try:
         read(content, ReadingOptions(format=format))

@@ -14,8 +14,13 @@ import pytest
 
 from saldo.bank_import import sender
 from saldo.bank_import.errors import RecordingError
-from saldo.bank_import.requests import Outgoing, outgoing_lines
-from saldo.bank_import.sender import CHUNK_LINES_MAX, Outcome, record_lines
+from saldo.bank_import.sender import (
+    CHUNK_LINES_MAX,
+    Outcome,
+    Outgoing,
+    outgoing_lines,
+    record_lines,
+)
 from saldo.bank_import.statement import (
     BankStatement,
     StatementLine,
