@@ -59,7 +59,10 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Captured:
-    """What one run asked for, in the order in which it did, and what it exported."""
+    """What one run asked for, by URN, and what it exported.
+
+    Pulumi registers resources concurrently: the order in which it does differs from run to run.
+    """
 
     resources: tuple[Resource, ...]
     outputs: dict[str, Any]
@@ -107,7 +110,8 @@ def capture(stack: str, values: Mapping[str, Any]) -> Captured:
     finally:
         loop.close()
         asyncio.set_event_loop(None)
-    return Captured(resources=tuple(recorder.asked), outputs=recorder.outputs)
+    asked = sorted(recorder.asked, key=lambda resource: resource.urn)
+    return Captured(resources=tuple(asked), outputs=recorder.outputs)
 
 
 def capture_apart(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Captured]:

@@ -50,6 +50,11 @@ def _named(name: str) -> Callable[[Inputs], bool]:
     return lambda inputs: bool(inputs["metadata"]["name"] == name)
 
 
+def _has_template(workload: Inputs) -> bool:
+    """Return whether its pods are where CONTAINER says; those of a CronJob lie deeper."""
+    return "template" in workload["spec"]
+
+
 def _statement(key: str, **changes: object) -> Callable[[Inputs], object]:
     """Change the first statement of the policy document under ``key``."""
 
@@ -261,17 +266,19 @@ BREACHES = [
         policy="pods-are-restricted",
         says="readOnlyRootFilesystem",
         do=_put(f"{CONTAINER}/securityContext/readOnlyRootFilesystem", False),
+        of=_has_template,
     ),
     Breach(
         policy="pods-are-restricted",
         says="limit on memory",
         do=_put(f"{CONTAINER}/resources/limits", {}),
+        of=_has_template,
     ),
     Breach(
         policy="images-are-pinned",
         says="is not pinned",
         do=_put(f"{CONTAINER}/image", "registry.example.com/saldo:latest"),
-        of=lambda workload: workload["kind"] != "StatefulSet",
+        of=lambda workload: _has_template(workload) and workload["kind"] != "StatefulSet",
     ),
     Breach(
         policy="images-are-pinned",

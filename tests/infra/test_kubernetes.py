@@ -359,6 +359,14 @@ def test_the_manifests_say_to_make_the_namespaces_first(manifests: Path) -> None
     assert "strimzi" in charts
 
 
+def test_resources_come_in_the_same_order_in_every_run(captured: Captured) -> None:
+    """Pulumi registers them concurrently; a test of their order would fail by chance."""
+    urns = [resource.urn for resource in captured.resources]
+
+    assert urns == sorted(urns)
+    assert len(set(urns)) == len(urns)
+
+
 def test_rendering_again_changes_nothing(manifests: Path, captures: dict[str, Captured]) -> None:
     before = {file.name: file.read_text() for file in manifests.iterdir()}
     render.write(tuple(reversed(captures["cluster"].resources)), manifests)

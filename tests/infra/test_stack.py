@@ -157,6 +157,24 @@ def test_the_functions_come_after_the_jobs(captured: Captured) -> None:
         assert jobs <= set(service.depends_on)
 
 
+def test_the_source_comes_after_all_that_it_looks_up(captured: Captured) -> None:
+    """Made before its sink, topic or user is ready, it stays unready for minutes."""
+    (source,) = [r for r in captured.resources if r.kind == "KafkaSource"]
+    needed = {
+        r.urn
+        for r in captured.resources
+        if (r.name == "project-balance" and "serving.knative.dev/v1:Service" in r.type)
+        or r.kind in {"Kafka", "KafkaTopic", "KafkaUser"}
+        or r.type in {"aws:msk/topic:Topic", MSK_USER}
+    }
+
+    assert len(needed) >= 3
+    assert needed <= set(source.depends_on)
+
+
+MSK_USER = "aws:msk/singleScramSecretAssociation:SingleScramSecretAssociation"
+
+
 @pytest.mark.parametrize("stack", ["cluster"])
 def test_a_new_image_of_the_command_line_makes_a_new_migration(
     stack: str, captures: dict[str, Captured]
