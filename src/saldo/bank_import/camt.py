@@ -119,7 +119,7 @@ def _take_entry(element: Element, page: BankStatement) -> None:
     number = int(element.sourceline or 0)
     status = _text(element, "Sts", "Sts/Cd")
     if status != "BOOK":
-        page.left_out.append(LeftOut(number=number, reason=f"not booked: its status is {status}"))
+        page.left_out.append(LeftOut(number, f"not booked: its status is {status}"))
         return
     amount_minor = _amount(element, page)
     booked = _day(element, "BookgDt") or _day(element, "ValDt")
@@ -161,17 +161,12 @@ def _amount(element: Element, page: BankStatement) -> int:
 
 def _reference(element: Element, details: Sequence[Element]) -> str | None:
     """Return the bank's reference, else the entry's own, else the payment's."""
-    servicer = tidy_reference(_text(element, "AcctSvcrRef"))
-    if servicer is not None:
-        return servicer
-    own = tidy_reference(_text(element, "NtryRef"))
-    if own is not None and not _ORDINAL.fullmatch(own):
-        return own
-    if len(details) != 1:
-        return None
-    names = ("AcctSvcrRef", "TxId", "EndToEndId", "InstrId")
-    references = (tidy_reference(_text(details[0], f"Refs/{name}")) for name in names)
-    return next(filter(None, references), None)
+    own = tidy_reference(_text(element, "NtryRef")) or ""
+    texts = [_text(element, "AcctSvcrRef"), None if _ORDINAL.fullmatch(own) else own]
+    if len(details) == 1:
+        names = ("AcctSvcrRef", "TxId", "EndToEndId", "InstrId")
+        texts += [_text(details[0], f"Refs/{name}") for name in names]
+    return next(filter(None, map(tidy_reference, texts)), None)
 
 
 def _description(element: Element, details: Sequence[Element], amount_minor: int) -> str:

@@ -99,7 +99,7 @@ def _read_rows(text: str, layout: CsvLayout, page: BankStatement) -> tuple[list[
     words = bank_words()["rows"]
     for number, cells in _cells_below(text, layout):
         if not _has_amounts(number, cells, layout):
-            page.left_out.append(LeftOut(number=number, reason="a note, not a transaction"))
+            page.left_out.append(LeftOut(number, "a note, not a transaction"))
             continue
         cells.extend([""] * (layout.width - len(cells)))
         row = _Row(number, {role: cells[column] for role, column in layout.columns.items()})
@@ -119,7 +119,7 @@ def _read_rows(text: str, layout: CsvLayout, page: BankStatement) -> tuple[list[
         else:
             rows.append(row)
             continue
-        page.left_out.append(LeftOut(number=number, reason=reason))
+        page.left_out.append(LeftOut(number, reason))
     return rows, opening
 
 

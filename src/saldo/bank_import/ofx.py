@@ -41,20 +41,12 @@ _DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})", re.ASCII)
 
 _STATEMENTS = frozenset({"STMTRS", "CCSTMTRS"})
 # What is put before the name of a text within these elements.
-_PLACES = {
-    "BANKACCTFROM": "account ",
-    "CCACCTFROM": "account ",
-    "BANKTRANLIST": "",
-    "LEDGERBAL": "balance ",
-}
+_PLACES = dict.fromkeys(("BANKACCTFROM", "CCACCTFROM"), "account ")
+_PLACES |= {"BANKTRANLIST": "", "LEDGERBAL": "balance "}
 _REFUSED = {
     "STMTTRN": "<STMTTRN> is never closed by </STMTTRN>",
-    "INVSTMTRS": (
-        "the file is of an investment account: only bank accounts and cards are imported"
-    ),
+    "INVSTMTRS": "an investment account is not imported, only bank accounts and cards are",
 }
-
-
 # The texts of a statement, and its transactions with the line that each starts on.
 _Source = tuple[dict[str, str], list[tuple[int, str]]]
 
@@ -143,8 +135,9 @@ def _page(source: _Source) -> BankStatement:
     for number, transaction in transactions:
         own = {name.upper(): text.strip() for name, text in _ELEMENT.findall(transaction)}
         if "CORRECTFITID" in own:
-            reason = "the bank corrects an earlier line: do so by hand"
-            page.left_out.append(LeftOut(number=number, reason=reason))
+            page.left_out.append(
+                LeftOut(number, "the bank corrects an earlier line: do so by hand")
+            )
             continue
         line = _line(own, currency, number)
         page.lines.append(line)

@@ -136,22 +136,16 @@ def outgoing_lines(
             reference=None,
         )
         keyed.insert(0, (OPENING_KEY, first))
-    encode = msgspec.json.Encoder().encode
-    return [
-        Outgoing(number=line.number, body=encode(_members(line, key, statement, account_id)))
-        for key, line in keyed
-    ]
+    return [_outgoing(line, key, statement.currency, account_id) for key, line in keyed]
 
 
-def _members(
-    line: StatementLine, key: str, statement: BankStatement, account_id: str
-) -> dict[str, object]:
+def _outgoing(line: StatementLine, key: str, currency: str, account_id: str) -> Outgoing:
     members: dict[str, object] = {
         "accountId": account_id,
         "type": "INCOME" if line.amount_minor > 0 else "EXPENSE",
         # a string, since an encoder would write a JSON number from a float
-        "value": format_minor(abs(line.amount_minor), statement.currency),
-        "currency": statement.currency,
+        "value": format_minor(abs(line.amount_minor), currency),
+        "currency": currency,
         # the bank's calendar day, so that a day of the statement is a day of effective time
         "occurredAt": f"{line.occurred_on.isoformat()}T00:00:00Z",
         "idempotencyKey": key,
@@ -160,7 +154,7 @@ def _members(
         members["description"] = line.description
     if line.reference is not None:
         members["metadata"] = {"bankReference": line.reference}
-    return members
+    return Outgoing(number=line.number, body=msgspec.json.encode(members))
 
 
 def new_client(url: str, token: str | None) -> httpx.Client:
@@ -248,12 +242,13 @@ def _reused_keys(problem: _Problem, chunk: Sequence[Outgoing]) -> set[int]:
     """Return the places in the chunk whose keys have other content; none for another problem."""
     if problem.type == KEY_REUSED and len(chunk) == 1:
         return {0}
-    places: set[int] = set()
-    for fault in problem.errors if problem.type == LINES_REFUSED else ():
-        if fault.type != KEY_REUSED or fault.line is None or not 1 <= fault.line <= len(chunk):
-            return set()
-        places.add(fault.line - 1)
-    return places
+    places = {
+        fault.line - 1
+        for fault in problem.errors
+        if fault.type == KEY_REUSED and fault.line is not None and 1 <= fault.line <= len(chunk)
+    }
+    # what was refused for another reason is refused as a whole
+    return places if problem.type == LINES_REFUSED and len(places) == len(problem.errors) else set()
 
 
 def _refusal(response: httpx.Response, problem: _Problem, chunk: Sequence[Outgoing]) -> str:

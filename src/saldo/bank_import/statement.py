@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from saldo.bank_import.errors import StatementError
 from saldo.domain.commands import DESCRIPTION_CHARACTERS_MAX, METADATA_CHARACTERS_MAX
@@ -43,8 +43,7 @@ class StatementBalance:
     on: date
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """A line of the file that is not a transaction to record, and why."""
 
     number: int
@@ -114,7 +113,7 @@ def join_pages(
             if line.amount_minor:
                 joined.lines.append(line)
             else:
-                joined.left_out.append(LeftOut(number=line.number, reason="the amount is zero"))
+                joined.left_out.append(LeftOut(line.number, "the amount is zero"))
     # The lines of one day keep the order of the file.
     joined.lines.sort(key=lambda line: line.occurred_on)
     joined.left_out.sort(key=lambda each: each.number)
