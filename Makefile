@@ -1,4 +1,4 @@
-# Everything one does with Saldo on this machine. `make up` and `make test` prepare .venv themselves.
+# The targets for work on this machine. `make up` and `make test` prepare .venv themselves.
 
 # Any Python from 3.11 on; it only creates .venv.
 PYTHON ?= python3
@@ -6,20 +6,20 @@ PYTEST = .venv/bin/python -m pytest
 # Counts the lines of src that run in the tests' own processes, at a few per cent of their time.
 COVERAGE = .saldo/coverage.json
 COVERED = .venv/bin/python -m slipcover --source src/saldo --json --out $(COVERAGE) -m pytest
-# Where nothing was ever installed nothing runs, and nothing needs to be installed to say so.
+# Without an installation nothing can be running, so `down` and `status` need not install anything.
 INSTALLED = ls .venv/*.stamp >/dev/null 2>&1 || { echo 'saldo: it was never started here'; exit 0; }
 
 # What `make lint` looks at; `make lint-infra` does the rest.
 LINTED = src functions local benchmarks docs tests --exclude tests/infra
 
-# Two tests at a time by default: the servers that they share need the rest of a small machine.
+# Two tests at a time by default, because their servers need the rest of a small machine.
 WORKERS ?= 2
 
 # A run in CI takes the same order and the same values each time, so that chance blocks no change.
 # Every other run takes new ones and may find more. tests/conftest.py does the same for Hypothesis.
 SEED ?= $(if $(CI),--randomly-seed=20261124)
 
-# Bytecode that is not kept is compiled again by each of a dozen processes that start here.
+# Without cached bytecode, each of a dozen processes started here would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 # Ports of the functions and of Kafka: make up RECORD_PORT=9080
 export RECORD_PORT BALANCE_PORT PROJECT_PORT KAFKA_PORT
@@ -61,7 +61,7 @@ lint: ## style, types and layers
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-format: ## put the code into its format
+format: ## format the code
 	@$(PYTHON) -m local.bootstrap dev
 	.venv/bin/ruff check --fix-only
 	.venv/bin/ruff format
@@ -87,7 +87,7 @@ simulate: ## the deterministic simulation: SEEDS=10000 FIRST=0, or one seed: SEE
 	@.venv/bin/python -m tests.reliability.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace)
 
-mutants: ## plant each known defect in a copy, and see its test catch it
+mutants: ## plant each known defect in a copy, and check that its test catches it
 	@$(PYTHON) -m local.bootstrap dev
 	.venv/bin/python -m tests.reliability.mutants.planted
 
@@ -112,7 +112,7 @@ bench-long: ## scale curves, about 35 minutes: CURVES=connections,processes,stor
 	  $(if $(EVENTS_MAX),--events-max $(EVENTS_MAX)) $(if $(REQUESTS),--requests $(REQUESTS)) \
 	  $(if $(OUT),--out $(OUT))
 
-bench-docs: ## the tables of docs/ from the reports in benchmarks/reports
+bench-docs: ## write the tables of docs/ from the reports in benchmarks/reports
 	@$(PYTHON) -m local.bootstrap dev
 	@.venv/bin/python -m benchmarks.documents
 
