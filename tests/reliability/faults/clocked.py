@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 CLOCK_FILE = Path(os.environ["CLOCK_FILE"])
 _datetime = dt.datetime
@@ -23,7 +23,10 @@ def offset_s() -> float:
 
 
 class _Kind(type):
-    """A datetime class of which every datetime is an instance: most are made in C."""
+    """The type of a class that makes plain datetimes and counts them as its instances."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> _datetime:
+        return _datetime(*args, **kwargs)
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, _datetime)
@@ -32,10 +35,14 @@ class _Kind(type):
 class SetClock(_datetime, metaclass=_Kind):
     """datetime whose now() looks at the clock that was set."""
 
+    fromisoformat = staticmethod(_datetime.fromisoformat)  # type: ignore[assignment]
+    fromtimestamp = staticmethod(_datetime.fromtimestamp)  # type: ignore[assignment]
+    strptime = staticmethod(_datetime.strptime)  # type: ignore[assignment]
+    combine = staticmethod(_datetime.combine)  # type: ignore[assignment]
+
     @classmethod
-    def now(cls, tz: dt.tzinfo | None = None) -> Self:
-        now: Self = super().now(tz) + dt.timedelta(seconds=offset_s())
-        return now
+    def now(cls, tz: dt.tzinfo | None = None) -> _datetime:  # type: ignore[override]
+        return _datetime.now(tz) + dt.timedelta(seconds=offset_s())
 
 
 if __name__ == "__main__":
