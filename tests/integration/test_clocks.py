@@ -14,11 +14,11 @@ from saldo.project.ports import Lag
 from saldo.project.postgres import PostgresDatabases
 from saldo.serve.clock import StoreClock
 from tests.integration.operate.test_streams import exported, restored
-from tests.reliability.faults.rig import until_true
 from tests.support import servers
 from tests.support.controls import ACCOUNT, income
 from tests.support.sides import age_outbox
 from tests.support.stored import opened
+from tests.support.waiting import until_true
 
 if TYPE_CHECKING:
     from pathlib import Path

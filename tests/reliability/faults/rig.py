@@ -12,7 +12,6 @@ import json
 import resource
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -28,29 +27,27 @@ from local import broker, postgres, processes, services
 from saldo.operate.settings import OperatorSettings
 from saldo.serve.functions import BALANCE, PROJECT, RECORD
 from saldo.serve.settings import KafkaSettings
+from tests.reliability.faults.postgres_server import Server
+from tests.reliability.faults.replica import Replica
 from tests.reliability.history.history import Balance, Event, Final
 from tests.support import servers
 from tests.support.proxy import Proxy
+from tests.support.waiting import DEADLINE_S, until_true
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from local.processes import Child
-    from saldo.serve.functions import Function
     from tests.reliability.history.history import Kind
 
 REPLICAS = 2
 SOURCES = 2
-DEADLINE_S = 120.0
-LOOK_S = 0.05
-STOP_TIMEOUT_S = 120.0
 OPEN_FILES = 20_000
 POLL_S = 0.2
 # The source gives an event up within a second or so, or the cell of the dead letter sink that is
 # down would take minutes. Its session runs out in seconds when it is killed.
 SOURCE_PATIENCE = ("--retry", "2", "--backoff-policy", "exponential", "--backoff-delay", "PT0.2S")
 SOURCE_TIMEOUTS = ("--timeout", "PT10S", "--session-timeout", "PT3S")
-BASE_BACKUP_TIMEOUT_S = 120.0
 
 EVENTS = """
 SELECT account_id, position, event_id, public_text, hash,
@@ -68,147 +65,6 @@ SELECT account_id, position FROM event_store.stream
 WHERE position > 0 AND starts_with(account_id, $1)
 """
 OUTBOX = "SELECT count(*) FROM event_store.outbox"
-
-
-class Replica:
-    """One process of a function, with its own proxies to both databases."""
-
-    def __init__(self, rig: Rig, function: Function, number: int) -> None:
-        self.function = function
-        self.port = processes.free_port()
-        self.store = Proxy(rig.store.socket, postgres=True)
-        self.model = Proxy(rig.model.socket, postgres=True)
-        self.child: Child | None = None
-        self._rig = rig
-        self._log = rig.folder / f"{function.name}-{number}.log"
-
-    @property
-    def pid(self) -> int:
-        return self.running.pid
-
-    @property
-    def running(self) -> Child:
-        """Its process, which must have been started."""
-        assert self.child is not None
-        return self.child
-
-    async def start(self, **settings: str) -> None:
-        """Start the process and wait until it answers; with CLOCK_FILE, on a clock that is set."""
-        env = services.environ(
-            self.function.role,
-            lambda role: self._dsn(self.store, role),
-            hash_secret=servers.HASH_SECRET,
-            bootstrap_servers=self._rig.bootstrap_servers,
-            overrides={
-                "READ_MODEL_URL": self._dsn(self.model, self.function.role),
-                "KAFKA_TOPIC": self._rig.topic,
-                **settings,
-            },
-        )
-        module = "tests.reliability.faults.clocked" if "CLOCK_FILE" in settings else "saldo.serve"
-        self.child = processes.start(
-            self.function.name,
-            [sys.executable, "-m", module, "--function", self.function.name]
-            + ["--host", "127.0.0.1", "--port", str(self.port)],
-            log=self._log,
-            cwd=services.ROOT,
-            env=env,
-        )
-        await asyncio.to_thread(services.wait_until_ready, self.child, self.port)
-
-    async def kill(self) -> None:
-        """Kill it with SIGKILL."""
-        await asyncio.to_thread(self.running.kill)
-
-    async def terminate(self) -> None:
-        """Send SIGTERM and wait for an orderly end."""
-        self.running.process.terminate()
-        status = await asyncio.to_thread(self.running.process.wait, STOP_TIMEOUT_S)
-        assert status in {0, -signal.SIGTERM}, self.running.last_words()
-
-    def pause(self) -> None:
-        """Stop it with SIGSTOP."""
-        self.running.process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Continue it with SIGCONT."""
-        self.running.process.send_signal(signal.SIGCONT)
-
-    def _dsn(self, proxy: Proxy, role: str) -> str:
-        return f"postgresql://{role}@127.0.0.1:{proxy.port}/{postgres.DATABASE}?sslmode=disable"
-
-
-class Server:
-    """A PostgreSQL server of the rig that syncs to disk as in production."""
-
-    def __init__(self, folder: Path, *, archive: Path | None = None) -> None:
-        self.data_dir = folder / "data"
-        self.log = folder / "postgres.log"
-        self.restored = False
-        self._archive = archive
-        self._server: postgres.Postgres | None = None
-
-    @property
-    def socket(self) -> Path:
-        return postgres.socket_dir(self.data_dir) / f".s.PGSQL.{postgres.PORT}"
-
-    @property
-    def running(self) -> postgres.Postgres:
-        assert self._server is not None
-        return self._server
-
-    def dsn(self, role: str = postgres.SUPERUSER) -> str:
-        return postgres.dsn(self.data_dir, role)
-
-    async def start(self) -> None:
-        if self._archive is not None and not self.data_dir.exists():
-            self._archive.mkdir()
-            postgres._give_to_server(self._archive)
-            await asyncio.to_thread(postgres.make_data_dir, self.data_dir)
-            with (self.data_dir / "postgresql.auto.conf").open("a") as conf:
-                conf.write(f"archive_mode = on\narchive_command = 'cp %p {self._archive}/%f'\n")
-        self._server = await asyncio.to_thread(postgres.start_postgres, self.data_dir, self.log)
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await asyncio.to_thread(self._server.stop)
-
-    async def kill(self) -> None:
-        """Kill the server and all its processes."""
-        await asyncio.to_thread(self.running.kill)
-
-    def said(self, text: str) -> int:
-        """Return how many lines of the server's log have ``text``."""
-        return self.log.read_text(errors="replace").count(text)
-
-    async def back_up(self, base: Path) -> None:
-        """Make a base backup for a restore to a later point in time."""
-        backup = await asyncio.create_subprocess_exec(
-            postgres.binary("pg_basebackup"),
-            *("--pgdata", base, "--dbname", self.dsn(), "--wal-method=none", "--checkpoint=fast"),
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        async with asyncio.timeout(BASE_BACKUP_TIMEOUT_S):
-            assert await backup.wait() == 0
-
-    async def restore(self, base: Path, target: str) -> None:
-        """Run on ``base`` from now on, brought by the archive up to the time ``target``."""
-        await self.stop()
-        self.restored = True
-        await asyncio.to_thread(self._prepare, base, target)
-        self.data_dir = base
-        await self.start()
-
-    def _prepare(self, base: Path, target: str) -> None:
-        with (base / "postgresql.auto.conf").open("a") as conf:
-            conf.write(
-                f"restore_command = 'cp {self._archive}/%f %p'\narchive_mode = off\n"
-                f"recovery_target_time = '{target}'\nrecovery_target_action = promote\n"
-            )
-        (base / "recovery.signal").touch()
-        for path in (base, *base.rglob("*")):
-            postgres._give_to_server(path)
-        base.chmod(0o700)
 
 
 @dataclass(slots=True, eq=False)
@@ -529,18 +385,6 @@ def _event(row: asyncpg.Record) -> Event:
         hash=row["hash"].hex(),
         age_s=row["age_s"],
     )
-
-
-async def until_true(
-    condition: Callable[[], Awaitable[object]], what: str, deadline_s: float = DEADLINE_S
-) -> None:
-    """Wait until ``condition`` holds; AssertionError, naming ``what``, when it does not in time."""
-    try:
-        async with asyncio.timeout(deadline_s):
-            while not await condition():  # noqa: ASYNC110 - it happens in other processes
-                await asyncio.sleep(LOOK_S)
-    except TimeoutError:
-        raise AssertionError(f"not within {deadline_s:.0f} s: {what}") from None
 
 
 @contextlib.asynccontextmanager

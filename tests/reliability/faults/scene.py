@@ -18,7 +18,8 @@ from tests.support.proxy import until
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from tests.reliability.faults.rig import Replica, Rig
+    from tests.reliability.faults.replica import Replica
+    from tests.reliability.faults.rig import Rig
     from tests.reliability.history.history import Final, History
     from tests.reliability.history.violations import Violation
 

@@ -15,13 +15,13 @@ import aiohttp
 from saldo.operate.verification.run import verify
 from saldo.serve.clock import CLOCK_OFF_MAX_S
 from saldo.serve.functions import BALANCE
-from tests.reliability.faults.rig import until_true
+from tests.support.waiting import until_true
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from saldo.operate.verification.findings import Fault
-    from tests.reliability.faults.rig import Replica
+    from tests.reliability.faults.replica import Replica
     from tests.reliability.faults.scene import Scene
 
 MINUTES, HOURS, DAYS = timedelta(minutes=10), timedelta(hours=3), timedelta(days=400)

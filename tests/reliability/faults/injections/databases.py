@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from tests.reliability.faults.rig import until_true
 from tests.reliability.faults.scene import DEADLINE_S
 from tests.support.proxy import APPENDS, Proxy, Rule, until
+from tests.support.waiting import until_true
 
 if TYPE_CHECKING:
-    from tests.reliability.faults.rig import Server
+    from tests.reliability.faults.postgres_server import Server
     from tests.reliability.faults.scene import Scene
 
 

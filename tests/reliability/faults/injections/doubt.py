@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Literal
 import aiohttp
 
 from tests.reliability.faults.intents import Intent, Known, dependent
-from tests.reliability.faults.rig import until_true
 from tests.reliability.faults.scene import DEADLINE_S
 from tests.support.proxy import APPENDS, Rule
+from tests.support.waiting import until_true
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.reliability.faults.driver import Client
     from tests.reliability.faults.intents import Response
-    from tests.reliability.faults.rig import Replica
+    from tests.reliability.faults.replica import Replica
     from tests.reliability.faults.scene import Scene
 
 Action = Literal["cut-after", "cut-before", "cut-late"]

@@ -6,9 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from tests.reliability.faults.rig import until_true
 from tests.reliability.faults.scene import DEADLINE_S
 from tests.support.proxy import until
+from tests.support.waiting import until_true
 
 if TYPE_CHECKING:
     from tests.reliability.faults.scene import Scene

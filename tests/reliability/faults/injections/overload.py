@@ -20,7 +20,7 @@ from tests.reliability.history.history import Attempt, Receipt
 from tests.support.proxy import APPENDS, Rule
 
 if TYPE_CHECKING:
-    from tests.reliability.faults.rig import Replica
+    from tests.reliability.faults.replica import Replica
     from tests.reliability.faults.scene import Scene
     from tests.reliability.history.history import Outcome
 

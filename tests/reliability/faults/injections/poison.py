@@ -11,8 +11,8 @@ import aiohttp
 import asyncpg
 
 from tests.reliability.faults.driver import p99_ms
-from tests.reliability.faults.rig import until_true
 from tests.support.stored import Ledger, append_unreadable
+from tests.support.waiting import until_true
 
 if TYPE_CHECKING:
     from tests.reliability.faults.scene import Scene

@@ -9,7 +9,7 @@ from tests.reliability.faults.scene import DEADLINE_S
 from tests.support.proxy import Proxy, Rule, until
 
 if TYPE_CHECKING:
-    from tests.reliability.faults.rig import Replica
+    from tests.reliability.faults.replica import Replica
     from tests.reliability.faults.scene import Scene
 
 OUTBOX_DELETE = "DELETE FROM event_store.outbox"

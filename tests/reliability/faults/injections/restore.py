@@ -19,9 +19,9 @@ from saldo.project.errors import RebuildRefused
 from saldo.project.rebuild import Rebuild
 from tests.reliability.faults.intents import Intent
 from tests.reliability.faults.reads import NOT_MODIFIED, STREAM_S
-from tests.reliability.faults.rig import until_true
 from tests.reliability.faults.scene import DEADLINE_S
 from tests.reliability.history.history import History, PastRead, Read
+from tests.support.waiting import until_true
 
 if TYPE_CHECKING:
     from tests.reliability.faults.driver import Client

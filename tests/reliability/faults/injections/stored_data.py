@@ -14,8 +14,8 @@ from saldo.operate.dead_letters import redrive_account
 from saldo.operate.settings import open_operator_pool
 from saldo.operate.verification.run import verify
 from tests.reliability.faults.injections.kafka import own_records
-from tests.reliability.faults.rig import until_true
 from tests.reliability.faults.scene import DEADLINE_S
+from tests.support.waiting import until_true
 
 if TYPE_CHECKING:
     from tests.reliability.faults.scene import Scene
