@@ -56,7 +56,7 @@ Then install these charts, each in the namespace beside it, and wait for them:
 |---|---|---|---|---|
 {charts}"""
 REST = """
-Then apply the rest step by step. A KafkaSource that is made before its function, topic and user
+Apply the files step by step. A KafkaSource that is made before its function, topic and user
 are ready stays "address not set" for minutes.
 
 {steps}
