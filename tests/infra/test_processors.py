@@ -89,6 +89,6 @@ def test_pods_that_do_not_fit_on_the_nodes_are_refused(stack: str) -> None:
 
 
 def test_the_documentation_says_what_a_cluster_must_have() -> None:
-    (said,) = re.findall(r"at rest request (\d\.\d) CPUs", DEPLOY.read_text())
+    (said,) = re.findall(r"at rest request (\d\.\d) CPUs", " ".join(DEPLOY.read_text().split()))
 
     assert float(said) == round(sum(requested("cluster").values()) / 1000, 1)
