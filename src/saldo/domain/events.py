@@ -154,14 +154,7 @@ def read_event(text: str) -> Event:
         schema += 1
     try:
         return _event_of(members)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except _MALFORMED as error:
         reason = f"a member is missing or malformed: {error}"
         raise Unreadable(reason[:SHOWN_CHARACTERS_MAX]) from error
 
@@ -169,37 +162,30 @@ def read_event(text: str) -> Event:
 def _event_of(members: dict[str, Any]) -> Event:
     # What is not checked here, fromisoformat, UUID and Kind check by themselves. One account's
     # malformed text must not pass for an event: the sums and statements behind it serve others too.
-    recorded_at = _moment(members["recordedAt"])
-    match members["type"]:
-        case "transaction-recorded":
-            reverses = members["reverses"]
-            return TransactionRecorded(
-                account_id=_account(members["account"]),
-                position=_whole(members["position"]),
-                event_id=UUID(members["id"]),
-                kind=Kind(members["kind"]),
-                amount_minor=_whole(members["amountMinor"]),
-                currency=_currency(members["currency"]),
-                occurred_at=_moment(members["occurredAt"]),
-                recorded_at=recorded_at,
-                reverses=None if reverses is None else UUID(reverses),
-                private_hash=members["privateHash"],
-                request_hash=members["requestHash"],
-            )
-        case "limit-set":
-            limit_minor = members["limitMinor"]
-            return OverdraftLimitSet(
-                account_id=_account(members["account"]),
-                position=_whole(members["position"]),
-                event_id=UUID(members["id"]),
-                limit_minor=None if limit_minor is None else _whole(limit_minor),
-                currency=_currency(members["currency"]),
-                recorded_at=recorded_at,
-                private_hash=members["privateHash"],
-                request_hash=members["requestHash"],
-            )
-        case unknown:
-            raise Unreadable(f"the event type {unknown!r:.200} is not known")
+    kind = members["type"]
+    if kind not in ("transaction-recorded", "limit-set"):
+        raise Unreadable(f"the event type {kind!r:.200} is not known")
+    shared: dict[str, Any] = {
+        "account_id": _account(members["account"]),
+        "position": _whole(members["position"]),
+        "event_id": UUID(members["id"]),
+        "currency": _currency(members["currency"]),
+        "recorded_at": _moment(members["recordedAt"]),
+        "private_hash": members["privateHash"],
+        "request_hash": members["requestHash"],
+    }
+    if kind == "limit-set":
+        limit_minor = members["limitMinor"]
+        limit_minor = None if limit_minor is None else _whole(limit_minor)
+        return OverdraftLimitSet(limit_minor=limit_minor, **shared)
+    reverses = members["reverses"]
+    return TransactionRecorded(
+        kind=Kind(members["kind"]),
+        amount_minor=_whole(members["amountMinor"]),
+        occurred_at=_moment(members["occurredAt"]),
+        reverses=None if reverses is None else UUID(reverses),
+        **shared,
+    )
 
 
 def _moment(text: str) -> datetime:

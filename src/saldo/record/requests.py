@@ -42,47 +42,46 @@ def parse_transaction(members: object) -> RecordTransaction:
 
 
 def parse_bulk(items: list[Any]) -> list[tuple[RecordTransaction, str | None]]:
-    """Return the commands of a bulk request, each with its own idempotency key if it has one.
-
-    Raises Invalid naming every wrong field of every bad line.
-    """
+    """Return the commands of a bulk request, each with its own idempotency key if it has one."""
     if not 1 <= len(items) <= BULK_LINES_MAX:
         raise Invalid([FieldError("body", BULK_SIZE)])
-    parsed: list[tuple[RecordTransaction, str | None]] = []
-    errors: list[FieldError] = []
-    for number, members in enumerate(items, start=1):
-        try:
-            values = _read(members, BULK_LINE, "a JSON object, or an array of them")
-            key = values.pop("idempotency_key")
-            parsed.append((RecordTransaction(**values), key))
-        except Invalid as invalid:
-            errors += [FieldError(e.field, e.message, line=number) for e in invalid.errors]
-    if errors:
-        raise Invalid(errors)
-    return parsed
+    return _each_line(items, _parse_bulk_line)
+
+
+def _parse_bulk_line(members: object) -> tuple[RecordTransaction, str | None]:
+    values = _read(members, BULK_LINE, "a JSON object, or an array of them")
+    key = values.pop("idempotency_key")
+    return RecordTransaction(**values), key
 
 
 def read_ndjson(body: bytes) -> list[Any]:
-    """Return the values of a newline-delimited body; raises Invalid by line.
+    """Return the values of a newline-delimited body.
 
     Blank lines are not counted: a line's number is its transaction's place in the response.
     """
-    items: list[Any] = []
-    errors: list[FieldError] = []
     lines = [line for line in body.split(b"\n") if line.strip()]
     if len(lines) > BULK_LINES_MAX:
         # Before they are read: each malformed one would become an error that is kept.
         raise Invalid([FieldError("body", BULK_SIZE)])
     bound_values(body)  # of all lines, which are kept until the last is read
-    for number, line in enumerate(lines, start=1):
+    return _each_line(lines, read_json)
+
+
+def _each_line(items: list[Any], read: Callable[[Any], Any]) -> list[Any]:
+    """Return what `read` makes of each line; raises Invalid naming every fault of every line."""
+    results: list[Any] = []
+    errors: list[FieldError] = []
+    for number, item in enumerate(items, start=1):
         try:
-            items.append(read_json(line))
+            results.append(read(item))
         except Malformed as malformed:
             fault = str(malformed).replace(" at line 1, column", " at column")
             errors.append(FieldError("body", fault, line=number))
+        except Invalid as invalid:
+            errors += [FieldError(e.field, e.message, line=number) for e in invalid.errors]
     if errors:
         raise Invalid(errors)
-    return items
+    return results
 
 
 def parse_limit(members: object, account_id: str) -> SetOverdraftLimit:

@@ -60,35 +60,33 @@ class StoredEvents:
 
     async def find(self, event_id: UUID) -> StoredEvent | None:
         """Return the event of that id."""
-        row = await self._read_one(FIND_BY_ID, event_id)
-        return None if row is None else stored_event(row)
-
-    async def find_account(self, account_id: str) -> Account | None:
-        """Return the account's current state."""
-        row = await self._read_one(FIND_ACCOUNT, account_id)
-        return None if row is None else account_of(list(row))
+        return next(iter(await self._events(FIND_BY_ID, event_id)), None)
 
     async def find_reversal(self, account_id: str, original_id: UUID) -> StoredEvent | None:
         """Return the event that reverses `original_id`."""
-        row = await self._read_one(FIND_REVERSAL, account_id, original_id)
-        return None if row is None else stored_event(row)
-
-    async def hash_at(self, account_id: str, position: int) -> bytes | None:
-        """Return the hash of one position."""
-        row = await self._read_one(HASH_AT, account_id, position)
-        return None if row is None else row["hash"]
+        return next(iter(await self._events(FIND_REVERSAL, account_id, original_id)), None)
 
     async def after(self, account_id: str, position: int, limit: int) -> list[StoredEvent]:
         """Return up to `limit` events after `position`, oldest first."""
-        with translating(READ_FAILURES):
-            rows = await self._pool.fetch(EVENTS_AFTER, account_id, position, limit)
-        return [stored_event(row) for row in rows]
+        return await self._events(EVENTS_AFTER, account_id, position, limit)
+
+    async def find_account(self, account_id: str) -> Account | None:
+        """Return the account's current state."""
+        rows = await self._fetch(FIND_ACCOUNT, account_id)
+        return account_of(list(rows[0])) if rows else None
+
+    async def hash_at(self, account_id: str, position: int) -> bytes | None:
+        """Return the hash of one position."""
+        rows = await self._fetch(HASH_AT, account_id, position)
+        return rows[0]["hash"] if rows else None
 
     async def erase_private(self, account_id: str, position: int) -> None:
         """Erase the private text of one event."""
-        with translating(READ_FAILURES):
-            await self._pool.execute(ERASE_PRIVATE, account_id, position)
+        await self._fetch(ERASE_PRIVATE, account_id, position)
 
-    async def _read_one(self, statement: str, *arguments: object) -> asyncpg.Record | None:
+    async def _events(self, statement: str, *arguments: object) -> list[StoredEvent]:
+        return [stored_event(row) for row in await self._fetch(statement, *arguments)]
+
+    async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         with translating(READ_FAILURES):
-            return await self._pool.fetchrow(statement, *arguments)
+            return await self._pool.fetch(statement, *arguments)

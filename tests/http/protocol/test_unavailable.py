@@ -158,4 +158,4 @@ def test_unexpected_error_reveals_no_details(live: Live, tmp_path: Path) -> None
         "status": 500,
         "detail": "The error was logged.",
     }
-    assert "record/postgres.py" in served.log()
+    assert "record/stored_events.py" in served.log()
