@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 PARTS = ("operators", "knative", "kafka", "database")
 EXISTING: dict[str, Any] = {
     "operators": "existing",
@@ -346,6 +349,18 @@ def test_a_bad_setting_of_what_is_theirs_is_refused(
         read_config(values)
 
     assert any(problem in line for line in caught.value.problems), caught.value.problems
+
+
+def test_the_documented_settings_are_accepted() -> None:
+    (example,) = re.findall(r"\n(    saldo:operators: existing\n(?:    .*\n)+)", DEPLOY)
+    settings = yaml.safe_load(textwrap.dedent(example))
+    values = values_of("cluster", frozenset())
+
+    read = read_config(values | {key.removeprefix("saldo:"): v for key, v in settings.items()})
+
+    assert read.operators is None
+    assert read.knative is None
+    assert (read.kafka.kind, read.database.kind) == ("existing", "existing")
 
 
 def test_a_gateway_elsewhere_is_refused_with_knative_made_here() -> None:
