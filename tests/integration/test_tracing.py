@@ -268,7 +268,7 @@ def test_the_sdk_is_not_imported_without_an_endpoint(
     assert httpx.get(f"{off.url}/metrics", timeout=TIMEOUT_S).status_code == 200
     light_stack.stop(off.child)
     assert "saldo.serve.telemetry.tracing" in off.log()
-    for package in ("opentelemetry", "google.protobuf", "requests"):
+    for package in ("opentelemetry.sdk", "google.protobuf", "requests"):
         assert f" {package}\n" not in off.log()
     on = light_stack.serve(RECORD, **telling, **traced(collector))
     light_stack.stop(on.child)

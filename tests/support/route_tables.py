@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from saldo.serve.server import FunctionApp
 
 
-def apps() -> list[FunctionApp[Any]]:
+def apps() -> list[FunctionApp[Any, Any]]:
     """Return the two functions that serve callers."""
     return [record.app, query.app]
 

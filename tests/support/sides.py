@@ -12,6 +12,7 @@ import asyncpg
 
 from saldo.domain.events import chain_hash, genesis_hash
 from saldo.project.catch_up import CatchUp, CaughtUp
+from saldo.project.metrics import ProjectMetrics
 from saldo.project.postgres import PostgresDatabases
 from saldo.project.projector import Projector
 from saldo.query.balances import Balances
@@ -162,7 +163,7 @@ async def projector_on(url: str) -> AsyncIterator[Projector]:
         open_pool(url, size_max=POOL_SIZE_MAX, application="test-streams") as streams,
         open_pool(url, size_max=POOL_SIZE_MAX, application="test-read-model") as read_model,
     ):
-        yield Projector(PostgresDatabases(streams, read_model), StoreClock())
+        yield Projector(PostgresDatabases(streams, read_model), StoreClock(), ProjectMetrics())
 
 
 # --- what must always hold --------------------------------------------------------------------

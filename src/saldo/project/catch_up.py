@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from saldo.project.errors import Diverged, ReadModelBusy, ReadModelRefused
 from saldo.project.fold import Balance, Folded, fold_account, new_balance
-from saldo.serve.telemetry.logs import about_account
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -88,7 +87,7 @@ class CatchUp:
             return await self._attempt(ordered, 1, refused=reason)
         except ReadModelRefused:
             # The others must go on all the same. `saldo verify` names what this account holds.
-            log.exception("an account cannot even be suspended", extra=about_account(ordered[0]))
+            log.exception("an account cannot even be suspended", extra={"account_id": ordered[0]})
             return {ordered[0]: CaughtUp(position=0, blocked=True)}
 
     async def _attempt(

@@ -19,13 +19,12 @@ from saldo.project.errors import BadDelivery, BeyondStore, GivenUp
 from saldo.project.lag_sweep import LagSweep
 from saldo.serve.group_commit import GroupCommit
 from saldo.serve.sweeper import Sweeper
-from saldo.serve.telemetry import metrics
-from saldo.serve.telemetry.logs import about_account
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from saldo.project.deliveries import Delivery
+    from saldo.project.metrics import ProjectMetrics
     from saldo.project.ports import Databases
     from saldo.serve.clock import StoreClock
     from saldo.serve.http.auth import Authenticator
@@ -59,7 +58,11 @@ class Projector:
     """One process's group commit, memory of projected events, and lag sweep with its timer."""
 
     def __init__(
-        self, databases: Databases, clock: StoreClock, authenticator: Authenticator | None = None
+        self,
+        databases: Databases,
+        clock: StoreClock,
+        metrics: ProjectMetrics,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self.databases = databases
         self.catch_up = CatchUp(databases)
@@ -68,6 +71,7 @@ class Projector:
         self._commit = GroupCommit[str, CaughtUp](
             self._catch_up_batch,
             name="project",
+            metrics=metrics,
             queue_weight_max=QUEUE_MAX,
             batch_weight_max=BATCH_ACCOUNTS_MAX,
             batches_max=BATCHES_IN_FLIGHT_MAX,
@@ -76,18 +80,19 @@ class Projector:
         self._known: OrderedDict[str, float] = OrderedDict()  # event ids, and until when
         self.lag_sweep = sweep = LagSweep(self.databases, self.catch_up_to, clock)
         self._sweeping = asyncio.Lock()
-        self.sweeper = Sweeper("lag", self.sweep, SWEEP_INTERVAL_S)
+        self.sweeper = Sweeper("lag", self.sweep, SWEEP_INTERVAL_S, metrics)
         self.projected = self.duplicates = self.refolded = 0
         # Dead letters and suspended accounts, as the last sweep found them.
         self.given_up: tuple[int, int] | None = None
-        metrics.CLOCK_AHEAD.observe_one(lambda: clock.ahead_s)
-        metrics.EVENTS_PROJECTED.observe(lambda: {(): self.projected})
-        metrics.REFOLDS.observe(lambda: {(): self.refolded})
-        metrics.LAG_POSITIONS.observe_one(lambda: sweep.lag and sweep.lag.positions)
-        metrics.LAG_SECONDS.observe_one(lambda: sweep.lag and sweep.lag.seconds)
-        metrics.HEALS.observe(lambda: {(): sweep.healed})
-        metrics.DEAD_LETTERS.observe_one(lambda: self.given_up and self.given_up[0])
-        metrics.BLOCKED_ACCOUNTS.observe_one(lambda: self.given_up and self.given_up[1])
+        self._deliveries, self._delay = metrics.deliveries, metrics.projection_delay
+        metrics.clock_ahead.observe(lambda: clock.ahead_s)
+        metrics.events_projected.observe(lambda: self.projected)
+        metrics.refolds.observe(lambda: self.refolded)
+        metrics.lag_positions.observe(lambda: sweep.lag and sweep.lag.positions)
+        metrics.lag_seconds.observe(lambda: sweep.lag and sweep.lag.seconds)
+        metrics.heals.observe(lambda: sweep.healed)
+        metrics.dead_letters.observe(lambda: self.given_up and self.given_up[0])
+        metrics.blocked_accounts.observe(lambda: self.given_up and self.given_up[1])
 
     async def take(self, delivery: Delivery) -> str:
         """Do what a delivery asks for, and count it; return what was done, in the metrics' word.
@@ -105,9 +110,9 @@ class Projector:
             else:
                 outcome = await self._project(delivery)
         except Exception as error:
-            metrics.DELIVERIES.add((_REFUSED.get(type(error), "failed"),))
+            self._deliveries.labels(_REFUSED.get(type(error), "failed")).inc()
             raise
-        metrics.DELIVERIES.add((outcome,))
+        self._deliveries.labels(outcome).inc()
         return outcome
 
     async def _project(self, delivery: Delivery) -> str:
@@ -136,7 +141,7 @@ class Projector:
             raise BeyondStore
         if not reached.projected:
             return "duplicate"
-        metrics.PROJECTION_DELAY.record(max(0.0, self._age(attributes.get("time")).total_seconds()))
+        self._delay.observe(max(0.0, self._age(attributes.get("time")).total_seconds()))
         return "projected"
 
     async def catch_up_to(self, account_id: str, position: int) -> CaughtUp:
@@ -156,7 +161,7 @@ class Projector:
                 self.refolded += 1
                 log.error(
                     "the balance of an account had diverged from its stream and was refolded",
-                    extra=about_account(account_id),
+                    extra={"account_id": account_id},
                 )
             for event_id in map(str, each.event_ids):
                 self._known[event_id] = until_s

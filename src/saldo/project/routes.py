@@ -19,6 +19,7 @@ from saldo.project.errors import (
     ReadModelBusy,
     ReadModelUnavailable,
 )
+from saldo.project.metrics import ProjectMetrics
 from saldo.project.postgres import PostgresDatabases
 from saldo.project.projector import Projector
 from saldo.serve.clock import StoreClock
@@ -56,15 +57,16 @@ RULES: dict[type[Exception], Rule] = {
 }
 
 
-async def open_projector(settings: Settings) -> Projector:
+async def open_projector(settings: Settings, metrics: ProjectMetrics) -> Projector:
     """Return the projector of this process, its sweep started."""
     if settings.event_store_url is None or settings.read_model_url is None:
         raise ValueError("the projector's settings are incomplete")
-    streams = function_pool(settings, settings.event_store_url, "event_store")
-    read_model = function_pool(settings, settings.read_model_url, "read_model")
+    streams = function_pool(settings, settings.event_store_url, "event_store", metrics)
+    read_model = function_pool(settings, settings.read_model_url, "read_model", metrics)
     projector = Projector(
         PostgresDatabases(await streams, await read_model),
         StoreClock(),
+        metrics,
         auth.authenticator_of(settings.sources, settings.source_subjects),
     )
     projector.sweeper.start()
@@ -72,7 +74,7 @@ async def open_projector(settings: Settings) -> Projector:
 
 
 app = FunctionApp(
-    name="project_balance",
+    metrics=ProjectMetrics(),
     delivers=True,
     open_held=open_projector,
     router=Router(

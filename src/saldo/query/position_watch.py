@@ -12,7 +12,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from saldo.query.errors import TooManyWaiters
-from saldo.serve.telemetry.tracing import NOBODY
+from saldo.serve.telemetry.tracing import NO_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -63,7 +63,7 @@ class Watch:
         self._count += 1
         if self._poller is None:
             # It polls for all readers, so it has none's context.
-            self._poller = asyncio.create_task(self._poll(), context=NOBODY.copy())
+            self._poller = asyncio.create_task(self._poll(), context=NO_REQUEST.copy())
         try:
             async with asyncio.timeout(timeout_s):
                 return await waiter.outcome

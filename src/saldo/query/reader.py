@@ -12,12 +12,12 @@ from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.http.auth import Caller, authenticator_of, caller_of
 from saldo.serve.http.problems import TooBusy
-from saldo.serve.telemetry import metrics
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
+    from saldo.query.metrics import QueryMetrics
     from saldo.serve.http.request import Request
     from saldo.serve.settings import Settings
 
@@ -31,21 +31,22 @@ CLOSE_POOL_S = 5.0
 class Reader:
     """Pools, coalesced reads and the watch of one process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: QueryMetrics) -> None:
         if settings.event_store_url is None or settings.read_model_url is None:
             message = "the reader's settings are incomplete"
             raise ValueError(message)
         self.settings = settings
-        self.read_model = function_pool(settings, settings.read_model_url, "read_model")
+        self.read_model = function_pool(settings, settings.read_model_url, "read_model", metrics)
         self.streams_pool = (
             self.read_model
             if settings.event_store_url == settings.read_model_url
-            else function_pool(settings, settings.event_store_url, "event_store")
+            else function_pool(settings, settings.event_store_url, "event_store", metrics)
         )
         self.balances = Balances(self.read_model, self.streams_pool)
         self.reads = GroupCommit[str, Standing](
             self._read_batch,
             name="read",
+            metrics=metrics,
             queue_weight_max=QUEUE_ACCOUNTS_MAX,
             batch_weight_max=BATCH_ACCOUNTS_MAX,
             batches_max=BATCHES_IN_FLIGHT_MAX,
@@ -56,14 +57,15 @@ class Reader:
         self.authenticator = authenticator_of(settings.callers)
         self.streams = OpenStreams()
         self.stopping = False
-        metrics.CLOCK_AHEAD.observe_one(lambda: self.balances.clock.ahead_s)
-        metrics.STREAMS_OPEN.observe_one(lambda: self.streams.count)
-        metrics.READERS_WAITING.observe_one(lambda: self.watch.waiting)
+        self._read_behind = metrics.read_behind
+        metrics.clock_ahead.observe(lambda: self.balances.clock.ahead_s)
+        metrics.streams_open.observe(lambda: self.streams.count)
+        metrics.readers_waiting.observe(lambda: self.watch.waiting)
 
     async def _read_batch(self, account_ids: Sequence[str]) -> Sequence[Standing]:
         standings = await self.balances.read(account_ids)
         for standing in standings:
-            metrics.READ_BEHIND.record(standing.behind)
+            self._read_behind.observe(standing.behind)
         return standings
 
     def read(self, account_id: str) -> asyncio.Future[Standing]:
@@ -92,9 +94,9 @@ class Reader:
             await close_pool(self.streams_pool, CLOSE_POOL_S)
 
 
-async def open_reader(settings: Settings) -> Reader:
+async def open_reader(settings: Settings, metrics: QueryMetrics) -> Reader:
     """Return the reader of this process."""
-    reader = Reader(settings)
+    reader = Reader(settings, metrics)
     await reader.read_model
     await reader.streams_pool
     return reader

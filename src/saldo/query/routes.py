@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from saldo.query import errors, handlers
 from saldo.query.console import pages
+from saldo.query.metrics import QueryMetrics
 from saldo.query.reader import open_reader
 from saldo.serve.http import auth, openapi
 from saldo.serve.http.problems import COMMON_RULES, Rule
@@ -27,7 +28,7 @@ RULES: dict[type[Exception], Rule] = {
 }
 
 app = FunctionApp(
-    name="get_balance",
+    metrics=QueryMetrics(),
     open_held=open_reader,
     router=Router(
         root_path="/balance-service",

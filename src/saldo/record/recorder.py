@@ -22,12 +22,12 @@ from saldo.serve.http.auth import Caller, authenticator_of, caller_of
 from saldo.serve.http.problems import FieldError, Invalid, TooBusy
 from saldo.serve.http.request import Arrivals
 from saldo.serve.sweeper import Sweeper
-from saldo.serve.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from saldo.record.decision import Decided, Outcome
+    from saldo.record.metrics import RecordMetrics
     from saldo.serve.http.request import Request
     from saldo.serve.settings import Settings
 
@@ -55,17 +55,17 @@ def shard_of(account_id: str) -> int:
 class Recorder:
     """Store, group commit, relay and sweeps of one process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: RecordMetrics) -> None:
         if settings.event_store_url is None or settings.kafka is None:
             raise ValueError("the recorder's settings are incomplete")
         self.settings = settings
-        self.pool = function_pool(settings, settings.event_store_url, "event_store")
+        self.pool = function_pool(settings, settings.event_store_url, "event_store", metrics)
         self.events = StoredEvents(self.pool)
         self.outbox = PostgresOutbox(self.pool)
         self.relay = Relay(self.outbox, asyncio.sleep)
         self.sender = KafkaSender(settings.kafka, self.relay.delivered)
         self.relay.use(self.sender)
-        self.sweeper = Sweeper("outbox", self._sweep, SWEEP_INTERVAL_S)
+        self.sweeper = Sweeper("outbox", self._sweep, SWEEP_INTERVAL_S, metrics)
         self.clock = StoreClock()
         # Rows and age in seconds, as the last sweep found them; None while the store is away.
         self.outbox_depth: tuple[int, float] | None = None
@@ -81,6 +81,7 @@ class Recorder:
             GroupCommit[Intent, list[Recorded]](
                 self._record,
                 name="record",
+                metrics=metrics,
                 queue_weight_max=QUEUE_LINES_MAX,
                 batch_weight_max=BATCH_LINES_MAX,
                 batches_max=BATCHES_IN_FLIGHT_MAX,
@@ -91,23 +92,16 @@ class Recorder:
         self.singles = 0
         self.bulks = 0
         self.arrivals = Arrivals(ARRIVING_BYTES_MAX)
-        self._observe()
-
-    def _observe(self) -> None:
-        """Let the metrics read what is counted here."""
+        self._metrics = metrics
         relay = self.relay
-        metrics.OUTBOX_ROWS.observe_one(lambda: self.outbox_depth and self.outbox_depth[0])
-        metrics.OUTBOX_AGE.observe_one(lambda: self.outbox_depth and self.outbox_depth[1])
-        metrics.CLOCK_AHEAD.observe_one(lambda: self.clock.ahead_s)
-        metrics.RELAY_IN_FLIGHT.observe_one(lambda: relay.in_flight)
-        metrics.RELAY_RECORDS.observe(
-            lambda: {
-                ("sent",): relay.sent,
-                ("acknowledged",): relay.acknowledged,
-                ("failed",): relay.failed,
-                ("swept",): relay.swept,
-            }
-        )
+        metrics.outbox_rows.observe(lambda: self.outbox_depth and self.outbox_depth[0])
+        metrics.outbox_age.observe(lambda: self.outbox_depth and self.outbox_depth[1])
+        metrics.clock_ahead.observe(lambda: self.clock.ahead_s)
+        metrics.relay_in_flight.observe(lambda: relay.in_flight)
+        metrics.relay_records.observe(lambda: relay.sent, "sent")
+        metrics.relay_records.observe(lambda: relay.acknowledged, "acknowledged")
+        metrics.relay_records.observe(lambda: relay.failed, "failed")
+        metrics.relay_records.observe(lambda: relay.swept, "swept")
 
     async def _sweep(self) -> int:
         """Measure the outbox, then send what waits in it."""
@@ -122,11 +116,11 @@ class Recorder:
     async def _record(self, intents: Sequence[Intent]) -> list[Outcome]:
         outcomes = await record_batch(intents, self._deps, self._committed)
         recorded = [each for outcome in outcomes if isinstance(outcome, list) for each in outcome]
-        metrics.REPLAYS.add(amount=sum(each.replayed for each in recorded))
+        self._metrics.replays.inc(sum(each.replayed for each in recorded))
         return outcomes
 
     def _committed(self, decided: Decided) -> None:
-        metrics.EVENTS_RECORDED.add(amount=len(decided.events))
+        self._metrics.events_recorded.inc(len(decided.events))
         self.relay.send_committed(decided.events)
 
     async def record(self, intent: Intent) -> list[Recorded]:
@@ -175,9 +169,9 @@ class Recorder:
         await close_pool(self.pool, CLOSE_POOL_S)
 
 
-async def open_recorder(settings: Settings) -> Recorder:
+async def open_recorder(settings: Settings, metrics: RecordMetrics) -> Recorder:
     """Return the recorder of this process, its sweeps started."""
-    recorder = Recorder(settings)
+    recorder = Recorder(settings, metrics)
     await recorder.pool
     recorder.sweeper.start()
     return recorder

@@ -17,6 +17,8 @@ from saldo.serve.telemetry import tracing
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from opentelemetry.trace import Span
+
     from saldo.record.intent import StoredEvent
     from saldo.record.ports import Outbox, Sender
 
@@ -44,7 +46,7 @@ class Relay:
         self._sleep = sleep
         self._sender: Sender | None = None
         # Whether each was sent as erased, and the span of a sampled one.
-        self._in_flight: dict[Key, tuple[bool, tracing.Span | None]] = {}
+        self._in_flight: dict[Key, tuple[bool, Span | None]] = {}
         self._acknowledged: list[tuple[str, int, bool]] = []
         self._deleting: asyncio.Task[None] | None = None
         self._sweeping = asyncio.Lock()
@@ -84,7 +86,7 @@ class Relay:
             else:
                 self.failed += 1
             if span is not None:
-                span.end(failed=not acknowledged)
+                tracing.end(span, failed=not acknowledged)
             if key in self._awaited:
                 self._awaited.discard(key)
                 self._awaited_acknowledged += acknowledged
@@ -146,10 +148,10 @@ class Relay:
         if self._sender is None or len(self._in_flight) >= IN_FLIGHT_MAX:
             return False
         span = tracing.begin_send(stored.traceparent)
-        traceparent = stored.traceparent if span is None else span.traceparent
+        traceparent = stored.traceparent if span is None else tracing.traceparent_of(span)
         if not self._sender.send(kafka_record(stored, traceparent)):
             if span is not None:
-                span.end(failed=True)
+                tracing.end(span, failed=True)
             return False
         erased = stored.private_text is None
         self._in_flight[stored.account_id, stored.position] = (erased, span)

@@ -12,6 +12,7 @@ from saldo.record.errors import (
     StoreUnavailable,
     TransactionNotFound,
 )
+from saldo.record.metrics import RecordMetrics
 from saldo.record.recorder import open_recorder
 from saldo.serve.http import auth, openapi
 from saldo.serve.http.problems import COMMON_RULES, Invalid, Rule
@@ -45,7 +46,7 @@ RULES: dict[type[Exception], Rule] = {
 }
 
 app = FunctionApp(
-    name="record_transaction",
+    metrics=RecordMetrics(),
     open_held=open_recorder,
     router=Router(
         root_path="/transaction-service",

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -14,8 +15,7 @@ import uvicorn
 from saldo.serve.http.connection import BoundedProtocol
 from saldo.serve.server import load, with_cors
 from saldo.serve.settings import BadSetting, read_settings
-from saldo.serve.telemetry import export as telemetry
-from saldo.serve.telemetry.logs import log_config
+from saldo.serve.telemetry.logs import log_json
 
 if TYPE_CHECKING:
     import socket
@@ -40,7 +40,7 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, app: FunctionApp[Any], export: Export | None
+        self, config: uvicorn.Config, app: FunctionApp[Any, Any], export: Export | None
     ) -> None:
         super().__init__(config)
         self._app = app
@@ -49,11 +49,26 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         # Here, since the server ends by the signal itself: nothing runs after it.
-        await asyncio.to_thread(telemetry.stop, self._export)
+        if self._export is not None:
+            await asyncio.to_thread(self._export.stop)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._app.drain()
+
+
+def _export_of(app: FunctionApp[Any, Any]) -> Export | None:
+    """Start to send spans and metrics where an endpoint is configured; raises BadSetting."""
+    endpoint = app.settings.otlp_endpoint
+    if endpoint is None:
+        return None
+    try:
+        from saldo.serve.telemetry.otlp import Export  # noqa: PLC0415 - 0.1 s of CPU, needed here only
+    except ImportError as error:
+        raise BadSetting(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", "needs the extra: pip install 'saldo[telemetry]'"
+        ) from error
+    return Export(app.metrics, endpoint, app.settings.metric_interval_s)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,18 +83,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     source = options.source or f"functions/{options.function}/main.py"
     try:
-        settings = read_settings(options.function)
-        export = telemetry.start(settings)
+        app = load(read_settings(options.function), source)
+        export = _export_of(app)
     except BadSetting as error:
         print(f"saldo: {error}", file=sys.stderr)  # noqa: T201 - the one line that must be seen
         return 2
-    app = load(settings, source)
+    log_json(app.settings)
     config = uvicorn.Config(
         with_cors(app),
         host=options.host,
         port=options.port,
         loop="uvloop",
-        http=BoundedProtocol,
+        http=partial(BoundedProtocol, refusals=app.metrics.refusals),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         access_log=False,
@@ -89,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
-        log_config=log_config(settings.log_level, settings.function),
+        log_config=None,
     )
     with contextlib.suppress(KeyboardInterrupt):
         DrainingServer(config, app, export).run()

@@ -16,14 +16,13 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from saldo.serve.telemetry.metrics import POOL_CONNECTIONS, POOL_CONNECTIONS_MAX
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from asyncpg.pool import PoolConnectionProxy
 
     from saldo.serve.settings import Settings
+    from saldo.serve.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -136,21 +135,20 @@ def open_pool(
     )
 
 
-def function_pool(settings: Settings, url: str, name: str) -> asyncpg.Pool[asyncpg.Record]:
-    """The pool of a function for ``url``, as its settings say; ``name`` is the metrics'."""
+def function_pool(
+    settings: Settings, url: str, name: str, metrics: Metrics
+) -> asyncpg.Pool[asyncpg.Record]:
+    """Return the pool of a function for ``url``; ``name`` is the metrics'."""
     pool = open_pool(
         url,
         size_max=settings.pool_size_max,
         application=f"saldo-{settings.function.replace('_', '-')}",
         password=rds_iam_password(url) if settings.database_auth == "rds-iam" else None,
     )
-    POOL_CONNECTIONS.observe(
-        lambda: {
-            (name, "used"): pool.get_size() - pool.get_idle_size(),
-            (name, "idle"): pool.get_idle_size(),
-        }
-    )
-    POOL_CONNECTIONS_MAX.observe(lambda: {(name,): settings.pool_size_max})
+    connections = metrics.pool_connections
+    connections.observe(lambda: pool.get_size() - pool.get_idle_size(), name, "used")
+    connections.observe(pool.get_idle_size, name, "idle")
+    metrics.pool_connections_max.observe(lambda: settings.pool_size_max, name)
     return pool
 
 

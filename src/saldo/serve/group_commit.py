@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from saldo.serve.telemetry import tracing
-from saldo.serve.telemetry.metrics import (
-    BATCH_DURATION,
-    BATCH_WEIGHT,
-    QUEUE_WEIGHT,
-    QUEUE_WEIGHT_MAX,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
+
+    from opentelemetry.trace import Span
+
+    from saldo.serve.telemetry.metrics import Metrics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +42,7 @@ class _Waiting(msgspec.Struct, Generic[Item, Result], eq=False):
     keys: Collection[str]
     weight: int
     outcome: asyncio.Future[Result]
-    span: tracing.Span | None
+    span: Span | None
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -61,6 +59,7 @@ class GroupCommit(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
         name: str,
+        metrics: Metrics,
         queue_weight_max: int,
         batch_weight_max: int,
         batches_max: int,
@@ -77,8 +76,10 @@ class GroupCommit(Generic[Item, Result]):
         self._busy_keys: set[str] = set()
         self._batches: set[asyncio.Task[None]] = set()
         self._start_scheduled = False
-        QUEUE_WEIGHT.observe(lambda: {(name,): self._queue_weight})
-        QUEUE_WEIGHT_MAX.observe(lambda: {(name,): queue_weight_max})
+        self._weight_seen = metrics.batch_weight.labels(name)
+        self._duration_seen = metrics.batch_duration.labels(name)
+        metrics.queue_weight.observe(lambda: self._queue_weight, name)
+        metrics.queue_weight_max.observe(lambda: queue_weight_max, name)
 
     @property
     def depth(self) -> int:
@@ -103,8 +104,8 @@ class GroupCommit(Generic[Item, Result]):
             # After the callbacks of this turn of the loop, so that requests which arrived together
             # are in one batch. It is not a delay: the loop does not sleep in between.
             self._start_scheduled = True
-            # In nobody's context: a batch belongs to no one of its members.
-            loop.call_soon(self._start_batches, context=tracing.NOBODY)
+            # Not in the context of the request: a batch belongs to none of its members.
+            loop.call_soon(self._start_batches, context=tracing.NO_REQUEST)
         return outcome
 
     async def drain(self) -> None:
@@ -165,8 +166,8 @@ class GroupCommit(Generic[Item, Result]):
                 waiting.outcome.cancel()
             raise
         finally:
-            BATCH_WEIGHT.record(weight, (self._name,))
-            BATCH_DURATION.record(time.monotonic() - began, (self._name,))
+            self._weight_seen.observe(weight)
+            self._duration_seen.observe(time.monotonic() - began)
             if span is not None:
                 span.end()
             for waiting in batch:

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from starlette.middleware.cors import CORSMiddleware
 
+from saldo.serve.http.problems import ProblemResponse
 from saldo.serve.http.request import TEXT, Answer, Request
 from saldo.serve.http.router import METHODS, harden
 from saldo.serve.settings import read_settings
-from saldo.serve.telemetry import metrics, tracing
+from saldo.serve.telemetry import tracing
+from saldo.serve.telemetry.metrics import CONTENT_TYPE, Metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -67,24 +69,33 @@ class Closes(Protocol):
 
 
 Held = TypeVar("Held", bound=Closes)
+Counts = TypeVar("Counts", bound=Metrics)
 
 
 @dataclass(eq=False, kw_only=True)
-class FunctionApp(Generic[Held]):
+class FunctionApp(Generic[Counts, Held]):
     """One function: its routes, and what it holds between requests.
 
     ``delivers``: its requests are a source's, each in the trace of the event that it carries.
     """
 
-    name: str
     router: Router
-    open_held: Callable[[Settings], Awaitable[Held]]
+    metrics: Counts
+    open_held: Callable[[Settings, Counts], Awaitable[Held]]
     delivers: bool = False
     # The framework's own app, under saldo.serve: it has the server's startup and shutdown.
     framework: ASGIApp | None = field(default=None, init=False)
     _held: Held | None = field(default=None, init=False)
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _in_flight: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics.http_in_flight.observe(lambda: self._in_flight)
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.metrics.function
 
     @cached_property
     def settings(self) -> Settings:
@@ -96,7 +107,7 @@ class FunctionApp(Generic[Held]):
         if self._held is None:
             async with self._opening:
                 if self._held is None:
-                    self._held = await self.open_held(self.settings)
+                    self._held = await self.open_held(self.settings, self.metrics)
         return self._held
 
     async def close(self) -> None:
@@ -120,6 +131,8 @@ class FunctionApp(Generic[Held]):
             response = await self.router.dispatch(self._held or await self.held(), request)
         except Exception as error:  # noqa: BLE001 - every error gets a response
             response = self.router.refusal(error)
+        if isinstance(response, ProblemResponse):
+            self.metrics.refusals.labels(response.name).inc()
         return harden(response)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,15 +147,15 @@ class FunctionApp(Generic[Held]):
         elif scope["path"] == "/metrics" and PROXIED.isdisjoint(dict(scope["headers"])):
             # As a probe: for what reaches the pod itself, which a NetworkPolicy decides. What came
             # through a proxy is the outside, and finds nothing here.
-            text = await asyncio.to_thread(metrics.prometheus_text, self.name)
-            await Answer(text, media_type=metrics.CONTENT_TYPE)(scope, receive, send)
+            text = await asyncio.to_thread(self.metrics.text)
+            await Answer(text, media_type=CONTENT_TYPE)(scope, receive, send)
         else:
             await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.monotonic()
         self._in_flight += 1
-        trace = tracing.begin_request(scope, delivers=self.delivers)
+        trace = tracing.begin_request(scope, self.settings, delivers=self.delivers)
         request = Request(scope, receive)
         status = WENT_AWAY
         try:
@@ -158,42 +171,44 @@ class FunctionApp(Generic[Held]):
     ) -> None:
         """Count a response, and end its span where it is sampled."""
         method = request.method if request.method in METHODS else "other"
-        metrics.HTTP_REQUESTS.add((method, request.route, status))
-        metrics.HTTP_DURATION.record(took_s, (request.route,))
-        if trace is not None and trace.span is not None and trace.kept:
-            tracing.end_request(trace.span, request.route, status)
+        self.metrics.http_requests.labels(method, request.route, status).inc()
+        self.metrics.http_duration.labels(request.route).observe(took_s)
+        if trace is not None and trace.span.is_recording() and trace.kept:
+            name = tracing.DELIVERY if self.delivers else f"{request.method} {request.route}"
+            tracing.end_request(trace.span, name, request.route, status)
             log.info("%s %s: %d in %.1f ms", method, request.route, status, took_s * 1000)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         """Open what is held before the first request, close it after the last."""
-        metrics.HTTP_IN_FLIGHT.observe_one(lambda: self._in_flight)
         await self.held()
         # What was loaded lives as long as the process: the collector need not look at it again. It
         # runs less often than by default, since a request leaves little for it.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_ALLOCATIONS)
+        gc.enable()
         try:
             yield
         finally:
             await self.close()
 
 
-def load(settings: Settings, source: str) -> FunctionApp[Any]:
+def load(settings: Settings, source: str) -> FunctionApp[Any, Any]:
     """Return the app of the settings' function, loaded by the framework from its ``main.py``."""
+    gc.disable()  # until all is loaded and open: see lifespan
     from functions_framework.aio import create_asgi_app  # noqa: PLC0415 - brings Flask, 0.2 s of CPU
 
     framework: Starlette = create_asgi_app(target=settings.function, source=source)  # type: ignore[no-untyped-call]
     # The framework loads the file as a module named for it.
-    app: FunctionApp[Any] = sys.modules[Path(source).stem].app
+    app: FunctionApp[Any, Any] = sys.modules[Path(source).stem].app
     app.settings = settings
     framework.router.lifespan_context = app.lifespan
     app.framework = framework
     return app
 
 
-def with_cors(app: FunctionApp[Any]) -> ASGIApp:
+def with_cors(app: FunctionApp[Any, Any]) -> ASGIApp:
     """Let pages of the configured origins call ``app``; no other, and by default none.
 
     There are no cookies, so no credentials mode: a page sends its bearer token as a header.

@@ -85,6 +85,11 @@ class Settings:
     metric_interval_s: float
     trace_sample_ratio: float
 
+    @property
+    def authenticates(self) -> bool:
+        """Whether requests must prove who sends them."""
+        return self.callers is not None or self.sources is not None
+
 
 # Which databases and whose identities each function needs.
 _NEEDS: dict[str, frozenset[str]] = {

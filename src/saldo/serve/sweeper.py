@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from saldo.serve.telemetry.metrics import SWEEP_DONE_AT, SWEEPS
+from saldo.serve.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,16 +17,41 @@ log = logging.getLogger(__name__)
 LAST_SWEEP_S = 5.0
 
 
+class SweepMetrics(Metrics):
+    """The metrics of a function that sweeps."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__(function)
+        self.sweeps = self.counter(
+            "saldo_sweeps_total",
+            "Sweeps by the process's own timer; outcome is `done` or `failed`.",
+            "sweep",
+            "outcome",
+        )
+        self.sweep_done_at = self.gauge(
+            "saldo_sweep_last_done_timestamp_seconds",
+            "When a sweep of this process last came to its end, in Unix time.",
+            "sweep",
+        )
+
+
 class Sweeper:
     """Runs ``sweep`` in the background; a sweep that fails is logged and tried at the next tick."""
 
-    def __init__(self, name: str, sweep: Callable[[], Awaitable[int]], interval_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        sweep: Callable[[], Awaitable[int]],
+        interval_s: float,
+        metrics: SweepMetrics,
+    ) -> None:
         self._name = name
         self._sweep = sweep
         self._interval_s = interval_s
         self._task: asyncio.Task[None] | None = None
         self._done_at: float | None = None
-        SWEEP_DONE_AT.observe(lambda: {} if self._done_at is None else {(name,): self._done_at})
+        self._sweeps = metrics.sweeps
+        metrics.sweep_done_at.observe(lambda: self._done_at, name)
 
     def start(self) -> None:
         """Begin, with a first sweep at once."""
@@ -52,11 +77,11 @@ class Sweeper:
         try:
             found = await self._sweep()
         except Exception as error:  # noqa: BLE001 - the timer must go on, whatever failed
-            SWEEPS.add((self._name, "failed"))
+            self._sweeps.labels(self._name, "failed").inc()
             # Not the error's own text: the database repeats values in it.
             log.warning("the %s sweep failed: %s", self._name, type(error).__name__)
         else:
             self._done_at = time.time()
-            SWEEPS.add((self._name, "done"))
+            self._sweeps.labels(self._name, "done").inc()
             if found:
                 log.info("the %s sweep found %d", self._name, found)

@@ -72,7 +72,7 @@ EACH_APP = pytest.mark.parametrize("app", APPS.values(), ids=APPS)
 
 
 @EACH_APP
-def test_document_is_served_and_valid(live: Live, app: FunctionApp[Any]) -> None:
+def test_document_is_served_and_valid(live: Live, app: FunctionApp[Any, Any]) -> None:
     with live.client(app.name, None) as client:
         answer = client.get("/openapi.json")
         under_root = client.get(f"{app.router.root_path}/openapi.json")
@@ -83,7 +83,7 @@ def test_document_is_served_and_valid(live: Live, app: FunctionApp[Any]) -> None
 
 
 @EACH_APP
-def test_routes_and_query_parameters_match_the_function(app: FunctionApp[Any]) -> None:
+def test_routes_and_query_parameters_match_the_function(app: FunctionApp[Any, Any]) -> None:
     described = {}
     for method, path, operation in operations(app.name):
         parameters = [resolved(app.name, each) for each in operation["parameters"]]
@@ -93,13 +93,13 @@ def test_routes_and_query_parameters_match_the_function(app: FunctionApp[Any]) -
 
 
 @EACH_APP
-def test_problem_types_match_the_function(app: FunctionApp[Any]) -> None:
+def test_problem_types_match_the_function(app: FunctionApp[Any, Any]) -> None:
     described = {each["type"] for each in document_of(app.name)["x-problems"]}
     assert described >= {TYPE_PREFIX + rule.name for rule in app.router.rules.values()}
 
 
 @EACH_APP
-def test_statuses_of_the_functions_errors_are_described(app: FunctionApp[Any]) -> None:
+def test_statuses_of_the_functions_errors_are_described(app: FunctionApp[Any, Any]) -> None:
     described = {
         status for _, _, operation in operations(app.name) for status in operation["responses"]
     }
@@ -107,7 +107,7 @@ def test_statuses_of_the_functions_errors_are_described(app: FunctionApp[Any]) -
 
 
 @EACH_APP
-def test_document_is_the_one_made_from_the_code(app: FunctionApp[Any]) -> None:
+def test_document_is_the_one_made_from_the_code(app: FunctionApp[Any, Any]) -> None:
     """`make reference` makes it."""
     side = SIDES[app.name]
     assert openapi_documents.file_of(side).read_text() == openapi_documents.text(side)
@@ -115,7 +115,9 @@ def test_document_is_the_one_made_from_the_code(app: FunctionApp[Any]) -> None:
 
 @EACH_APP
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_docs_page_loads_its_own_files_only(live: Live, app: FunctionApp[Any], slash: str) -> None:
+def test_docs_page_loads_its_own_files_only(
+    live: Live, app: FunctionApp[Any, Any], slash: str
+) -> None:
     root_path = app.router.root_path
     with live.client(app.name, None) as client:
         page = client.get(f"{root_path}/docs{slash}")
@@ -210,7 +212,7 @@ def check(function: str, schema: dict[str, Any], body: object) -> None:
 
 
 @EACH_APP
-def test_every_described_number_has_an_exact_text_beside_it(app: FunctionApp[Any]) -> None:
+def test_every_described_number_has_an_exact_text_beside_it(app: FunctionApp[Any, Any]) -> None:
     """Wherever `value` is a number; that responses are as described, the other tests show."""
     money = {"$ref": "#/components/schemas/Money"}
     described = [
@@ -233,7 +235,7 @@ def objects_of(content: object) -> Iterator[dict[str, Any]]:
 
 
 @EACH_APP
-def test_example_responses_match_their_schemas(app: FunctionApp[Any]) -> None:
+def test_example_responses_match_their_schemas(app: FunctionApp[Any, Any]) -> None:
     count = 0
     for _, _, operation in operations(app.name):
         for each in operation["responses"].values():
@@ -268,7 +270,7 @@ CHECKS = [
 
 
 def run_schemathesis(
-    live: Live, app: FunctionApp[Any], method: str, path: str, mode: GenerationMode
+    live: Live, app: FunctionApp[Any, Any], method: str, path: str, mode: GenerationMode
 ) -> None:
     """Run a bounded number of examples of one operation against the live function."""
     schema = schemathesis.openapi.from_dict(document_of(app.name))

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from local.tasks.metrics_page import METRICS
 from saldo.serve.clock import CLOCK_OFF_MAX_S
 from saldo.serve.functions import FUNCTIONS, Function
-from saldo.serve.telemetry.metrics import INSTRUMENTS
 from tests.support.live import DEADLINE_S, fresh
 from tests.support.promql import asked, expressions
 
@@ -103,9 +103,7 @@ def test_every_function_exposes_exactly_its_own_metrics(live: Live, function: Fu
     with live.client(function.name, None) as client:
         text = client.get("/metrics").text
     families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
-    assert families == {
-        each.definition.name for each in INSTRUMENTS if function.name in each.definition.functions
-    }
+    assert families == {each.name for each in METRICS[function.name].definitions}
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.name)

@@ -143,7 +143,7 @@ class SeededLoop:
         """Run until ``main`` has ended; raises NeverEnds where it cannot."""
         events._set_running_loop(self._for_asyncio)
         try:
-            # Callbacks outside of all processes have an owner too; only tracing's NOBODY has none.
+            # Callbacks outside of all processes have an owner too; only NO_REQUEST has none.
             outside = Context()
             outside.run(OWNER.set, Owner())
             task = self.create_task(main, context=outside)

@@ -20,8 +20,10 @@ from saldo.project.errors import (
     ReadModelBusy,
     ReadModelUnavailable,
 )
+from saldo.project.metrics import ProjectMetrics
 from saldo.record.batch import Dependencies, record_batch
 from saldo.record.errors import OutcomeUnknown, StoreBusy, StoreUnavailable
+from saldo.record.metrics import RecordMetrics
 from saldo.record.relay import Relay
 from saldo.serve.clock import StoreClock
 from saldo.serve.group_commit import GroupCommit, QueueFull
@@ -74,12 +76,14 @@ class Recorder:
             sleep=asyncio.sleep,
             default_currency=BRL,
         )
+        metrics = RecordMetrics()
         self._relay = Relay(Outbox(servers.store), asyncio.sleep)
         self._relay.use(Sender(servers.broker, process, self._relay.delivered))
-        self._sweeper = Sweeper("outbox", self._relay.sweep, SWEEP_INTERVAL_S)
+        self._sweeper = Sweeper("outbox", self._relay.sweep, SWEEP_INTERVAL_S, metrics)
         self._commit = GroupCommit["Intent", "list[Recorded]"](
             self._record,
             name="simulated-record",
+            metrics=metrics,
             queue_weight_max=QUEUE_LINES_MAX,
             batch_weight_max=BATCH_LINES_MAX,
             batches_max=2,
@@ -130,6 +134,7 @@ class Projector:
         self._projector = projector.Projector(
             Databases(servers.store, servers.model),
             StoreClock(process.wall, process.world.loop.time),
+            ProjectMetrics(),
         )
 
     async def open(self) -> None:

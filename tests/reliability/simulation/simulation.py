@@ -23,7 +23,6 @@ from saldo.domain.events import TransactionRecorded, read_event
 from saldo.project import catch_up, projector
 from saldo.project import lag_sweep as sweep
 from saldo.record import batch
-from saldo.serve.telemetry.metrics import QUEUE_WEIGHT, QUEUE_WEIGHT_MAX
 from tests.reliability.history.checker import check
 from tests.reliability.history.history import Balance, Event, Final, History
 from tests.reliability.simulation.clients import Client
@@ -115,9 +114,7 @@ def simulate(seed: int) -> Result:
 
 @contextlib.contextmanager
 def _small_bounds() -> Iterator[None]:
-    """Patch the bounds; keep the gauges from holding old worlds; log nothing."""
-    gauges = (QUEUE_WEIGHT, QUEUE_WEIGHT_MAX)
-    observed = [len(gauge._observed) for gauge in gauges]
+    """Patch the bounds; log nothing."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -128,8 +125,6 @@ def _small_bounds() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-        for gauge, count in zip(gauges, observed, strict=True):
-            del gauge._observed[count:]
 
 
 class Simulation:

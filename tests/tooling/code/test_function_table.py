@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from infra_pulumi import parts
 from local.services import ROOT
+from local.tasks.metrics_page import METRICS
 from saldo.serve.functions import FUNCTIONS
-from saldo.serve.telemetry import metrics
 
 
 def test_deployment_has_the_same_functions_and_roles() -> None:
@@ -21,4 +21,4 @@ def test_each_function_has_a_folder() -> None:
 
 
 def test_metrics_know_the_same_functions() -> None:
-    assert set(metrics.ALL) == {function.name for function in FUNCTIONS}
+    assert set(METRICS) == {function.name for function in FUNCTIONS}

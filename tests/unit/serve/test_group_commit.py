@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from saldo.serve.group_commit import GroupCommit, QueueFull
+from saldo.serve.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -39,6 +40,7 @@ def group(
     return GroupCommit(
         work.run,
         name="tested",
+        metrics=Metrics("tested"),
         queue_weight_max=queue,
         batch_weight_max=batch,
         batches_max=batches,
@@ -115,7 +117,12 @@ async def test_a_failed_batch_fails_all_its_items_and_frees_keys() -> None:
         return list(items)
 
     commit = GroupCommit[str, str](
-        run, name="tested", queue_weight_max=9, batch_weight_max=9, batches_max=1
+        run,
+        name="tested",
+        metrics=Metrics("tested"),
+        queue_weight_max=9,
+        batch_weight_max=9,
+        batches_max=1,
     )
     tasks = [submit(commit, item, ["k"]) for item in "ab"]
     for task in tasks:
@@ -205,6 +212,7 @@ async def test_items_of_a_key_run_in_arrival_order() -> None:
     commit = GroupCommit[tuple[str, int], int](
         run,
         name="tested",
+        metrics=Metrics("tested"),
         queue_weight_max=1000,
         batch_weight_max=7,
         batches_max=3,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import asyncio
     from typing import Any
 
+    from prometheus_client import Counter
     from uvicorn import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
@@ -51,8 +52,11 @@ class BoundedProtocol(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        refusals: Counter,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.refusals = refusals
         self.problem: Problem | None = None
         # Whether a request has begun to arrive and is not all there, and whether its head is.
         self.receiving = False
@@ -208,6 +212,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.ending = True
             return
         if cycle is None or not own or not cycle.response_started:
+            self.refusals.labels(problem.rule.name).inc()
             response = problem_response(problem, {})
             assert response is not None  # noqa: S101 - a Problem carries its own rule
             head = [STATUS_LINE[response.status_code], b"connection: close\r\n"]

@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from saldo.domain.money import format_minor
 from saldo.serve.http.json_reader import Malformed
-from saldo.serve.telemetry.metrics import REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,6 +97,13 @@ COMMON_RULES: Mapping[type[Exception], Rule] = {
 }
 
 
+class ProblemResponse(Response):
+    """A problem on the wire. Its name is the last word of its type."""
+
+    media_type = MEDIA_TYPE
+    name: str
+
+
 def problem_response(error: Exception, rules: Mapping[type[Exception], Rule]) -> Response | None:
     """Return the response to ``error`` by the rule of its class or nearest base; None without."""
     if isinstance(error, Problem):
@@ -171,8 +177,7 @@ def _camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _respond(rule: Rule, detail: str, members: Mapping[str, Any]) -> Response:
-    REFUSALS.add((rule.name,))
+def _respond(rule: Rule, detail: str, members: Mapping[str, Any]) -> ProblemResponse:
     body = {
         "type": TYPE_PREFIX + rule.name,
         "title": rule.title,
@@ -186,4 +191,6 @@ def _respond(rule: Rule, detail: str, members: Mapping[str, Any]) -> Response:
         headers["Retry-After"] = str(rule.retry_after_s)
     if rule.status >= 500:  # noqa: PLR2004 - server errors must not be kept by a cache
         headers["Cache-Control"] = "no-store"
-    return Response(msgspec.json.encode(body), rule.status, headers, MEDIA_TYPE)
+    response = ProblemResponse(msgspec.json.encode(body), rule.status, headers)
+    response.name = rule.name
+    return response

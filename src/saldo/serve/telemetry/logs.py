@@ -1,8 +1,8 @@
 """Logs: one JSON object a line, to standard error.
 
-No personal data: no description, and of an account only a keyed hash of its id. An error is told by
-its type, where it was raised, and by what PostgreSQL says of itself (its SQLSTATE, the constraint),
-but not by its text: errors repeat the values that they stumbled over.
+No personal data: no description, and of an account only a keyed hash of its id. An error is
+described by its type, where it was raised and what PostgreSQL says of itself (its SQLSTATE, the
+constraint), but not by its text: errors repeat the values that they refuse.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import traceback
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from saldo.serve.settings import BadSetting, read_hash_secret
 from saldo.serve.telemetry.tracing import log_members
 
-FIELDS = "saldo"
+if TYPE_CHECKING:
+    from saldo.serve.settings import Settings
+
 ACCOUNT_HASH_BYTES = 8
 CAUSES_MAX = 8
 FRAMES_MAX = 20
@@ -28,7 +28,7 @@ FRAMEWORK_ERROR = "Exception on "
 
 
 def account_hash(account_id: str, secret: bytes) -> str:
-    """What stands for an account in the logs: the same one always has the same."""
+    """Return what stands for an account in the logs: always the same for the same account."""
     return hashlib.blake2b(
         account_id.encode(),
         key=secret[:64],
@@ -37,21 +37,16 @@ def account_hash(account_id: str, secret: bytes) -> str:
     ).hexdigest()
 
 
-def about_account(account_id: str) -> dict[str, dict[str, str]]:
-    """``extra`` of a log line that is about an account."""
-    try:
-        secret = read_hash_secret(os.environ)
-    except BadSetting:
-        return {}
-    return {FIELDS: {"account": account_hash(account_id, secret)}}
-
-
 class JsonLines(logging.Formatter):
-    """Formats a record as one line of JSON."""
+    """Formats a record as one line of JSON.
 
-    def __init__(self, function: str = "") -> None:
+    A record with ``extra={"account_id": ...}`` is about an account. Its id is hashed here.
+    """
+
+    def __init__(self, function: str, hash_secret: bytes) -> None:
         super().__init__()
         self._function = function
+        self._hash_secret = hash_secret
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
@@ -64,15 +59,17 @@ class JsonLines(logging.Formatter):
             "function": self._function,
             "message": message,
             **log_members(),
-            **getattr(record, FIELDS, {}),
         }
+        account_id = getattr(record, "account_id", None)
+        if account_id is not None:
+            members["account"] = account_hash(account_id, self._hash_secret)
         if record.exc_info and record.exc_info[1] is not None:
-            members["exception"] = told(record.exc_info[1])
+            members["exception"] = described(record.exc_info[1])
         return json.dumps(members)
 
 
-def told(error: BaseException) -> list[dict[str, Any]]:
-    """An error and its causes, the first that was raised last, without any of their texts."""
+def described(error: BaseException) -> list[dict[str, Any]]:
+    """Return an error and its causes, the first that was raised last, without their texts."""
     chain: list[dict[str, Any]] = []
     each: BaseException | None = error
     while each is not None and len(chain) < CAUSES_MAX:
@@ -82,28 +79,16 @@ def told(error: BaseException) -> list[dict[str, Any]]:
             "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
         }
         for name in ("sqlstate", "constraint_name", "errno"):
-            said = getattr(each, name, None)
-            if said is not None:
-                entry[name] = said
+            value = getattr(each, name, None)
+            if value is not None:
+                entry[name] = value
         chain.append(entry)
         each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
     return chain
 
 
-def log_config(level: str, function: str) -> dict[str, Any]:
-    """A configuration for logging.config.dictConfig."""
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {
-            "json": {"()": "saldo.serve.telemetry.logs.JsonLines", "function": function}
-        },
-        "handlers": {
-            "stderr": {
-                "class": "logging.StreamHandler",
-                "formatter": "json",
-                "stream": "ext://sys.stderr",
-            }
-        },
-        "root": {"level": level, "handlers": ["stderr"]},
-    }
+def log_json(settings: Settings) -> None:
+    """Write all logs of the process as JSON lines."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines(settings.function, settings.hash_secret))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
