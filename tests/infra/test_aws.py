@@ -43,7 +43,7 @@ def test_everything_in_the_cluster_has_its_explicit_provider(captured: Captured)
 
 
 @in_aws
-def test_pods_and_data_are_in_subnets_that_nobody_reaches(captured: Captured) -> None:
+def test_pods_and_data_are_in_private_subnets(captured: Captured) -> None:
     routes = by_type(captured, "aws:ec2/route:Route")
     to_the_internet = [r for r in routes if r.get("gatewayId")]
     (cluster,) = by_type(captured, "eks:index:Cluster")
@@ -60,7 +60,7 @@ def test_pods_and_data_are_in_subnets_that_nobody_reaches(captured: Captured) ->
     assert all(name.startswith("subnet-data-") for name in group["subnetIds"])
 
 
-def test_only_the_callers_that_a_stack_names_reach_its_load_balancer(captures: Any) -> None:
+def test_only_named_callers_reach_the_load_balancer(captures: Any) -> None:
     """A load balancer that passes TLS on can carry no WAF: one in front must be the only way in."""
     values = stack_values("prod")
     values["edge"]["callerCidrs"] = ["198.51.100.0/24", "203.0.113.0/24"]
@@ -89,7 +89,7 @@ def test_the_subnets_of_a_network_do_not_overlap() -> None:
 
 
 @in_aws
-def test_the_data_are_reached_from_the_nodes_only(captured: Captured) -> None:
+def test_only_nodes_reach_the_data(captured: Captured) -> None:
     rules = by_type(captured, "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule")
     data = [
         rule
@@ -103,7 +103,7 @@ def test_the_data_are_reached_from_the_nodes_only(captured: Captured) -> None:
 
 
 @in_aws
-def test_each_function_has_a_role_that_logs_in_as_itself_alone(captured: Captured) -> None:
+def test_each_functions_role_logs_in_as_itself_only(captured: Captured) -> None:
     policies = {
         r.name: r.inputs["policy"] for r in captured.resources if r.type.endswith(":RolePolicy")
     }
@@ -123,9 +123,7 @@ def test_each_function_has_a_role_that_logs_in_as_itself_alone(captured: Capture
 
 
 @in_aws
-def test_what_holds_data_is_protected_where_the_stack_says_so(
-    captured: Captured, stack: str
-) -> None:
+def test_data_resources_are_protected_if_the_stack_says_so(captured: Captured, stack: str) -> None:
     kinds = (
         "aws:kms/key:Key",
         "aws:msk/cluster:Cluster",
@@ -165,7 +163,7 @@ def test_the_regions_root_is_a_certificate(captured: Captured) -> None:
     assert versions.RDS_CERTIFICATE_AUTHORITY == "rds-ca-rsa2048-g1"
 
 
-def test_a_stack_without_images_makes_their_repositories_and_no_function() -> None:
+def test_a_stack_without_images_makes_only_the_repositories() -> None:
     pending = stack_values("dev")
     assert pending["images"] == "pending"
 
@@ -207,7 +205,7 @@ def test_cfn_lint_knows_every_value(
 
 @in_aws
 @pytest.mark.slow
-def test_cfn_lint_notices_what_aws_does_not_have(captured: Captured, tmp_path: Path) -> None:
+def test_cfn_lint_finds_an_unknown_value(captured: Captured, tmp_path: Path) -> None:
     template = copy.deepcopy(cloudformation(captured))
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::RDS::DBInstance":

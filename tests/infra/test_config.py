@@ -129,7 +129,7 @@ def changed(stack: str, path: str, value: object) -> dict[str, Any]:
         ("cluster", "images", {"operate": "x"}, "saldo:images.get_balance: is missing"),
     ],
 )
-def test_a_bad_value_is_refused_by_its_path(
+def test_a_bad_value_is_refused_with_its_path(
     stack: str, path: str, value: object, problem: str
 ) -> None:
     problems = problems_of(changed(stack, path, value))
@@ -137,7 +137,7 @@ def test_a_bad_value_is_refused_by_its_path(
     assert any(problem in line for line in problems), problems
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     values = changed("prod", "database.backupDays", 36)
     values["currency"] = "x"
     values["kafka"]["consumers"] = 0

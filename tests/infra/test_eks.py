@@ -14,7 +14,7 @@ NODE_GROUP = "aws:eks/nodeGroup:NodeGroup"
 ADDON = "aws:eks/addon:Addon"
 
 
-def test_the_autoscalers_chart_lets_it_list_all_that_it_lists(captured: Captured) -> None:
+def test_the_autoscaler_may_list_everything_it_lists(captured: Captured) -> None:
     """1.35 lists resource.k8s.io, which charts before 9.59.0 forbid: it would never scale."""
     (scaler,) = [
         r.inputs
@@ -35,7 +35,7 @@ def attachments(captured: Captured, role: str) -> set[str]:
     }
 
 
-def test_policies_stay_attached_until_what_uses_them_is_gone(captured: Captured) -> None:
+def test_policies_stay_attached_until_their_users_are_gone(captured: Captured) -> None:
     """Destroyed in any order, the network's policy would go while nodes still drain."""
     (cluster,) = [r for r in captured.resources if r.type == "eks:index:Cluster"]
     needs: list[tuple[Resource, set[str]]] = [(cluster, attachments(captured, "cluster"))]
@@ -68,7 +68,7 @@ def test_the_api_reaches_the_metrics_that_knative_scales_by(captured: Captured) 
     assert ports == {8443, 9443, 10250, 10251}
 
 
-def test_each_zone_has_nodes_of_its_own(captured: Captured, stack: str) -> None:
+def test_each_zone_has_its_own_nodes(captured: Captured, stack: str) -> None:
     """A pod with a volume runs in its zone only: a group over all zones may grow in another."""
     values = stack_values(stack)
     zones, config = values["aws"]["zones"], values["eks"]
@@ -81,7 +81,7 @@ def test_each_zone_has_nodes_of_its_own(captured: Captured, stack: str) -> None:
         assert [group["scalingConfig"][bound] for group in groups] == [total / len(zones)] * 3
 
 
-def test_the_autoscaler_keeps_the_zones_alike(captured: Captured) -> None:
+def test_the_autoscaler_balances_the_zones(captured: Captured) -> None:
     (scaler,) = [
         r.inputs["values"]
         for r in captured.resources

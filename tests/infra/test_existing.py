@@ -111,7 +111,7 @@ def charts(captured: Captured) -> set[str]:
     return {r.name for r in captured.resources if r.type.endswith(":Release")}
 
 
-def test_what_is_there_already_is_not_made(captured: Captured, run: str) -> None:
+def test_existing_parts_are_not_made(captured: Captured, run: str) -> None:
     shape, parts = RUNS[run]
     types = {r.type for r in captured.resources}
     kinds = {r.kind for r in captured.resources}
@@ -129,7 +129,7 @@ def test_what_is_there_already_is_not_made(captured: Captured, run: str) -> None
     assert len(by_kind(captured, "KafkaSource")) == 1
 
 
-def test_with_all_of_them_only_saldos_namespace_is_made(made: Made) -> None:
+def test_with_all_parts_existing_only_the_namespace_is_made(made: Made) -> None:
     """Besides it, the cluster lets anybody read the public keys of its tokens."""
     outside = {
         (r.kind, r.inputs["metadata"]["name"])
@@ -192,7 +192,7 @@ def test_no_combination_breaks_a_policy(captured: Captured) -> None:
     assert not found
 
 
-def test_every_secret_is_made_or_is_theirs(captured: Captured, run: str) -> None:
+def test_every_secret_is_made_or_exists(captured: Captured, run: str) -> None:
     parts = RUNS[run][1]
     theirs = {("their-kafka", key) for key in ("user", "password", "type") if "kafka" in parts} | (
         {("their-database", "owner-url")} if "database" in parts else set()
@@ -213,7 +213,7 @@ def test_every_secret_is_made_or_is_theirs(captured: Captured, run: str) -> None
     assert theirs <= named
 
 
-def test_calls_to_what_is_theirs_are_let_through(captured: Captured, run: str) -> None:
+def test_calls_to_existing_parts_are_allowed(captured: Captured, run: str) -> None:
     shape, parts = RUNS[run]
     policies = by_kind(captured, "NetworkPolicy")
 
@@ -266,7 +266,7 @@ def test_the_roles_log_in_by_generated_passwords_to_their_server(made: Made) -> 
         }
 
 
-def test_their_authority_is_handed_on_where_the_stack_names_it() -> None:
+def test_a_named_authority_is_passed_on() -> None:
     values = values_of("cluster", frozenset({"kafka"}))
     values["kafka"] |= {"authority": "ca.crt", "bootstrap": "kafka-0.streams.svc:9093"}
     del values["kafka"]["cidrs"]
@@ -287,7 +287,7 @@ def test_their_authority_is_handed_on_where_the_stack_names_it() -> None:
     assert wrong(by_kind(captured, "NetworkPolicy"), [call]) == []
 
 
-def test_their_gateways_namespace_may_pass_requests_on() -> None:
+def test_the_existing_gateways_namespace_may_forward_requests() -> None:
     values = values_of("cluster", frozenset({"knative"}))
     values["edge"]["gatewayNamespace"] = "kourier-system"
     captured = capture_apart({"cluster": values})["cluster"]
@@ -332,7 +332,7 @@ def test_their_gateways_namespace_may_pass_requests_on() -> None:
         ("aws", "sources", {"issuer": "https://i", "jwksUrl": "https://k"}, "means nothing in the"),
     ],
 )
-def test_a_bad_setting_of_what_is_theirs_is_refused(
+def test_a_bad_setting_of_an_existing_part_is_refused(
     shape: str, path: str, value: object, problem: str
 ) -> None:
     values = values_of(shape, frozenset(PARTS))
@@ -382,7 +382,7 @@ def test_a_gateway_elsewhere_is_refused_with_knative_made_here() -> None:
         ("kafka", None),
     ],
 )
-def test_a_service_is_told_from_a_host_outside(host: str, namespace: str | None) -> None:
+def test_a_service_is_distinguished_from_an_outside_host(host: str, namespace: str | None) -> None:
     assert namespace_of(host) == namespace
 
 
@@ -401,7 +401,7 @@ def test_manifests_of_an_existing_cluster_name_no_chart(tmp_path: Path, made: Ma
     assert namespaces == {NAMESPACE}
 
 
-def test_render_takes_a_stack_file_of_ones_own(tmp_path: Path) -> None:
+def test_render_accepts_another_stack_file(tmp_path: Path) -> None:
     file = tmp_path / "Pulumi.ours.yaml"
     values = values_of("cluster", frozenset(PARTS))
     values["kafka"]["security"] = "plaintext"

@@ -34,7 +34,7 @@ def test_the_source_reads_one_topic_in_one_group_and_no_more() -> None:
 
 
 @with_msk
-def test_msk_takes_the_sources_user_from_a_secret_as_it_must_be(captured: Captured) -> None:
+def test_msk_gets_the_sources_user_from_a_valid_secret(captured: Captured) -> None:
     secret = named(captured, "Secret", "kafka-source")
     association = named(captured, "SingleScramSecretAssociation", "kafka-source")
     policy = named(captured, "SecretPolicy", "kafka-source")
@@ -59,7 +59,7 @@ def statement_cluster(captured: Captured) -> str:
 
 
 @with_msk
-def test_the_recorder_writes_one_topic_and_the_acl_job_alters_acls_alone(
+def test_the_recorder_and_the_acl_job_have_minimal_rights(
     captured: Captured,
 ) -> None:
     recorder = json.loads(named(captured, "RolePolicy", "record-transaction").inputs["policy"])
@@ -102,9 +102,7 @@ def test_the_source_may_delete_its_group_and_nothing_else(captured: Captured) ->
     assert allowed == {(KAFKA_SOURCE_USER, "group")}
 
 
-def test_brokers_are_spread_over_zones_where_nodes_name_them(
-    captured: Captured, stack: str
-) -> None:
+def test_brokers_are_spread_over_the_zones_of_the_nodes(captured: Captured, stack: str) -> None:
     for kafka in by_kind(captured, "Kafka"):
         rack = kafka["spec"]["kafka"].get("rack")
         assert rack == (

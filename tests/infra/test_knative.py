@@ -35,7 +35,7 @@ def test_one_pod_of_knative_may_go_at_a_time(captured: Captured) -> None:
             assert budget == {"name": budget["name"], "maxUnavailable": 1}
 
 
-def test_each_consumer_of_the_source_has_a_pod_of_its_own(captured: Captured, stack: str) -> None:
+def test_each_consumer_of_the_source_has_its_own_pod(captured: Captured, stack: str) -> None:
     """A dispatcher pod reads as one consumer of Kafka, whatever number of replicas is on it."""
     (source,) = by_kind(captured, "KafkaSource")
     (eventing,) = by_kind(captured, "KnativeEventing")
@@ -45,7 +45,7 @@ def test_each_consumer_of_the_source_has_a_pod_of_its_own(captured: Captured, st
     assert pods >= (2 if stack == "prod" else 1)
 
 
-def test_only_the_stack_file_says_how_many_read_the_topic(captured: Captured) -> None:
+def test_only_the_stack_file_sets_the_number_of_consumers(captured: Captured) -> None:
     """KEDA cannot: the brokers admit no pod of its own, and it would say Ready all the same."""
     (source,) = by_kind(captured, "KafkaSource")
     (eventing,) = by_kind(captured, "KnativeEventing")
@@ -55,7 +55,7 @@ def test_only_the_stack_file_says_how_many_read_the_topic(captured: Captured) ->
     assert not [r for r in captured.resources if r.name == "keda"]
 
 
-def test_the_gateway_is_one_image_and_no_tag_that_moves(captured: Captured) -> None:
+def test_the_gateway_image_is_pinned(captured: Captured) -> None:
     """Knative 1.23 names it v1.37-latest: another Envoy after the next restart."""
     (serving,) = by_kind(captured, "KnativeServing")
 
@@ -88,7 +88,7 @@ def test_brokers_channels_and_sinks_of_knative_do_not_run(captured: Captured) ->
     assert replicas["mt-broker-ingress"] is replicas["mt-broker-filter"] is None
 
 
-def test_knatives_pods_talk_tls_where_the_stack_says_so(
+def test_knatives_pods_use_tls_if_the_stack_says_so(
     captures: dict[str, Captured], schemas: dict[tuple[str, str], Any]
 ) -> None:
     """Else tokens are in clear from the gateway to a function, inside the cluster's network."""

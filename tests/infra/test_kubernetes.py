@@ -58,7 +58,7 @@ def test_objects_of_kubernetes_itself_are_valid(
         strictly(item)
 
 
-def test_the_strict_check_notices_a_field_that_is_not_there(captured: Captured) -> None:
+def test_the_strict_check_finds_an_unknown_field(captured: Captured) -> None:
     job = copy.deepcopy(next(item for item in whole(captured) if item["kind"] == "Job"))
     job["spec"]["template"]["spec"]["containers"][0]["enviroment"] = []
 
@@ -96,7 +96,7 @@ def test_custom_objects_meet_their_closed_definitions(
         ("Certificate", "spec/dnsName", "x", "'dnsName' was unexpected"),
     ],
 )
-def test_a_field_that_a_definition_lacks_is_noticed(  # noqa: PLR0913 - a case's parts
+def test_a_field_missing_in_a_definition_is_found(  # noqa: PLR0913 - a case's parts
     kind: str,
     path: str,
     value: object,
@@ -115,7 +115,7 @@ def test_a_field_that_a_definition_lacks_is_noticed(  # noqa: PLR0913 - a case's
     assert any(problem in line for line in definitions.problems(schema, item))
 
 
-def test_every_reference_to_a_secret_or_a_file_leads_somewhere(captured: Captured) -> None:
+def test_every_reference_to_a_secret_or_file_has_a_target(captured: Captured) -> None:
     made = {i["metadata"]["name"] for i in by_kind(captured, "ConfigMap")}
     # cert-manager's, External Secrets' and Strimzi's, and what Kubernetes has by itself.
     made |= {
@@ -154,7 +154,7 @@ def walk(value: object) -> Iterator[tuple[str, Any]]:
             yield from walk(item)
 
 
-def test_every_pod_is_under_default_deny_and_a_policy_of_its_own(captured: Captured) -> None:
+def test_every_pod_has_default_deny_and_its_own_policy(captured: Captured) -> None:
     policies = {p["metadata"]["name"]: p["spec"] for p in by_kind(captured, "NetworkPolicy")}
     deny = policies.pop("default-deny")
     pods = [
@@ -182,7 +182,7 @@ def test_only_the_recorder_reaches_kafka(captured: Captured) -> None:
     assert reach - {"kafka-acls"} == {"record-transaction"}
 
 
-def test_the_functions_settings_are_those_that_they_read(captured: Captured) -> None:
+def test_the_functions_get_exactly_the_settings_they_read(captured: Captured) -> None:
     seen = 0
     for function in FUNCTIONS:
         service = next(
@@ -212,7 +212,7 @@ STAND_INS = {
 }
 
 
-def test_the_database_is_verified_by_everybody(captured: Captured) -> None:
+def test_every_client_verifies_the_database(captured: Captured) -> None:
     urls = [
         entry["value"]
         for item in whole(captured)
@@ -232,7 +232,7 @@ def test_the_database_is_verified_by_everybody(captured: Captured) -> None:
     assert all(f"sslmode=verify-full&sslrootcert={AUTHORITY_DIR}/ca.crt" in url for url in urls)
 
 
-def test_deliveries_outlast_the_time_for_which_an_event_is_young() -> None:
+def test_deliveries_are_retried_longer_than_an_event_is_young() -> None:
     first_s = float(str(DELIVERY["backoffDelay"]).removeprefix("PT").removesuffix("S"))
     as_documented_s = sum(first_s * 2**attempt for attempt in range(DELIVERY_RETRIES))
     as_dispatched_s = 2 * as_documented_s
@@ -287,7 +287,7 @@ def test_the_manifests_are_the_objects_of_the_shape_cluster(
     assert len(set(names)) == len(names)
 
 
-def test_the_manifests_come_in_an_order_in_which_they_can_be_applied(manifests: Path) -> None:
+def test_the_manifests_are_in_an_applicable_order(manifests: Path) -> None:
     kinds = [yaml.safe_load(f.read_text())["kind"] for f in sorted(manifests.glob("*.yaml"))]
 
     assert set(kinds[:3]) == {"Namespace"}
@@ -295,7 +295,7 @@ def test_the_manifests_come_in_an_order_in_which_they_can_be_applied(manifests: 
     assert kinds.index("StatefulSet") < kinds.index("Job")
 
 
-def test_each_step_of_the_manifests_waits_for_what_the_next_needs(manifests: Path) -> None:
+def test_each_manifest_step_waits_for_what_the_next_needs(manifests: Path) -> None:
     """A KafkaSource that is made before its sink and its topic stays unready for minutes."""
     steps = (manifests / "README.md").read_text().partition("step by step")[2]
     commands = re.findall(r"cat (.+) \| kubectl (apply|wait --for=condition=\w+)", steps)
@@ -407,7 +407,7 @@ def test_render_takes_the_images_of_a_file(
 @pytest.mark.parametrize(
     ("folder", "label"), [("dashboards", "grafana_dashboard"), ("alerts", "prometheus_rule")]
 )
-def test_dashboards_and_alerts_are_where_their_readers_look(
+def test_dashboards_and_alerts_are_where_their_readers_search(
     captured: Captured, folder: str, label: str
 ) -> None:
     """Grafana's sidecar and Prometheus' take every ConfigMap of a label, as their charts set it."""

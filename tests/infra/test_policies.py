@@ -44,7 +44,7 @@ def test_no_resource_breaks_a_policy(captured: Captured) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
-def test_a_policy_sees_resources_wherever_it_should(
+def test_a_policy_sees_resources_in_every_stack_it_should(
     policy: Policy, stack: str, captured: Captured, record_property: RecordProperty
 ) -> None:
     values = stack_values(stack)
@@ -58,12 +58,12 @@ def test_a_policy_sees_resources_wherever_it_should(
         assert seen, f"{policy.name} judged no resource of {stack}"
 
 
-def test_every_policy_is_broken_below() -> None:
+def test_every_policy_has_a_breach_to_test() -> None:
     assert {policy.name for policy in POLICIES} == {breach.policy for breach in BREACHES}
 
 
 @pytest.mark.parametrize("breach", BREACHES, ids=lambda breach: f"{breach.policy}-{breach.says}")
-def test_a_breach_is_noticed(breach: Breach, captures: dict[str, Captured]) -> None:
+def test_a_breach_is_found(breach: Breach, captures: dict[str, Captured]) -> None:
     policy = next(policy for policy in POLICIES if policy.name == breach.policy)
     whole = [r for captured in captures.values() for r in captured.resources]
     candidates = [

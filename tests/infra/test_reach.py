@@ -183,7 +183,7 @@ def expected(captured: Captured, stack: str) -> list[Call]:
     return list(calls(Places(captured), telemetry=stack == "prod"))
 
 
-def test_every_call_is_let_through_or_stopped_as_it_should_be(
+def test_every_call_is_allowed_or_blocked_as_intended(
     captured: Captured, expected: list[Call], record_property: RecordProperty
 ) -> None:
     record_property("calls judged", len(expected))
@@ -192,7 +192,7 @@ def test_every_call_is_let_through_or_stopped_as_it_should_be(
     assert wrong(policies_of(captured), expected) == []
 
 
-def test_no_policy_can_be_left_out(captured: Captured, expected: list[Call]) -> None:
+def test_every_policy_is_needed(captured: Captured, expected: list[Call]) -> None:
     """The table above would notice: it is no weaker than the policies that it judges."""
     policies = policies_of(captured)
     unmissed = [

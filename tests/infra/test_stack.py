@@ -50,7 +50,7 @@ def test_no_pod_starts_before_its_identity_is_there(captured: Captured) -> None:
 
 
 @in_aws
-def test_every_add_on_is_of_the_version_that_was_chosen(captured: Captured) -> None:
+def test_every_add_on_has_the_chosen_version(captured: Captured) -> None:
     addons = {
         r.inputs["addonName"]: r.inputs["addonVersion"]
         for r in captured.resources
@@ -75,7 +75,7 @@ def test_every_add_on_is_of_the_version_that_was_chosen(captured: Captured) -> N
 
 
 @in_aws
-def test_administrators_enter_by_name_and_in_no_other_way(captured: Captured, stack: str) -> None:
+def test_administrators_have_access_by_name_only(captured: Captured, stack: str) -> None:
     (cluster,) = by_type(captured, "eks:index:Cluster")
     entries = cluster["accessEntries"].values()
 
@@ -90,7 +90,7 @@ def test_administrators_enter_by_name_and_in_no_other_way(captured: Captured, st
 
 
 @in_aws
-def test_certificates_are_proven_with_the_operators_identity(captured: Captured) -> None:
+def test_certificates_are_proved_with_the_operators_identity(captured: Captured) -> None:
     """An Issuer gets it only where cert-manager was told so, and port 53 is closed to nodes."""
     values = named(captured, "Release", "cert-manager").inputs["values"]
     (issuer,) = by_kind(captured, "Issuer")
@@ -104,7 +104,7 @@ def test_certificates_are_proven_with_the_operators_identity(captured: Captured)
 
 
 @in_aws
-def test_the_operator_reads_the_one_secret_that_rds_made(captured: Captured) -> None:
+def test_the_operator_reads_only_the_secret_of_rds(captured: Captured) -> None:
     policies = {
         r.name: json.loads(r.inputs["policy"])["Statement"]
         for r in captured.resources
@@ -122,7 +122,7 @@ def test_the_operator_reads_the_one_secret_that_rds_made(captured: Captured) -> 
     assert "rds!" not in json.dumps(policies["external-secrets"])
 
 
-def test_whatever_says_that_it_is_ready_is_waited_for(captured: Captured) -> None:
+def test_every_resource_with_readiness_is_waited_for(captured: Captured) -> None:
     """Knative's kinds, and their webhooks, are there only once its operator has installed it."""
     custom = [
         r
@@ -176,7 +176,7 @@ MSK_USER = "aws:msk/singleScramSecretAssociation:SingleScramSecretAssociation"
 
 
 @pytest.mark.parametrize("stack", ["cluster"])
-def test_a_new_image_of_the_command_line_makes_a_new_migration(
+def test_a_new_command_line_image_makes_a_new_migration(
     stack: str, captures: dict[str, Captured]
 ) -> None:
     values = stack_values(stack)
@@ -198,7 +198,7 @@ def test_a_new_image_of_the_command_line_makes_a_new_migration(
     assert others(captures[stack]) == others(after)
 
 
-def test_the_operators_commands_have_a_pod_that_never_runs_by_itself(captured: Captured) -> None:
+def test_the_operators_pod_never_runs_by_itself(captured: Captured) -> None:
     (job,) = by_kind(captured, "CronJob")
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -233,7 +233,7 @@ def test_migration_waits_for_a_database_that_is_starting(captured: Captured) -> 
     assert 300 <= int(wait_s) <= migrate["spec"]["activeDeadlineSeconds"] - 300
 
 
-def test_the_operators_role_logs_in_by_the_password_that_the_migrations_give_it(
+def test_the_operators_role_logs_in_with_its_set_password(
     captured: Captured,
 ) -> None:
     """By IAM it must not: the owner may become this role, and would lose its own password."""
@@ -265,7 +265,7 @@ def test_knative_refuses_what_the_configuration_refuses(captured: Captured) -> N
     assert int(knative["defaults"]["revision-timeout-seconds"]) <= TIMEOUT_S_MAX
 
 
-def test_postgresql_is_the_same_image_in_the_cluster_and_on_a_laptop() -> None:
+def test_postgresql_has_one_image_in_cluster_and_on_a_laptop() -> None:
     compose = Path(__file__).parents[2] / "local" / "compose.yaml"
     services = yaml.safe_load(compose.read_text())["services"]
 
@@ -274,7 +274,7 @@ def test_postgresql_is_the_same_image_in_the_cluster_and_on_a_laptop() -> None:
     assert versions.POSTGRES.startswith(f"{versions.POSTGRES_MAJOR}.")
 
 
-def test_deliveries_are_the_same_in_the_cluster_and_on_a_laptop(captured: Captured) -> None:
+def test_deliveries_are_equal_in_the_cluster_and_on_a_laptop(captured: Captured) -> None:
     (source,) = by_kind(captured, "KafkaSource")
     compose = Path(__file__).parents[2] / "local" / "compose.yaml"
     command = yaml.safe_load(compose.read_text())["services"]["kafka-source"]["command"]
@@ -359,7 +359,7 @@ SCRAPED = {
 }
 
 
-def test_one_pod_of_a_function_may_go_at_a_time_and_a_broken_one_always(
+def test_one_pod_may_be_evicted_at_a_time_a_broken_one_always(
     captured: Captured,
 ) -> None:
     """By what may be missing, not by what must be there: of a function at zero nothing can be."""
@@ -379,7 +379,7 @@ def test_one_pod_of_a_function_may_go_at_a_time_and_a_broken_one_always(
 
 
 @in_aws
-def test_volumes_of_the_cluster_are_encrypted_and_where_their_pod_is(captured: Captured) -> None:
+def test_volumes_are_encrypted_and_in_the_zone_of_their_pod(captured: Captured) -> None:
     (storage,) = by_kind(captured, "StorageClass")
 
     assert storage["metadata"]["annotations"] == {
@@ -391,7 +391,7 @@ def test_volumes_of_the_cluster_are_encrypted_and_where_their_pod_is(captured: C
 
 
 @pytest.mark.parametrize("stack", ["dev"], indirect=True)
-def test_a_stack_without_interface_endpoints_has_the_free_one_only(captured: Captured) -> None:
+def test_without_interface_endpoints_only_the_free_one_is_made(captured: Captured) -> None:
     """Each is paid by the hour in each zone, and calls through the NAT gateway by their bytes."""
     (endpoint,) = by_type(captured, "aws:ec2/vpcEndpoint:VpcEndpoint")
     calls = by_type(captured, "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule")
@@ -405,7 +405,7 @@ def test_a_stack_without_interface_endpoints_has_the_free_one_only(captured: Cap
 
 
 @pytest.mark.parametrize("stack", ["prod"], indirect=True)
-def test_what_nodes_and_pods_call_of_aws_is_inside_the_network(captured: Captured) -> None:
+def test_aws_calls_of_nodes_and_pods_stay_in_the_network(captured: Captured) -> None:
     endpoints = by_type(captured, "aws:ec2/vpcEndpoint:VpcEndpoint")
     services = {e["serviceName"].removeprefix("com.amazonaws.us-east-1."): e for e in endpoints}
     groups = by_type(captured, "aws:eks/nodeGroup:NodeGroup")
