@@ -16,16 +16,13 @@ from cloudevents.exceptions import GenericException
 from cloudevents.http import from_http
 
 from saldo.project.errors import BadDelivery
-from saldo.serve.http.auth import caller_of
-from saldo.serve.http.request import TEXT, Answer, media_type, read_body
+from saldo.serve.http.request import media_type, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cloudevents.http import CloudEvent
-    from starlette.responses import Response
 
-    from saldo.project.projector import Projector
     from saldo.serve.http.request import Request
 
 RECORDED = "saldo.transaction.recorded"
@@ -66,13 +63,6 @@ class Delivery:
             return bytes(_read_data(self.data).event).decode()
         except UNREADABLE:
             return None
-
-
-async def post_delivery(projector: Projector, request: Request) -> Response:
-    """Take one delivery of a source; a 200 means that it needs no other."""
-    await caller_of(projector.authenticator, request)
-    await projector.take(await read_delivery(request))
-    return Answer(b"OK", media_type=TEXT)
 
 
 async def read_delivery(request: Request) -> Delivery:

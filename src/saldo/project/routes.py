@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 
-from saldo.project.deliveries import of_cloud_event, post_delivery
+from saldo.project.deliveries import of_cloud_event, read_delivery
 from saldo.project.errors import (
     BadDelivery,
     BeyondStore,
@@ -27,13 +27,16 @@ from saldo.serve.database import function_pool
 from saldo.serve.group_commit import QueueFull
 from saldo.serve.http import auth
 from saldo.serve.http.problems import Rule
+from saldo.serve.http.request import TEXT, Answer
 from saldo.serve.http.router import Router, route
 from saldo.serve.server import FunctionApp
 from saldo.serve.settings import BadSetting
 
 if TYPE_CHECKING:
     from cloudevents.http import CloudEvent
+    from starlette.responses import Response
 
+    from saldo.serve.http.request import Request
     from saldo.serve.settings import Settings
 
 RULES: dict[type[Exception], Rule] = {
@@ -71,6 +74,13 @@ async def open_projector(settings: Settings, metrics: ProjectMetrics) -> Project
     )
     projector.sweeper.start()
     return projector
+
+
+async def post_delivery(projector: Projector, request: Request) -> Response:
+    """Take one delivery of a source; a 200 means that it needs no other."""
+    await auth.caller_of(projector.authenticator, request)
+    await projector.take(await read_delivery(request))
+    return Answer(b"OK", media_type=TEXT)
 
 
 app = FunctionApp(
