@@ -28,17 +28,17 @@ from local.preconditions import NotPossible
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 WORD = "not-a-real-password"
 ENCRYPTED = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 NOBODY = 65534
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that the server may enter: as root it runs as another user."""
+    """Yield a folder that the server may enter: as root it runs as another user."""
     with tempfile.TemporaryDirectory(prefix="saldo-tls-") as made:
         yield Path(made)
 
