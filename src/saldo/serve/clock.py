@@ -26,7 +26,7 @@ STORE_NOW = "SELECT clock_timestamp()"
 async def store_now(
     store: asyncpg.Pool[asyncpg.Record] | asyncpg.Connection[asyncpg.Record],
 ) -> datetime:
-    """The event store's time."""
+    """Return the event store's time."""
     now: datetime = await store.fetchval(STORE_NOW)
     return now
 
@@ -74,7 +74,7 @@ class StoreClock:
             )
 
     def now(self) -> datetime | None:
-        """The store's time; None before it was read."""
+        """Return the store's time; None before it was read."""
         if self._noted is None:
             return None
         noted, at = self._noted

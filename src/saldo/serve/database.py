@@ -118,7 +118,7 @@ def open_pool(
     application: str,
     password: Callable[[], str] | None = None,
 ) -> asyncpg.Pool[asyncpg.Record]:
-    """A pool that is ready to be awaited (``await pool``) and connects when first used.
+    """Return a pool to be awaited (``await pool``), which connects when first used.
 
     TLS is as the URL says (``sslmode``).
     """
@@ -155,14 +155,14 @@ def function_pool(
 async def acquire(
     pool: asyncpg.Pool[asyncpg.Record],
 ) -> PoolConnectionProxy[asyncpg.Record]:
-    """A connection; raises one of DRIVER_ERRORS."""
+    """Return a connection; raise one of DRIVER_ERRORS."""
     return await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
 
 
 async def begin(
     pool: asyncpg.Pool[asyncpg.Record],
 ) -> PoolConnectionProxy[asyncpg.Record]:
-    """A connection in a database transaction; raises one of DRIVER_ERRORS, and then holds none."""
+    """Return a connection in a database transaction; one of DRIVER_ERRORS leaves none held."""
     connection = await acquire(pool)
     try:
         await connection.execute("BEGIN")
@@ -193,7 +193,7 @@ def column(values: Sequence[object]) -> Sequence[object] | None:
 
 
 def rds_iam_password(url: str) -> Callable[[], str]:
-    """A maker of RDS IAM tokens for the user, host and port of ``url``.
+    """Return a maker of RDS IAM tokens for the user, host and port of ``url``.
 
     A token is good for 15 minutes to connect with; a connection outlives it. botocore is imported
     here, when it is used: it costs 31 MB.

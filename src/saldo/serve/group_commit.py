@@ -87,7 +87,7 @@ class GroupCommit(Generic[Item, Result]):
         return self._queue_weight
 
     def submit(self, item: Item, keys: Collection[str], weight: int = 1) -> asyncio.Future[Result]:
-        """A future of ``item``'s result, or of what its batch raised; raises QueueFull at once.
+        """Return a future of ``item``'s result or its batch's error; raise QueueFull at once.
 
         Who no longer waits cancels it, as a task that awaits it does.
         """
@@ -129,7 +129,7 @@ class GroupCommit(Generic[Item, Result]):
             task.add_done_callback(self._batch_done)
 
     def _take_batch(self) -> list[_Waiting[Item, Result]]:
-        """The next items in order of arrival, passing over those whose keys are not free."""
+        """Return the next items in arrival order, without those whose keys are not free."""
         batch: list[_Waiting[Item, Result]] = []
         passed_over: list[_Waiting[Item, Result]] = []
         not_free = set(self._busy_keys)

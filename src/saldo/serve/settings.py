@@ -100,7 +100,7 @@ _NEEDS: dict[str, frozenset[str]] = {
 
 
 def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings of ``function`` from the environment; raises BadSetting."""
+    """Read the settings of ``function`` from the environment; raise BadSetting."""
     env = os.environ if environ is None else environ
     needs = _NEEDS.get(function)
     if needs is None:
@@ -155,7 +155,7 @@ def read_kafka(env: Mapping[str, str]) -> KafkaSettings:
 
 
 def read_hash_secret(env: Mapping[str, str]) -> bytes:
-    """The key of the keyed hashes; raises BadSetting."""
+    """Read the key of the keyed hashes; raise BadSetting."""
     text = _text(env, "HASH_SECRET")
     try:
         secret = bytes.fromhex(text)
