@@ -34,13 +34,6 @@ if TYPE_CHECKING:
 
 # A short number is an entry's place in its own statement: another file may use it again.
 _ORDINAL = re.compile(r"[0-9]{1,6}", re.ASCII)
-# The kind of message is within the first bytes.
-HEAD_BYTES = 65_536
-_MESSAGE = re.compile(rb"<(?:[A-Za-z0-9_.-]+:)?(BkToCstmr[A-Za-z]+)")
-_OTHER_MESSAGES = {
-    b"BkToCstmrAcctRpt": "a camt.052 report of the day, which may still change",
-    b"BkToCstmrDbtCdtNtfctn": "a camt.054 notification, whose amounts are in a statement too",
-}
 
 
 def parse_camt(content: bytes, bank_account: str | None = None) -> BankStatement:
@@ -48,14 +41,6 @@ def parse_camt(content: bytes, bank_account: str | None = None) -> BankStatement
 
     Entries that are not booked are left out.
     """
-    head = content[:HEAD_BYTES]
-    message = _MESSAGE.search(head)
-    what = _OTHER_MESSAGES.get(message[1]) if message else None
-    if message and what:
-        raise StatementError(
-            f"the file is {what}: import the camt.053 statement",
-            number=head[: message.start()].count(b"\n") + 1,
-        )
     try:
         pages = _read(content)
     except etree.XMLSyntaxError as error:

@@ -76,12 +76,10 @@ def parse_csv(
     for row in rows:
         row.parse((*layout.money, "balance"), currency, decimal)
     page.lines = lines = _lines(rows, layout, options)
-    balances = [row.amounts.get("balance") for row in rows]
-    if _latest_first(lines, balances):
+    if _latest_first(lines):
         lines.reverse()
-        balances.reverse()
     statement = join_pages("csv", [("", page)], lambda page: page)
-    statement.opening, statement.closing = _outer_balances(lines, balances)
+    statement.opening, statement.closing = _outer_balances(lines)
     if statement.opening is None and stated is not None:
         statement.opening = _stated_opening(stated, currency, decimal, lines[0])
     if statement.gap_minor:
@@ -204,6 +202,7 @@ def _lines(rows: Sequence[_Row], layout: CsvLayout, options: ReadingOptions) -> 
             amount_minor=amount_minor,
             description=tidy_description(row.text("description")),
             reference=tidy_reference(row.text("reference")),
+            balance_minor=row.amounts.get("balance"),
         )
         for row, amount_minor in zip(rows, amounts, strict=True)
     ]
@@ -256,34 +255,32 @@ def _stated_opening(
     return StatementBalance(amount_minor=row.amounts[role], on=first.occurred_on)
 
 
-def _latest_first(lines: Sequence[StatementLine], balances: Sequence[int | None]) -> bool:
+def _latest_first(lines: Sequence[StatementLine]) -> bool:
     first, last = lines[0].occurred_on, lines[-1].occurred_on
-    if first != last:
-        return first > last
     # within one day only the balances tell
-    return not _follow(lines, balances) and _follow(lines[::-1], balances[::-1])
+    return first > last or (first == last and not _follow(lines) and _follow(lines[::-1]))
 
 
-def _follow(lines: Sequence[StatementLine], balances: Sequence[int | None]) -> bool:
+def _follow(lines: Sequence[StatementLine]) -> bool:
     """Return whether each balance is the one before plus the line's amount."""
     return all(
-        before is not None and after is not None and before + line.amount_minor == after
-        for before, after, line in zip(balances, balances[1:], lines[1:], strict=False)
+        before.balance_minor is not None
+        and before.balance_minor + line.amount_minor == line.balance_minor
+        for before, line in pairwise(lines)
     )
 
 
 def _outer_balances(
-    lines: Sequence[StatementLine], balances: Sequence[int | None]
+    lines: Sequence[StatementLine],
 ) -> tuple[StatementBalance | None, StatementBalance | None]:
     """Return the balances before the first line and after the last one, where there are any."""
-    days = [line.occurred_on for line in lines]
-    if any(later < earlier for earlier, later in pairwise(days)):
-        # not in the order of days, so the last line's balance is not the last day's
-        return None, None
     opening = closing = None
-    if balances[0] is not None:
-        before_minor = balances[0] - lines[0].amount_minor
-        opening = StatementBalance(amount_minor=before_minor, on=days[0])
-    if balances[-1] is not None:
-        closing = StatementBalance(amount_minor=balances[-1], on=days[-1])
+    first, last = lines[0], lines[-1]
+    # out of the order of days, the last line's balance is not the last day's
+    in_order = all(before.occurred_on <= line.occurred_on for before, line in pairwise(lines))
+    if in_order and first.balance_minor is not None:
+        before_minor = first.balance_minor - first.amount_minor
+        opening = StatementBalance(amount_minor=before_minor, on=first.occurred_on)
+    if in_order and last.balance_minor is not None:
+        closing = StatementBalance(amount_minor=last.balance_minor, on=last.occurred_on)
     return opening, closing

@@ -22,10 +22,18 @@ _XML = re.compile(rb"\s*<(?:\?xml|[A-Za-z:]*Document)\b")
 _MT940 = re.compile(rb"(?:\A|[\r\n])\s*(?:\{1:|:20:)")
 # What people try instead of an export. Each is named: "no header was recognised" does not help.
 _OTHERS = (
-    (b"%PDF", "a PDF: download the statement as OFX, CAMT.053, MT940 or CSV"),
-    (b"PK\x03\x04", "a ZIP archive or a spreadsheet: unpack it, or save it as CSV"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel workbook: save it as CSV"),
-    (b"\x1f\x8b", "compressed: unpack it first"),
+    (rb"\A%PDF", "a PDF: download the statement as OFX, CAMT.053, MT940 or CSV"),
+    (rb"\APK\x03\x04", "a ZIP archive or a spreadsheet: unpack it, or save it as CSV"),
+    (rb"\A\xd0\xcf\x11\xe0", "an old Excel workbook: save it as CSV"),
+    (rb"\A\x1f\x8b", "compressed: unpack it first"),
+    (
+        rb"<(?:[A-Za-z0-9_.-]+:)?BkToCstmrAcctRpt\b",
+        "a camt.052 report of the day, which may still change: import the camt.053 statement",
+    ),
+    (
+        rb"<(?:[A-Za-z0-9_.-]+:)?BkToCstmrDbtCdtNtfctn\b",
+        "a camt.054 notification, whose amounts are in the camt.053 statement: import that",
+    ),
 )
 _PARSERS = {"ofx": parse_ofx, "mt940": parse_mt940, "camt": parse_camt}
 
@@ -40,7 +48,8 @@ def read_statement(
     options = options or ReadingOptions()
     if not content.strip():
         raise StatementError("the file is empty")
-    found = options.format or detect_format(content)
+    detected = detect_format(content)
+    found = options.format or detected
     if found == "csv":
         statement = parse_csv(content, options, options.currency or currency_held)
     else:
@@ -52,11 +61,12 @@ def read_statement(
 
 def detect_format(content: bytes) -> Format:
     """Return the format by the file's beginning; raise StatementError for a PDF and the like."""
-    for mark, what in _OTHERS:
-        if content.startswith(mark):
-            raise StatementError(f"the file is {what}")
     # UTF-16 has a zero in every other byte of what is looked for
     head = content[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
+    for pattern, what in _OTHERS:
+        if found := re.search(pattern, head):
+            number = head.count(b"\n", 0, found.start()) + 1
+            raise StatementError(f"the file is {what}", number=number)
     if _OFX.search(head):
         return "ofx"
     if _XML.match(head.lstrip(b"\xff\xfe")):

@@ -196,8 +196,6 @@ def _day(part: dict[str, str]) -> date | None:
 
 def _description(details: str) -> str:
     """Return the text of field 86, without the keys of its structure."""
-    if not details:
-        return ""
     if _STRUCTURED.match(details):
         field = {"transaction_details": details}
         found = processors.transaction_details_post_processor(_TRANSACTIONS, _DETAILS, field, field)

@@ -25,7 +25,7 @@ class StatementLine:
     """One booked line. ``amount_minor`` is signed: what it adds to the balance.
 
     ``number`` is the line of the file that it starts on, from 1. ``reference`` is the bank's own
-    name for the transaction, when it gives one.
+    name for the transaction, ``balance_minor`` the balance after it, where the file states them.
     """
 
     number: int
@@ -33,6 +33,7 @@ class StatementLine:
     amount_minor: int
     description: str
     reference: str | None
+    balance_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
