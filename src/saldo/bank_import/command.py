@@ -31,8 +31,6 @@ from saldo.operate.terminal import (
     results,
 )
 
-HOW_TO_CONFIRM = "say --yes to record, or --dry-run to look"
-
 
 def import_statement_command(
     options: ImportOptions, *, as_json: AsJson = False, reading: ReadingOptions
@@ -107,15 +105,14 @@ def _read(options: ImportOptions, reading: ReadingOptions, functions: Functions)
 
 def _confirm(options: ImportOptions, statement: BankStatement, *, as_json: bool) -> None:
     """Show what would be recorded and let the user say no."""
-    if as_json and not options.yes:
-        raise ImportFailedError(f"--json cannot ask: {HOW_TO_CONFIRM}")
-    if as_json:
-        return
-    show_preview(options, statement)
+    if not as_json:
+        show_preview(options, statement)
     if options.yes:
         return
-    if not sys.stdin.isatty():
-        raise ImportFailedError(f"there is no terminal to ask at: {HOW_TO_CONFIRM}")
+    if as_json or not sys.stdin.isatty():
+        raise ImportFailedError(
+            "there is no terminal to ask at: say --yes to record, or --dry-run to look"
+        )
     if not typer.confirm(f"Record {len(statement.lines):,} transactions into {options.account}?"):
         results.print("Nothing was recorded.")
         raise typer.Exit(FAILED)

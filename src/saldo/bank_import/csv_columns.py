@@ -51,11 +51,14 @@ def find_layout(text: str, options: ReadingOptions) -> CsvLayout:
     """Return the layout of the file; raise StatementError when it does not show one."""
     delimiters = DELIMITERS if options.delimiter is None else (options.delimiter,)
     top = text.split("\n", PREAMBLE_LINES_MAX)[:PREAMBLE_LINES_MAX]
-    rows = [
-        (delimiter, above, cells)
-        for delimiter in delimiters
-        for above, cells in enumerate(_top_rows(top, delimiter))
-    ]
+    rows: list[tuple[str, int, list[str]]] = []
+    for delimiter in delimiters:
+        # with another delimiter than the file's, anything may happen
+        with contextlib.suppress(csv.Error):
+            rows.extend(
+                (delimiter, above, [cell.strip() for cell in row])
+                for above, row in enumerate(csv.reader(top, delimiter=delimiter))
+            )
     layouts = [layout for row in rows if (layout := _layout_of(*row, options)) is not None]
     if layouts:
         # of equal ones the first: a later row that looks like a header as much is a transaction
@@ -90,14 +93,6 @@ def plain_name(text: str) -> str:
     if (named or symbols) and len(words) > 1 and words[-1] in {"em", "in"}:
         words.pop()
     return " ".join(words)
-
-
-def _top_rows(top: Sequence[str], delimiter: str) -> list[list[str]]:
-    rows: list[list[str]] = []
-    # with another delimiter than the file's, anything may happen
-    with contextlib.suppress(csv.Error):
-        rows.extend([cell.strip() for cell in row] for row in csv.reader(top, delimiter=delimiter))
-    return rows
 
 
 def _layout_of(
