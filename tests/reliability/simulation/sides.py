@@ -93,7 +93,7 @@ class Recorder:
         self._sweeper.start()
 
     async def record(self, intents: Sequence[Intent]) -> list[list[Recorded] | Exception]:
-        """Record concurrent requests as record_single and record_bulk do."""
+        """Record concurrent requests as Recorder.record does."""
         waiting = [self._submit(intent) for intent in intents]
         return [_answer(each) for each in await asyncio.gather(*waiting, return_exceptions=True)]
 
