@@ -112,11 +112,7 @@ async def _leave_as_it_is(_connection: Any) -> None:
 
 
 def open_pool(
-    url: str,
-    *,
-    size_max: int,
-    application: str,
-    password: Callable[[], str] | None = None,
+    url: str, *, size_max: int, application: str, password: Callable[[], str] | None = None
 ) -> asyncpg.Pool[asyncpg.Record]:
     """Return a pool to be awaited (``await pool``), which connects when first used.
 
@@ -152,17 +148,13 @@ def function_pool(
     return pool
 
 
-async def acquire(
-    pool: asyncpg.Pool[asyncpg.Record],
-) -> PoolConnectionProxy[asyncpg.Record]:
+async def acquire(pool: asyncpg.Pool[asyncpg.Record]) -> PoolConnectionProxy[asyncpg.Record]:
     """Return a connection; raise one of DRIVER_ERRORS."""
     return await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
 
 
-async def begin(
-    pool: asyncpg.Pool[asyncpg.Record],
-) -> PoolConnectionProxy[asyncpg.Record]:
-    """Return a connection in a database transaction; one of DRIVER_ERRORS leaves none held."""
+async def begin(pool: asyncpg.Pool[asyncpg.Record]) -> PoolConnectionProxy[asyncpg.Record]:
+    """Return a connection in a database transaction; raise one of DRIVER_ERRORS and hold none."""
     connection = await acquire(pool)
     try:
         await connection.execute("BEGIN")
@@ -205,9 +197,7 @@ def rds_iam_password(url: str) -> Callable[[], str]:
 
         client = botocore.session.get_session().create_client("rds")
         made: str = client.generate_db_auth_token(
-            DBHostname=parts.hostname,
-            Port=parts.port or 5432,
-            DBUsername=parts.username,
+            DBHostname=parts.hostname, Port=parts.port or 5432, DBUsername=parts.username
         )
         return made
 

@@ -89,7 +89,7 @@ class GroupCommit(Generic[Item, Result]):
     def submit(self, item: Item, keys: Collection[str], weight: int = 1) -> asyncio.Future[Result]:
         """Return a future of ``item``'s result or its batch's error; raise QueueFull at once.
 
-        Who no longer waits cancels it, as a task that awaits it does.
+        A waiter that goes away cancels it, as a task that awaits it does.
         """
         if self._queue_weight + weight > self._queue_weight_max:
             raise QueueFull

@@ -24,10 +24,8 @@ KafkaSecurity = Literal["plaintext", "msk-iam", "scram"]
 HASH_SECRET_BYTES_MIN = 32
 POOL_SIZE_DEFAULT = 4
 POOL_SIZE_MAX = 50
-METRIC_INTERVAL_MS_DEFAULT = 60_000
-METRIC_INTERVAL_MS_MIN = 100
-METRIC_INTERVAL_MS_MAX = 3_600_000
-TRACE_SAMPLE_RATIO_DEFAULT = "0.01"
+METRIC_INTERVAL_MS = (60_000, 100, 3_600_000)  # the default, and the bounds
+OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _RATIO = re.compile(r"[0-9]{1,2}(\.[0-9]{1,9})?", re.ASCII)
 # It becomes part of a header: nothing in it may end what it stands in.
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
@@ -126,16 +124,9 @@ def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Se
         cors_origins=_origins(env),
         console_record_url=_console_record_url(env),
         log_level=_choice(env, "LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO"),
-        otlp_endpoint=_otlp_endpoint(env),
-        metric_interval_s=_integer(
-            env,
-            "OTEL_METRIC_EXPORT_INTERVAL",
-            METRIC_INTERVAL_MS_DEFAULT,
-            METRIC_INTERVAL_MS_MIN,
-            METRIC_INTERVAL_MS_MAX,
-        )
-        / 1000,
-        trace_sample_ratio=_ratio(env, "OTEL_TRACES_SAMPLER_ARG", TRACE_SAMPLE_RATIO_DEFAULT),
+        otlp_endpoint=_http_url(env, OTLP_ENDPOINT) if env.get(OTLP_ENDPOINT, "").strip() else None,
+        metric_interval_s=_integer(env, "OTEL_METRIC_EXPORT_INTERVAL", *METRIC_INTERVAL_MS) / 1000,
+        trace_sample_ratio=_ratio(env),
     )
 
 
@@ -174,11 +165,7 @@ def _text(env: Mapping[str, str], name: str) -> str:
 
 
 def _choice(
-    env: Mapping[str, str],
-    name: str,
-    choices: tuple[Word, ...],
-    *,
-    default: Word | None = None,
+    env: Mapping[str, str], name: str, choices: tuple[Word, ...], default: Word | None = None
 ) -> Word:
     text = env.get(name, "").strip() or default
     for choice in choices:
@@ -204,26 +191,23 @@ def read_database(env: Mapping[str, str], name: str) -> str:
 
 
 def _oidc(env: Mapping[str, str], prefix: str) -> OidcSettings:
-    jwks_url = _text(env, f"{prefix}_JWKS_URL")
-    if urlsplit(jwks_url).scheme not in {"https", "http"}:
-        raise BadSetting(f"{prefix}_JWKS_URL", "must be an http or https URL")
     return OidcSettings(
         issuer=_text(env, f"{prefix}_ISSUER"),
         audience=_text(env, f"{prefix}_AUDIENCE"),
-        jwks_url=jwks_url,
+        jwks_url=_http_url(env, f"{prefix}_JWKS_URL"),
     )
 
 
-def _otlp_endpoint(env: Mapping[str, str]) -> str | None:
-    """Where a collector takes OTLP by http/protobuf; None is off."""
-    url = env.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
-    if url and urlsplit(url).scheme not in {"https", "http"}:
-        raise BadSetting("OTEL_EXPORTER_OTLP_ENDPOINT", "must be an http or https URL")
-    return url or None
+def _http_url(env: Mapping[str, str], name: str) -> str:
+    url = _text(env, name)
+    if urlsplit(url).scheme not in {"https", "http"}:
+        raise BadSetting(name, "must be an http or https URL")
+    return url
 
 
-def _ratio(env: Mapping[str, str], name: str, default: str) -> float:
-    text = env.get(name, "").strip() or default
+def _ratio(env: Mapping[str, str]) -> float:
+    name = "OTEL_TRACES_SAMPLER_ARG"
+    text = env.get(name, "").strip() or "0.01"
     if not _RATIO.fullmatch(text) or not 0 <= float(text) <= 1:
         raise BadSetting(name, f"is {text!r}; it must be a number from 0 to 1")
     return float(text)
@@ -237,7 +221,7 @@ def _subjects(env: Mapping[str, str]) -> frozenset[str]:
 
 
 def _origins(env: Mapping[str, str]) -> frozenset[str]:
-    """Origins as a browser sends them: anything else would be compared with and never match."""
+    """Return origins as a browser sends them: anything else would never match."""
     origins = _listed(env.get("CORS_ORIGINS", ""))
     for origin in origins:
         parts = urlsplit(origin)
@@ -249,7 +233,7 @@ def _origins(env: Mapping[str, str]) -> frozenset[str]:
 
 
 def _console_record_url(env: Mapping[str, str]) -> str | None:
-    """Where the console's page, in a browser, reaches record_transaction; None: it only reads."""
+    """Return where the console reaches record_transaction; None if it only reads."""
     url = env.get("CONSOLE_RECORD_URL", "").strip().rstrip("/")
     if not url:
         return None

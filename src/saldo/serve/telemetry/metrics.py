@@ -78,32 +78,28 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.http_requests = self.counter(
             "saldo_http_requests_total",
-            "Requests answered, the probes and /metrics not counted. The route is a template "
-            "(/transactions/{}), `none` where there is nothing; status 499: the client went away.",
+            "Responses, except to the probes and /metrics. The route is a template "
+            "(/transactions/{}), or `none`; status 499: the client went away.",
             "method",
             "route",
             "status",
         )
         self.http_duration = self.histogram(
             "saldo_http_request_duration_seconds",
-            "From the request's head to the end of the answer; an event stream's is as long as it "
-            "lived.",
+            "From the request's head to the end of the response, also of an event stream.",
             LATENCY_S,
             "route",
         )
-        self.http_in_flight = self.gauge(
-            "saldo_http_requests_in_flight", "Requests being answered now."
-        )
+        self.http_in_flight = self.gauge("saldo_http_requests_in_flight", "Requests in progress.")
         self.refusals = self.counter(
             "saldo_refusals_total",
-            "Problems answered, by the last word of their type, such as `too-busy` and "
+            "Problem responses, by the last word of their type, such as `too-busy` and "
             "`too-many-waiters`.",
             "problem",
         )
         self.batch_weight = self.histogram(
             "saldo_batch_weight",
-            "What one group commit held: transactions recorded, accounts caught up, or balances "
-            "read.",
+            "Transactions recorded, accounts caught up or balances read in one group commit.",
             WEIGHTS,
             "batch",
         )
@@ -118,20 +114,17 @@ class Metrics:
         )
         self.pool_connections = self.gauge(
             "saldo_pool_connections",
-            "Connections to PostgreSQL that are open; state is `used` or `idle`.",
+            "Open connections to PostgreSQL; state is `used` or `idle`.",
             "database",
             "state",
         )
         self.pool_connections_max = self.gauge(
-            "saldo_pool_connections_max",
-            "POOL_SIZE_MAX of the process, for each database.",
-            "database",
+            "saldo_pool_connections_max", "POOL_SIZE_MAX, for each database.", "database"
         )
         self.clock_ahead = self.gauge(
             "saldo_clock_ahead_seconds",
-            "How far the process's clock is ahead of the event store's at the least; negative: "
-            "behind. Nothing is dated by it, but tokens end by it. More than 5 s either way is "
-            "reported.",
+            "How far the process's clock is at least ahead of the event store's; negative: behind. "
+            "It dates nothing, but decides when tokens expire. Over 5 s either way is reported.",
         )
 
     def counter(self, name: str, meaning: str, *labels: str) -> Counter:
