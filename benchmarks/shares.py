@@ -53,7 +53,6 @@ NAMED: dict[str, frozenset[tuple[str, str]]] = {
     "share_auth": _codes(
         recorder.Recorder.caller,
         auth.caller_of,
-        auth.Authenticator.remembered,
         auth.Authenticator.authenticate,
     ),
     "share_tracing": frozenset(),

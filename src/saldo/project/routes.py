@@ -28,7 +28,7 @@ from saldo.serve.group_commit import QueueFull
 from saldo.serve.http import auth
 from saldo.serve.http.problems import Rule
 from saldo.serve.http.request import TEXT, Answer
-from saldo.serve.http.router import Router, route
+from saldo.serve.http.router import Route, Router
 from saldo.serve.server import FunctionApp
 from saldo.serve.settings import BadSetting
 
@@ -90,7 +90,7 @@ app = FunctionApp(
     router=Router(
         root_path="",
         rules=RULES,
-        routes=(route("POST", "/", post_delivery),),
+        routes=(Route("POST", "/", post_delivery),),
     ),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 from cloudevents.conversion import to_binary
@@ -21,14 +21,7 @@ from saldo.query.errors import AccountNotFound, PositionNotFound, ProjectionBehi
 from saldo.query.prefer import wait_asked_for
 from saldo.query.responses import Balance, Balances, NoBalance, balance_of
 from saldo.query.server_sent_events import EventStream, balance_events
-from saldo.query.statement import (
-    STATEMENT_LIMIT_DEFAULT,
-    STATEMENT_LIMIT_MAX,
-    Filters,
-    read_accounts,
-    read_days,
-    read_statement,
-)
+from saldo.query.statement import Filters, read_accounts, read_days, read_statement
 from saldo.serve.http.auth import READ, SYSTEM
 from saldo.serve.http.cloud_events import STRUCTURED, read_cloud_event
 from saldo.serve.http.json_reader import Number
@@ -37,7 +30,6 @@ from saldo.serve.http.request import TIME_FAULT, Answer, is_held, parse_time, wh
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from saldo.query.reader import Reader
     from saldo.serve.http.auth import Caller
@@ -46,6 +38,8 @@ if TYPE_CHECKING:
 
 ACCOUNTS_A_REQUEST_MAX = 100
 TEXT_FILTER_CHARACTERS_MAX = 100
+LINES_DEFAULT = 50
+LINES_MAX = 500
 DAYS_DEFAULT = 366
 DAYS_MAX = 1_500
 POSITION_MAX = 10**18 - 1
@@ -57,14 +51,18 @@ ANSWERED = "saldo.balance"
 SOURCE = "/saldo/balances"
 
 # The query parameters of each route, and how often each may be given.
-PAST = ("asOf", "position", "effectiveAt", "minPosition")
-BALANCES_QUERY = {"accountId": ACCOUNTS_A_REQUEST_MAX, **dict.fromkeys(PAST, 1)}
-STATEMENT_QUERY = dict.fromkeys(
-    ("accountId", "limit", "cursor", "type", "from", "before", "text"), 1
-)
-ACCOUNTS_QUERY = {"limit": 1, "cursor": 1}
-DAILY_QUERY = {"accountId": 1, "limit": 1}
+BALANCES_QUERY = {
+    "accountId": ACCOUNTS_A_REQUEST_MAX,
+    **dict.fromkeys(("asOf", "position", "effectiveAt", "minPosition"), 1),
+}
+PAGE_QUERY = {"limit": 1, "cursor": 1}
 STREAM_QUERY = {"accountId": 1}
+DAILY_QUERY = {**STREAM_QUERY, "limit": 1}
+STATEMENT_QUERY = {
+    **STREAM_QUERY,
+    **PAGE_QUERY,
+    **dict.fromkeys(("type", "from", "before", "text"), 1),
+}
 
 
 async def get_balances(reader: Reader, request: Request) -> Response:
@@ -105,18 +103,15 @@ async def get_balances(reader: Reader, request: Request) -> Response:
 async def _several(reader: Reader, account_ids: Sequence[str]) -> Response:
     standings = await asyncio.gather(*(reader.read(account_id) for account_id in account_ids))
     balances = [
-        balance_of(each, behind=each.behind) if each.is_projected else _no_balance(each)
+        balance_of(each, behind=each.behind)
+        if each.is_projected
+        else NoBalance(
+            account_id=each.account_id,
+            status="projection-behind" if each.stream_position else "unknown",
+        )
         for each in standings
     ]
-    behind = max(each.behind for each in standings)
-    return _json(Balances(balances), behind)
-
-
-def _no_balance(standing: Standing) -> NoBalance:
-    status: Literal["unknown", "projection-behind"] = "projection-behind"
-    if standing.stream_position == 0:
-        status = "unknown"
-    return NoBalance(account_id=standing.account_id, status=status)
+    return _json(Balances(balances), max(each.behind for each in standings))
 
 
 async def _own_write(
@@ -182,7 +177,7 @@ async def _past(reader: Reader, request: Request, standing: Standing, how: str) 
 async def get_statement(reader: Reader, request: Request) -> Response:
     """Respond to ``GET /transactions?accountId=``: the statement, newest first."""
     [account_id] = _accounts(request, await reader.caller(request))
-    limit = whole_number(request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX)
+    limit = whole_number(request, "limit", LINES_DEFAULT, 1, LINES_MAX)
     filters = _filters(request)
     standing = await reader.read(account_id)
     standing.require_projected()
@@ -195,7 +190,7 @@ async def get_accounts(reader: Reader, request: Request) -> Response:
     """Respond to ``GET /accounts``: the accounts that the caller may see."""
     caller = await reader.caller(request)
     caller.require(READ)
-    limit = whole_number(request, "limit", STATEMENT_LIMIT_DEFAULT, 1, STATEMENT_LIMIT_MAX)
+    limit = whole_number(request, "limit", LINES_DEFAULT, 1, LINES_MAX)
     cursor = request.parameter("cursor")
     page = await read_accounts(reader.balances, caller.accounts, limit, cursor)
     return Answer(msgspec.json.encode(page))
@@ -264,9 +259,7 @@ async def post_cloud_event(reader: Reader, request: Request) -> Response:
 def _accounts(request: Request, caller: Caller) -> Sequence[str]:
     """Return the accounts that the request names, each of which ``caller`` may read."""
     account_ids = request.parameters.get("accountId", ())
-    if not account_ids:
-        raise Invalid([FieldError("accountId", "is missing")])
-    for account_id in account_ids:
+    for account_id in account_ids or ("",):
         _check_account_id(account_id)
         caller.require(READ, account_id)
     return account_ids
@@ -276,11 +269,12 @@ def _asked_account_id(data: object) -> str:
     """Return the account that a CloudEvent's data name; raises Invalid."""
     if not isinstance(data, dict):
         raise Invalid([FieldError("data", 'must be a JSON object such as {"accountId": "wesley"}')])
-    errors: list[FieldError] = []
-    unknown = next((name for name in data if name != "accountId"), None)
-    if unknown is not None:
-        shown = unknown[:80].encode("utf-8", "replace").decode()
-        errors.append(FieldError(shown, "is not known; give accountId"))
+    errors = [
+        FieldError(name[:80].encode("utf-8", "replace").decode(), "is not known; give accountId")
+        for name in data
+        if name != "accountId"
+    ]
+    del errors[1:]
     account_id = data.get("accountId")
     if not isinstance(account_id, str) or isinstance(account_id, Number):
         errors.append(FieldError("accountId", "must be a string"))
@@ -295,19 +289,18 @@ def _filters(request: Request) -> Filters:
     kind, text = request.parameter("type"), request.parameter("text")
     if kind is not None and kind not in Kind.__members__:
         errors.append(FieldError("type", "must be INCOME or EXPENSE"))
-    moments: list[datetime | None] = []
-    for name in ("from", "before"):
-        given = request.parameter(name)
-        moments.append(None if given is None else parse_time(given))
-        if given is not None and moments[-1] is None:
-            errors.append(FieldError(name, TIME_FAULT))
+    given = {name: request.parameter(name) for name in ("from", "before")}
+    moments = {name: parse_time(said) for name, said in given.items() if said is not None}
+    errors += [FieldError(name, TIME_FAULT) for name, moment in moments.items() if moment is None]
     if text is not None and (len(text) > TEXT_FILTER_CHARACTERS_MAX or "\0" in text):
-        errors.append(
-            FieldError("text", f"must have at most {TEXT_FILTER_CHARACTERS_MAX} characters")
-        )
+        fault = f"must have at most {TEXT_FILTER_CHARACTERS_MAX} characters"
+        errors.append(FieldError("text", fault))
     if errors:
         raise Invalid(errors)
-    return Filters(kind=kind, occurred_from=moments[0], occurred_before=moments[1], text=text)
+    occurred_from, occurred_before = moments.get("from"), moments.get("before")
+    return Filters(
+        kind=kind, occurred_from=occurred_from, occurred_before=occurred_before, text=text
+    )
 
 
 def _check_account_id(text: str) -> None:

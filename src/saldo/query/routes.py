@@ -8,7 +8,7 @@ from saldo.query.metrics import QueryMetrics
 from saldo.query.reader import open_reader
 from saldo.serve.http import auth, openapi
 from saldo.serve.http.problems import COMMON_RULES, Rule
-from saldo.serve.http.router import Router, route
+from saldo.serve.http.router import Route, Router
 from saldo.serve.server import FunctionApp
 
 RULES: dict[type[Exception], Rule] = {
@@ -34,19 +34,19 @@ app = FunctionApp(
         root_path="/balance-service",
         rules=RULES,
         routes=(
-            route("GET", "/balances", handlers.get_balances, handlers.BALANCES_QUERY),
-            route("GET", "/balance", handlers.get_balances, handlers.BALANCES_QUERY),
-            route("GET", "/transactions", handlers.get_statement, handlers.STATEMENT_QUERY),
-            route("GET", "/balances/daily", handlers.get_daily, handlers.DAILY_QUERY),
-            route("GET", "/system", handlers.get_system),
-            route("GET", "/accounts", handlers.get_accounts, handlers.ACCOUNTS_QUERY),
-            route("GET", "/balances/stream", handlers.get_stream, handlers.STREAM_QUERY),
-            route("POST", "/", handlers.post_cloud_event),
+            Route("GET", "/balances", handlers.get_balances, handlers.BALANCES_QUERY),
+            Route("GET", "/balance", handlers.get_balances, handlers.BALANCES_QUERY),
+            Route("GET", "/transactions", handlers.get_statement, handlers.STATEMENT_QUERY),
+            Route("GET", "/balances/daily", handlers.get_daily, handlers.DAILY_QUERY),
+            Route("GET", "/system", handlers.get_system),
+            Route("GET", "/accounts", handlers.get_accounts, handlers.PAGE_QUERY),
+            Route("GET", "/balances/stream", handlers.get_stream, handlers.STREAM_QUERY),
+            Route("POST", "/", handlers.post_cloud_event),
         ),
         pages=(
             *openapi.pages("saldo.query"),
-            route("GET", "/console", pages.get_page),
-            route("GET", "/console/{}", pages.get_file),
+            Route("GET", "/console", pages.get_page),
+            Route("GET", "/console/{}", pages.get_file),
         ),
     ),
 )

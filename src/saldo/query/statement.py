@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from saldo.query.balances import Balances, Standing
 
-STATEMENT_LIMIT_DEFAULT = 50
-STATEMENT_LIMIT_MAX = 500
 # How far a page looks for lines that its filters let through. All of a million lines take more than
 # a second of one of the pool's few connections, this part about 15 ms.
 POSITIONS_A_PAGE_MAX = 10_000

@@ -16,7 +16,7 @@ from saldo.record.metrics import RecordMetrics
 from saldo.record.recorder import open_recorder
 from saldo.serve.http import auth, openapi
 from saldo.serve.http.problems import COMMON_RULES, Invalid, Rule
-from saldo.serve.http.router import Router, route
+from saldo.serve.http.router import Route, Router
 from saldo.serve.server import FunctionApp
 
 RULES: dict[type[Exception], Rule] = {
@@ -53,15 +53,15 @@ app = FunctionApp(
         pages=openapi.pages("saldo.record"),
         rules=RULES,
         routes=(
-            route("POST", "/transactions", recording.post_transactions),
-            route("GET", "/transactions/{}", reading.get_transaction),
-            route("POST", "/transactions/{}/reversal", recording.post_reversal),
-            route("DELETE", "/transactions/{}/private", reading.delete_private),
-            route("PUT", "/accounts/{}/limit", recording.put_limit),
-            route("GET", "/accounts/{}/limit", reading.get_limit),
-            route("GET", "/accounts/{}/events", reading.get_events, reading.EVENTS_QUERY),
+            Route("POST", "/transactions", recording.post_transactions),
+            Route("GET", "/transactions/{}", reading.get_transaction),
+            Route("POST", "/transactions/{}/reversal", recording.post_reversal),
+            Route("DELETE", "/transactions/{}/private", reading.delete_private),
+            Route("PUT", "/accounts/{}/limit", recording.put_limit),
+            Route("GET", "/accounts/{}/limit", reading.get_limit),
+            Route("GET", "/accounts/{}/events", reading.get_events, reading.EVENTS_QUERY),
             # A PingSource, a Broker and a Sequence post to the root.
-            route("POST", "/", recording.post_transactions),
+            Route("POST", "/", recording.post_transactions),
         ),
     ),
 )

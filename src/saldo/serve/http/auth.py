@@ -77,7 +77,7 @@ ANYONE = Caller(
 def authenticator_of(
     settings: OidcSettings | None, subjects: frozenset[str] = frozenset()
 ) -> Authenticator | None:
-    """An Authenticator, or None where AUTH=none was said."""
+    """Return an Authenticator, or None under AUTH=none."""
     return None if settings is None else Authenticator(settings, subjects)
 
 
@@ -90,7 +90,7 @@ class Remembered:
     thumbprint: bytes
 
     def bytes_held(self) -> int:
-        """About how much memory it takes."""
+        """Return about how much memory it takes."""
         names = [*self.caller.scopes, *(self.caller.accounts or ())]
         sets = sys.getsizeof(self.caller.scopes) + sys.getsizeof(self.caller.accounts)
         return REMEMBERED_ENTRY_BYTES + sets + sum(map(sys.getsizeof, names))
@@ -107,23 +107,13 @@ class Authenticator:
         self._remembered: OrderedDict[bytes, Remembered] = OrderedDict()
         self._bytes_held = 0
 
-    def remembered(self, authorization: str | None) -> Caller | None:
-        """The caller of a header that was verified before, while its token and key are valid."""
-        token = _token_of(authorization)
-        if token is None or not self._keys.are_young:
-            return None
-        return self._recall(_digest(token))
-
     async def authenticate(self, authorization: str | None) -> Caller:
-        """The caller of ``Authorization: Bearer TOKEN``; raises Unauthenticated."""
-        remembered = self.remembered(authorization)
-        if remembered is not None:
-            return remembered
+        """Return the caller of ``Authorization: Bearer TOKEN``; raises Unauthenticated."""
         token = _token_of(authorization)
         if token is None:
             raise Unauthenticated
         await self._keys.renew_old()
-        digest = _digest(token)
+        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
         known = self._recall(digest)
         if known is not None:
             return known
@@ -172,7 +162,7 @@ class Authenticator:
         raise Unauthenticated
 
     def _verify_by(self, keys: list[Key], token: str) -> Remembered | None:
-        """What the token says, by the first key that has signed it; None without one."""
+        """Return what the token says, by the first key that has signed it; None without one."""
         for key in keys:
             try:
                 claims = jwt.decode(
@@ -197,21 +187,17 @@ class Authenticator:
 
 
 def _token_of(authorization: str | None) -> str | None:
-    """The bearer token of a header; None without one, and for one that is too long."""
+    """Return the bearer token of a header; None without one, and for one that is too long."""
     if authorization is None or authorization[:7].lower() != "bearer ":
         return None
     token = authorization[7:].strip()
     return token if len(token) <= TOKEN_BYTES_MAX else None
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
-
-
 def _caller(claims: dict[str, Any], issuer: str) -> Caller:
     subject = claims["sub"]
     scope = claims.get("scope", claims.get("scp"))
-    scopes = scope.split() if isinstance(scope, str) else scope
+    scopes = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else ()
     named = claims.get("saldo_accounts", [subject])
     if named == "*":
         accounts = None
@@ -222,9 +208,7 @@ def _caller(claims: dict[str, Any], issuer: str) -> Caller:
     return Caller(
         issuer=issuer,
         subject=subject,
-        scopes=frozenset(s for s in scopes if isinstance(s, str))
-        if isinstance(scopes, list)
-        else frozenset(),
+        scopes=frozenset(each for each in scopes if isinstance(each, str)),
         accounts=accounts,
     )
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 STRUCTURED = "application/cloudevents+json"
 ATTRIBUTE_CHARACTERS_MAX = 500
+REASONS = {
+    "MissingRequiredFields": "an attribute is missing",
+    "InvalidRequiredFields": "an attribute is not valid",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +52,13 @@ def is_cloud_event(request: Request) -> bool:
 
 async def read_cloud_event(request: Request) -> Asked:
     """The CloudEvent of ``request``; raises Malformed, Invalid or a Problem."""
-    is_structured = media_type(request) == STRUCTURED
-    if not is_structured:
-        _check_binary_type(media_type(request))
+    kind = media_type(request)
+    is_structured = kind == STRUCTURED
+    # No type at all means JSON, by the HTTP binding.
+    if kind not in {"", "application/json"} and not kind.endswith("+json"):
+        raise Problem(
+            UNSUPPORTED_MEDIA_TYPE, "The data of a CloudEvent must be JSON: application/json."
+        )
     body = await read_body(request)
     headers = dict(Headers(scope=request.scope))
     if is_structured:
@@ -63,7 +71,9 @@ async def read_cloud_event(request: Request) -> Asked:
     try:
         event = from_http(headers, body, data_unmarshaller=lambda kept: kept)
     except (GenericException, ValueError, TypeError) as error:
-        raise Malformed(f"the CloudEvent cannot be read: {_reason(error)}") from error
+        # In words of ours: the package's own repeat what was sent.
+        reason = REASONS.get(type(error).__name__, "it is malformed")
+        raise Malformed(f"the CloudEvent cannot be read: {reason}") from error
     errors: list[FieldError] = []
     asked = Asked(
         type=_attribute(event, "type", errors),
@@ -76,14 +86,6 @@ async def read_cloud_event(request: Request) -> Asked:
     if errors:
         raise Invalid(errors)
     return asked
-
-
-def _check_binary_type(kind: str) -> None:
-    # None at all means JSON, by the HTTP binding.
-    if kind not in {"", "application/json"} and not kind.endswith("+json"):
-        raise Problem(
-            UNSUPPORTED_MEDIA_TYPE, "The data of a CloudEvent must be JSON: application/json."
-        )
 
 
 def _structured_data(content: object) -> Any:
@@ -115,12 +117,3 @@ def _attribute(event: CloudEvent, name: str, errors: list[FieldError]) -> str:
     fault = f"of the CloudEvent must be 1 to {ATTRIBUTE_CHARACTERS_MAX} printable ASCII characters"
     errors.append(FieldError(name, fault))
     return ""
-
-
-def _reason(error: Exception) -> str:
-    """The kind of fault in words; the package's own texts repeat what was sent."""
-    name = type(error).__name__
-    return {
-        "MissingRequiredFields": "an attribute is missing",
-        "InvalidRequiredFields": "an attribute is not valid",
-    }.get(name, "it is malformed")

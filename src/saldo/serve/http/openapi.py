@@ -11,13 +11,12 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from saldo.serve.http.request import file_response
-from saldo.serve.http.router import route
+from saldo.serve.http.router import Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from saldo.serve.http.request import Request
-    from saldo.serve.http.router import Route
 
 # Redoc 2.5.4 (MIT), as npm's package has it, compressed. It puts its rules into an empty style
 # element and one fixed text: the hashes let these in, and no other style.
@@ -45,9 +44,9 @@ def pages(package: str) -> tuple[Route, ...]:
         return file_response(request, _read(package, "openapi.json"), "application/json", {})
 
     return (
-        route("GET", "/openapi.json", get_document),
-        route("GET", "/docs", _get_page),
-        route("GET", "/docs/viewer.js", _get_viewer),
+        Route("GET", "/openapi.json", get_document),
+        Route("GET", "/docs", _get_page),
+        Route("GET", "/docs/viewer.js", _get_viewer),
     )
 
 

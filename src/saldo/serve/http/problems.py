@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.responses import Response
 
-from saldo.domain.money import format_minor
 from saldo.serve.http.json_reader import Malformed
+from saldo.serve.http.members import money
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +24,7 @@ FIELD_ERRORS_MAX = 100
 FIELDS_IN_DETAIL_MAX = 3
 
 
-@dataclass(frozen=True, slots=True)
-class FieldError:
+class FieldError(msgspec.Struct, frozen=True, omit_defaults=True):
     """One wrong field: its name as the client wrote it, and what to write instead."""
 
     field: str
@@ -129,14 +128,7 @@ def detail_of(error: Exception) -> str:
 def members_of(error: Exception, rules: Mapping[type[Exception], Rule]) -> dict[str, Any]:
     """Return the facts that an error carries, as members of the problem."""
     if isinstance(error, Invalid):
-        return {
-            "errors": [
-                {"field": e.field, "message": e.message}
-                | ({} if e.line is None else {"line": e.line})
-                for e in error.errors[:FIELD_ERRORS_MAX]
-            ],
-            "errorCount": len(error.errors),
-        }
+        return {"errors": error.errors[:FIELD_ERRORS_MAX], "errorCount": len(error.errors)}
     refusals = getattr(error, "refusals", None)
     if refusals is not None:
         return {
@@ -150,15 +142,13 @@ def members_of(error: Exception, rules: Mapping[type[Exception], Rule]) -> dict[
     members: dict[str, Any] = {}
     field_name = getattr(error, "field", None)
     if field_name is not None:
-        members["errors"] = [{"field": field_name, "message": detail_of(error)}]
+        members["errors"] = [FieldError(field_name, detail_of(error))]
     currency = getattr(error, "currency", None)
     for name, fact in vars(error).items():
         if name.startswith("_"):
             continue
         if name.endswith("_minor") and currency is not None:
-            members[_camel(name.removesuffix("_minor"))] = msgspec.Raw(
-                format_minor(fact, currency).encode()
-            )
+            members[_camel(name.removesuffix("_minor"))] = money(fact, currency)
         elif fact is not None:
             members[_camel(name)] = fact if isinstance(fact, (int, str)) else str(fact)
     return members
@@ -168,7 +158,7 @@ def _line_members(error: Exception, rules: Mapping[type[Exception], Rule]) -> di
     """Return a refused line's field, message and facts."""
     members = members_of(error, rules)
     field_errors = members.pop("errors", None)
-    named = {} if field_errors is None else {"field": field_errors[0]["field"]}
+    named = {} if field_errors is None else {"field": field_errors[0].field}
     return named | {"message": detail_of(error)} | members
 
 
@@ -189,8 +179,6 @@ def _respond(rule: Rule, detail: str, members: Mapping[str, Any]) -> ProblemResp
     headers = dict(rule.headers)
     if rule.retry_after_s is not None:
         headers["Retry-After"] = str(rule.retry_after_s)
-    if rule.status >= 500:  # noqa: PLR2004 - server errors must not be kept by a cache
-        headers["Cache-Control"] = "no-store"
     response = ProblemResponse(msgspec.json.encode(body), rule.status, headers)
     response.name = rule.name
     return response

@@ -34,7 +34,6 @@ _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
 
 
-@dataclass(frozen=True, slots=True)
 class Route:
     """A method and a path; ``{}`` in the path is one segment.
 
@@ -42,22 +41,18 @@ class Route:
     which query parameters there are, and how often each may be given.
     """
 
-    method: str
-    path: str
-    handler: Callable[..., Awaitable[Response]]
-    query: Mapping[str, int]
-    pattern: re.Pattern[str]
-
-
-def route(
-    method: str,
-    path: str,
-    handler: Callable[..., Awaitable[Response]],
-    query: Mapping[str, int] | None = None,
-) -> Route:
-    """Return the route for a path such as ``/transactions/{}``."""
-    pattern = re.escape(path).replace(r"\{\}", "([^/]+)")
-    return Route(method, path, handler, query or {}, re.compile(pattern + "/?"))
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        handler: Callable[..., Awaitable[Response]],
+        query: Mapping[str, int] | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.handler = handler
+        self.query = query or {}
+        self.pattern = re.compile(re.escape(path).replace(r"\{\}", "([^/]+)") + "/?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
