@@ -173,7 +173,7 @@ class Balances:
     ) -> asyncpg.Record:
         """Return the last line recorded by ``moment``, and whether no other can become it.
 
-        ``now`` is the event store's time, read before; without it no answer is final.
+        ``now`` is the event store's time, read before; without it no balance is final.
         """
         [row] = await self.fetch(AS_OF, account_id, moment, now)
         return row

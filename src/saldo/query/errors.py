@@ -27,8 +27,8 @@ class ProjectionBehind(Exception):
     def __init__(
         self, *, position: int, wanted: int | None = None, wait_s: int | None = None
     ) -> None:
-        asked = "its first event" if wanted is None else f"position {wanted}"
-        super().__init__(f"The balance is at position {position}: it has not reached {asked} yet.")
+        goal = "its first event" if wanted is None else f"position {wanted}"
+        super().__init__(f"The balance is at position {position}: it has not reached {goal} yet.")
         self.position = position
         self.wanted = wanted
         self._wait_s = wait_s

@@ -13,7 +13,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 from starlette.responses import Response
 
-from saldo.domain.commands import ACCOUNT_ID, Kind
+from saldo.domain.commands import ACCOUNT_ID
 from saldo.domain.events import format_time
 from saldo.domain.tag import read_tag
 from saldo.query.balances import Standing
@@ -21,7 +21,7 @@ from saldo.query.errors import AccountNotFound, PositionNotFound, ProjectionBehi
 from saldo.query.prefer import wait_asked_for
 from saldo.query.responses import Balance, Balances, NoBalance, balance_of
 from saldo.query.server_sent_events import EventStream, balance_events
-from saldo.query.statement import Filters, read_accounts, read_days, read_statement
+from saldo.query.statement import read_accounts, read_days, read_filters, read_statement
 from saldo.serve.http.auth import READ, SYSTEM
 from saldo.serve.http.cloud_events import STRUCTURED, read_cloud_event
 from saldo.serve.http.json_reader import Number
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from saldo.serve.http.request import Request
 
 ACCOUNTS_A_REQUEST_MAX = 100
-TEXT_FILTER_CHARACTERS_MAX = 100
 LINES_DEFAULT = 50
 LINES_MAX = 500
 DAYS_DEFAULT = 366
@@ -45,9 +44,9 @@ DAYS_MAX = 1_500
 POSITION_MAX = 10**18 - 1
 
 REQUESTED = "saldo.balance.requested"
-# A PingSource cannot name a type of its own: its event has the account in its data.
+# A PingSource cannot choose its event's type. The data name the account.
 PING = "dev.knative.sources.ping"
-ANSWERED = "saldo.balance"
+RESPONDED = "saldo.balance"
 SOURCE = "/saldo/balances"
 
 # The query parameters of each route, and how often each may be given.
@@ -178,7 +177,7 @@ async def get_statement(reader: Reader, request: Request) -> Response:
     """Respond to ``GET /transactions?accountId=``: the statement, newest first."""
     [account_id] = _accounts(request, await reader.caller(request))
     limit = whole_number(request, "limit", LINES_DEFAULT, 1, LINES_MAX)
-    filters = _filters(request)
+    filters = read_filters(request)
     standing = await reader.read(account_id)
     standing.require_projected()
     cursor = request.parameter("cursor")
@@ -228,31 +227,31 @@ async def post_cloud_event(reader: Reader, request: Request) -> Response:
     """Respond to a CloudEvent ``saldo.balance.requested`` by ``saldo.balance``, in its mode."""
     caller = await reader.caller(request)
     caller.require(READ)
-    asked = await read_cloud_event(request)
-    if asked.type not in {REQUESTED, PING}:
+    event = await read_cloud_event(request)
+    if event.type not in {REQUESTED, PING}:
         raise Invalid([FieldError("type", f"of the CloudEvent must be {REQUESTED} or {PING}")])
-    account_id = _asked_account_id(asked.data)
+    account_id = _account_id_of(event.data)
     caller.require(READ, account_id)
     standing = await reader.read(account_id)
     standing.require_projected()
     attributes = {
-        "type": ANSWERED,
+        "type": RESPONDED,
         "source": SOURCE,
         "id": f"{account_id}/{standing.tag}",
         "subject": account_id,
         "sequence": str(standing.position),
         "datacontenttype": "application/json",
     }
-    if asked.traceparent is not None:
-        attributes["traceparent"] = asked.traceparent
+    if event.traceparent is not None:
+        attributes["traceparent"] = event.traceparent
     balance = balance_of(standing)
-    event = CloudEvent(attributes, balance)
-    if asked.is_structured:
+    response = CloudEvent(attributes, balance)
+    if event.is_structured:
         # The package would read and write the amounts as floats.
         headers = {"content-type": STRUCTURED}
-        body = msgspec.json.encode({**event.get_attributes(), "data": balance})
+        body = msgspec.json.encode({**response.get_attributes(), "data": balance})
     else:
-        headers, body = to_binary(event, data_marshaller=msgspec.json.encode)
+        headers, body = to_binary(response, data_marshaller=msgspec.json.encode)
     return Response(body, 200, {**headers, "Saldo-Behind": str(standing.behind)})
 
 
@@ -265,7 +264,7 @@ def _accounts(request: Request, caller: Caller) -> Sequence[str]:
     return account_ids
 
 
-def _asked_account_id(data: object) -> str:
+def _account_id_of(data: object) -> str:
     """Return the account that a CloudEvent's data name; raises Invalid."""
     if not isinstance(data, dict):
         raise Invalid([FieldError("data", 'must be a JSON object such as {"accountId": "wesley"}')])
@@ -282,25 +281,6 @@ def _asked_account_id(data: object) -> str:
         raise Invalid(errors)
     _check_account_id(str(account_id))
     return str(account_id)
-
-
-def _filters(request: Request) -> Filters:
-    errors: list[FieldError] = []
-    kind, text = request.parameter("type"), request.parameter("text")
-    if kind is not None and kind not in Kind.__members__:
-        errors.append(FieldError("type", "must be INCOME or EXPENSE"))
-    given = {name: request.parameter(name) for name in ("from", "before")}
-    moments = {name: parse_time(said) for name, said in given.items() if said is not None}
-    errors += [FieldError(name, TIME_FAULT) for name, moment in moments.items() if moment is None]
-    if text is not None and (len(text) > TEXT_FILTER_CHARACTERS_MAX or "\0" in text):
-        fault = f"must have at most {TEXT_FILTER_CHARACTERS_MAX} characters"
-        errors.append(FieldError("text", fault))
-    if errors:
-        raise Invalid(errors)
-    occurred_from, occurred_before = moments.get("from"), moments.get("before")
-    return Filters(
-        kind=kind, occurred_from=occurred_from, occurred_before=occurred_before, text=text
-    )
 
 
 def _check_account_id(text: str) -> None:

@@ -32,5 +32,5 @@ def wait_asked_for(headers: Sequence[str]) -> int | None:
 
 
 def _as_token(quoted: re.Match[str]) -> str:
-    """The token that a quoted string is equal to, or nothing."""
+    """Return the token that a quoted string is equal to, or nothing."""
     return quoted[1] if _TOKEN.fullmatch(quoted[1]) else ""

@@ -33,8 +33,7 @@ class Reader:
 
     def __init__(self, settings: Settings, metrics: QueryMetrics) -> None:
         if settings.event_store_url is None or settings.read_model_url is None:
-            message = "the reader's settings are incomplete"
-            raise ValueError(message)
+            raise ValueError("the reader's settings are incomplete")
         self.settings = settings
         self.read_model = function_pool(settings, settings.read_model_url, "read_model", metrics)
         self.streams_pool = (
@@ -69,7 +68,7 @@ class Reader:
         return standings
 
     def read(self, account_id: str) -> asyncio.Future[Standing]:
-        """One account as it stands; reads that wait at the same moment are one query."""
+        """Return one account as it stands; reads that wait together are one query."""
         try:
             return self.reads.submit(account_id, ())
         except QueueFull as full:
@@ -85,7 +84,7 @@ class Reader:
         self.watch.release()
 
     async def close(self) -> None:
-        """Answer what waits and let go."""
+        """Finish what waits, and close the connections."""
         self.drain()
         await self.reads.drain()
         await self.watch.close()

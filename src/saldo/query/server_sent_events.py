@@ -19,7 +19,7 @@ from saldo.query.responses import balance_of
 from saldo.serve.http.problems import TooBusy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from starlette.types import Receive, Scope, Send
 
@@ -53,17 +53,10 @@ class OpenStreams:
         if self.count >= STREAMS_MAX:
             raise TooManyWaiters
 
-    @contextlib.contextmanager
-    def opened(self, caller: Caller) -> Iterator[None]:
-        """Count a stream of ``caller`` while it is open."""
-        by_caller, key = self._by_caller, (caller.issuer, caller.subject)
-        by_caller[key] += 1
-        try:
-            yield
-        finally:
-            by_caller[key] -= 1
-            if not by_caller[key]:
-                del by_caller[key]
+    def add(self, caller: Caller, streams: int) -> None:
+        """Count streams of ``caller`` that open, or by a negative number close."""
+        self._by_caller[caller.issuer, caller.subject] += streams
+        self._by_caller += Counter()  # drop those at zero
 
 
 class EventStream(StreamingResponse):
@@ -79,8 +72,11 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        with self._streams.opened(self._caller):
+        self._streams.add(self._caller, 1)
+        try:
             await super().__call__(scope, receive, send)
+        finally:
+            self._streams.add(self._caller, -1)
 
 
 async def balance_events(reader: Reader, account_id: str, last_tag: str) -> AsyncIterator[bytes]:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from saldo.domain.commands import ACCOUNT_ID
+from saldo.domain.commands import ACCOUNT_ID, Kind
 from saldo.domain.events import format_time
 from saldo.domain.money import format_minor
 from saldo.query.responses import Account, Accounts, Day, Days, Line, Statement
 from saldo.serve.http.members import money
 from saldo.serve.http.problems import FieldError, Invalid
+from saldo.serve.http.request import TIME_FAULT, parse_time
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     import asyncpg
 
     from saldo.query.balances import Balances, Standing
+    from saldo.serve.http.request import Request
 
 # How far a page looks for lines that its filters let through. All of a million lines take more than
 # a second of one of the pool's few connections, this part about 15 ms.
 POSITIONS_A_PAGE_MAX = 10_000
 CURSOR_CHARACTERS_MAX = 400
+TEXT_FILTER_CHARACTERS_MAX = 100
 NEWEST = 2**63 - 1
 # A cursor's content: its kind, what it is bound to, and where the page begins.
 _CURSORS: dict[str, msgspec.json.Decoder[Any]] = {
@@ -84,6 +87,26 @@ class Filters:
     def digest(self, account_id: str) -> str:
         """Return what a cursor is bound to: it continues the same query only."""
         return hashlib.sha256(repr((account_id, self)).encode()).hexdigest()[:16]
+
+
+def read_filters(request: Request) -> Filters:
+    """Return the filters that the query's parameters name; raises Invalid."""
+    errors: list[FieldError] = []
+    kind, text = request.parameter("type"), request.parameter("text")
+    if kind is not None and kind not in Kind.__members__:
+        errors.append(FieldError("type", "must be INCOME or EXPENSE"))
+    given = {name: request.parameter(name) for name in ("from", "before")}
+    moments = {name: parse_time(said) for name, said in given.items() if said is not None}
+    errors += [FieldError(name, TIME_FAULT) for name, moment in moments.items() if moment is None]
+    if text is not None and (len(text) > TEXT_FILTER_CHARACTERS_MAX or "\0" in text):
+        fault = f"must have at most {TEXT_FILTER_CHARACTERS_MAX} characters"
+        errors.append(FieldError("text", fault))
+    if errors:
+        raise Invalid(errors)
+    occurred_from, occurred_before = moments.get("from"), moments.get("before")
+    return Filters(
+        kind=kind, occurred_from=occurred_from, occurred_before=occurred_before, text=text
+    )
 
 
 def make_cursor(kind: str, bound_to: str, after: str | int) -> str:

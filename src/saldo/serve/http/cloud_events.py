@@ -1,7 +1,7 @@
-"""A CloudEvent that asks for something over HTTP, in binary or structured mode.
+"""A CloudEvent that a client sends, in binary or structured mode.
 
-The ``cloudevents`` package says whether it is one. The data are read here, by this service's own
-reader: the package would make a float of an amount.
+The ``cloudevents`` package checks it. The data are read here: the package would make a float of an
+amount.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REASONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Received:
     """What is needed of a CloudEvent; ``data`` is read JSON, numbers as their text."""
 
     type: str
@@ -46,12 +46,12 @@ class Asked:
 
 
 def is_cloud_event(request: Request) -> bool:
-    """Whether ``request`` carries one, well formed or not."""
+    """Return whether ``request`` carries one, well formed or not."""
     return b"ce-specversion" in request.first or media_type(request) == STRUCTURED
 
 
-async def read_cloud_event(request: Request) -> Asked:
-    """The CloudEvent of ``request``; raises Malformed, Invalid or a Problem."""
+async def read_cloud_event(request: Request) -> Received:
+    """Return the CloudEvent of ``request``; raises Malformed, Invalid or a Problem."""
     kind = media_type(request)
     is_structured = kind == STRUCTURED
     # No type at all means JSON, by the HTTP binding.
@@ -75,7 +75,7 @@ async def read_cloud_event(request: Request) -> Asked:
         reason = REASONS.get(type(error).__name__, "it is malformed")
         raise Malformed(f"the CloudEvent cannot be read: {reason}") from error
     errors: list[FieldError] = []
-    asked = Asked(
+    received = Received(
         type=_attribute(event, "type", errors),
         source=_attribute(event, "source", errors),
         id=_attribute(event, "id", errors),
@@ -85,7 +85,7 @@ async def read_cloud_event(request: Request) -> Asked:
     )
     if errors:
         raise Invalid(errors)
-    return asked
+    return received
 
 
 def _structured_data(content: object) -> Any:
@@ -105,7 +105,7 @@ def _structured_data(content: object) -> Any:
 
 
 def _attribute(event: CloudEvent, name: str, errors: list[FieldError]) -> str:
-    """An attribute that is a text of printable ASCII characters, as the HTTP binding asks."""
+    """Return an attribute, which must be a text of printable ASCII characters."""
     text = event.get(name)
     if (
         isinstance(text, str)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from saldo.serve.http.problems import BAD_HTTP, HEAD_TOO_LARGE, TOO_SLOW, Problem, problem_response
+from saldo.serve.http.problems import BAD_HTTP, HEAD_TOO_LARGE, TOO_SLOW, Problem
 
 if TYPE_CHECKING:
     import asyncio
@@ -213,8 +213,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if cycle is None or not own or not cycle.response_started:
             self.refusals.labels(problem.rule.name).inc()
-            response = problem_response(problem, {})
-            assert response is not None  # noqa: S101 - a Problem carries its own rule
+            response = problem.response()
             head = [STATUS_LINE[response.status_code], b"connection: close\r\n"]
             head += [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
             self.transport.write(b"".join([*head, b"\r\n", bytes(response.body)]))

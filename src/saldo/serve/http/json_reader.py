@@ -72,7 +72,7 @@ _DECODER = json.JSONDecoder(
 
 
 def read_json(body: bytes) -> Any:
-    """The value of ``body``; raises Malformed."""
+    """Return the value of ``body``; raises Malformed."""
     bound_values(body)
     try:
         return _DECODER.decode(body.decode())

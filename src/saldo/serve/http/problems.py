@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TYPE_PREFIX = "urn:saldo:problem:"
 MEDIA_TYPE = "application/problem+json"
-# A request with thousands of wrong lines is told of so many, and of their number.
+# A request with thousands of wrong lines gets so many of them, and their number.
 FIELD_ERRORS_MAX = 100
 FIELDS_IN_DETAIL_MAX = 3
 
@@ -66,6 +66,10 @@ class Problem(Exception):
         self.rule = rule
         self.members = members
 
+    def response(self) -> Response:
+        """Return what a client receives."""
+        return _respond(self.rule, str(self), self.members)
+
 
 NOT_FOUND = Rule(404, "not-found", "Nothing is here")
 METHOD_NOT_ALLOWED = Rule(405, "method-not-allowed", "The method is not allowed")
@@ -106,7 +110,7 @@ class ProblemResponse(Response):
 def problem_response(error: Exception, rules: Mapping[type[Exception], Rule]) -> Response | None:
     """Return the response to ``error`` by the rule of its class or nearest base; None without."""
     if isinstance(error, Problem):
-        return _respond(error.rule, str(error), error.members)
+        return error.response()
     for kind in type(error).__mro__:
         rule = rules.get(kind)
         if rule is not None:

@@ -54,8 +54,8 @@ class Request:
 
     ``route`` is the template of the route that took it, ``root_path`` the one by which it came.
 
-    Headers are asked for by their bytes, in lower case as the server has them: Starlette's Request
-    searches all of them for each text, and a POST asks for nine.
+    Headers are found by their bytes, in lower case as the server has them. Starlette's Request
+    searches all of them for each text, and a POST needs nine.
     """
 
     __slots__ = ("_parameters", "first", "method", "path", "receive", "root_path", "route", "scope")

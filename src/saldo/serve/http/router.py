@@ -95,8 +95,8 @@ class Router:
         response = problem_response(error, self.rules)
         if response is None:
             log.error("unexpected error", exc_info=error)
-            response = problem_response(Problem(INTERNAL, "The error was logged."), {})
-        return response or Response(status_code=500)
+            response = Problem(INTERNAL, "The error was logged.").response()
+        return response
 
     def _without_route(self, method: str, path: str) -> Problem:
         methods = {
