@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from dataclasses import dataclass, replace
@@ -76,7 +77,7 @@ class Router:
         path = request.path
         if path.startswith(self.root_path + "/") or path == self.root_path:
             request.root_path, path = self.root_path, path[len(self.root_path) :] or "/"
-        for each in (*self.routes, *self.pages):
+        for each in itertools.chain(self.routes, self.pages):
             match = each.pattern.fullmatch(path) if each.method == method else None
             if match is not None:
                 break
