@@ -66,7 +66,7 @@ class Problem(Exception):
         self.rule = rule
         self.members = members
 
-    def response(self) -> Response:
+    def response(self) -> ProblemResponse:
         """Return what a client receives."""
         return _respond(self.rule, str(self), self.members)
 
