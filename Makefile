@@ -118,10 +118,11 @@ bench-docs: ## write the tables of docs/ from the reports in benchmarks/reports
 
 # --- documentation -----------------------------------------------------------------------------
 
-reference: ## docs/settings.md, docs/cli.md, docs/metrics.md and the OpenAPI documents from the code
+reference: ## the reference pages of docs/ and the OpenAPI documents from the code
 	@$(PYTHON) -m local.bootstrap dev
 	@.venv/bin/python -m local.tasks.reference_pages
 	@.venv/bin/python -m local.tasks.metrics_page
+	@.venv/bin/python -m local.tasks.modules_page
 	@.venv/bin/python -m local.tasks.openapi_documents
 
 docs-site: ## the documentation as a site, in build/site

@@ -14,7 +14,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from local.services import ROOT
-from local.tasks import reference_pages
+from local.tasks import modules_page, reference_pages
 from saldo.serve.functions import FUNCTIONS
 from saldo.serve.settings import read_settings
 
@@ -147,6 +147,12 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 def test_generated_page_is_current(path: Path) -> None:
     made = reference_pages.PAGES[path]()
     assert path.read_text(encoding="utf-8") == made, "run: make reference"
+
+
+def test_tables_of_modules_are_current() -> None:
+    assert modules_page.PAGE.read_text(encoding="utf-8") == modules_page.page(), (
+        "run: make reference"
+    )
 
 
 def test_every_setting_of_the_functions_is_described() -> None:
