@@ -23,7 +23,7 @@ FILE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 HEAD = """\
 # Metrics
 
-Made from the code by `python -m local.tasks.metrics_page`; a test holds it current.
+Generated from the code by `make reference`; a test checks that it is current.
 
 Each function exposes its metrics in two ways:
 
