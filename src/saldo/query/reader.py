@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from saldo.query.balances import Balances, Standing
+from saldo.query.open_streams import OpenStreams
 from saldo.query.position_watch import Watch
-from saldo.query.server_sent_events import OpenStreams
 from saldo.query.system_status import System
 from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit, QueueFull

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,40 +22,13 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from saldo.query.open_streams import OpenStreams
     from saldo.query.reader import Reader
     from saldo.serve.http.auth import Caller
 
 STREAM_S = 50.0
 HEARTBEAT_S = 10.0
 RECONNECT_MS = 500
-STREAMS_MAX = 500
-STREAMS_A_CALLER_MAX = 50
-
-
-class OpenStreams:
-    """The event streams that are open in this process, by caller."""
-
-    def __init__(self) -> None:
-        self._by_caller: Counter[tuple[str, str]] = Counter()
-
-    @property
-    def count(self) -> int:
-        """How many are open."""
-        return self._by_caller.total()
-
-    def require_room(self, caller: Caller) -> None:
-        """Raise TooManyWaiters unless ``caller`` may open one more."""
-        if self._by_caller[caller.issuer, caller.subject] >= STREAMS_A_CALLER_MAX:
-            raise TooManyWaiters(
-                f"A caller may have {STREAMS_A_CALLER_MAX} event streams open: close one first."
-            )
-        if self.count >= STREAMS_MAX:
-            raise TooManyWaiters
-
-    def add(self, caller: Caller, streams: int) -> None:
-        """Count streams of ``caller`` that open, or by a negative number close."""
-        self._by_caller[caller.issuer, caller.subject] += streams
-        self._by_caller += Counter()  # drop those at zero
 
 
 class EventStream(StreamingResponse):

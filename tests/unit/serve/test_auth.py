@@ -137,7 +137,7 @@ async def caller_of(authenticator: Authenticator, text: str) -> Caller:
 
 
 def remembered(authenticator: Authenticator, header: str | None) -> Caller | None:
-    """The caller of a header that was verified before, while its token and key are valid."""
+    """Return the caller of a cached header, while its token and key are valid."""
     text = auth._token_of(header)
     if text is None or not authenticator._keys.are_young:
         return None
