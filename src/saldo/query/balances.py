@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,26 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-READ_BALANCES = """
-SELECT account_id, currency, balance_minor, position, hash, recorded_at, blocked_at
+
+_BOUNDED_TIME = (
+    r"CASE WHEN \1 IS NOT NULL"
+    r" THEN greatest(least(\1, '9999-12-31T23:59:59Z'), '0001-01-01T00:00:00Z') END"
+)
+
+
+def with_bounded_times(statement: str) -> str:
+    """Return the SQL with each `bounded(COLUMN)` written out: the nearest time that Python holds.
+
+    Without it one wrong row would fail the read of all accounts.
+    """
+    return re.sub(r"\bbounded\((\w+)\)", _BOUNDED_TIME, statement)
+
+
+READ_BALANCES = with_bounded_times("""
+SELECT account_id, currency, balance_minor, position, hash,
+       bounded(recorded_at) AS recorded_at, bounded(blocked_at) AS blocked_at
 FROM read_model.balance WHERE account_id = ANY ($1::text[])
-"""
+""")
 READ_STREAMS = """
 SELECT account_id, position, hash, clock_timestamp() AS now FROM event_store.stream
 WHERE account_id = ANY ($1::text[]) AND position > 0
@@ -36,10 +53,10 @@ FROM unnest($1::text[], $2::bigint[]) AS b (account_id, position)
 JOIN event_store.stream AS s ON s.account_id = b.account_id
 LEFT JOIN event_store.event AS e ON e.account_id = b.account_id AND e.position = b.position
 """
-READ_STATES = """
-SELECT account_id, position, hash, blocked_at FROM read_model.balance
+READ_STATES = with_bounded_times("""
+SELECT account_id, position, hash, bounded(blocked_at) AS blocked_at FROM read_model.balance
 WHERE account_id = ANY ($1::text[])
-"""
+""")
 _LINE = """
 SELECT position, balance_minor, currency, hash, recorded_at FROM read_model.statement
 WHERE account_id = $1

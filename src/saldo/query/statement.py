@@ -19,6 +19,7 @@ from msgspec import Meta
 from saldo.domain.commands import ACCOUNT_ID, Kind
 from saldo.domain.events import format_time
 from saldo.domain.money import format_minor
+from saldo.query.balances import with_bounded_times
 from saldo.query.responses import Account, Accounts, Day, Days, Line, Statement
 from saldo.serve.http.members import money
 from saldo.serve.http.problems import FieldError, Invalid
@@ -59,12 +60,12 @@ WHERE account_id = $1 AND position < $2 AND position >= $8 AND kind <> 'LIMIT'
   AND ($6::text IS NULL OR strpos(lower(description), lower($6)) > 0)
 ORDER BY position DESC LIMIT $7
 """
-ACCOUNTS_PAGE = """
-SELECT account_id, currency, balance_minor, position, recorded_at
+ACCOUNTS_PAGE = with_bounded_times("""
+SELECT account_id, currency, balance_minor, position, bounded(recorded_at) AS recorded_at
 FROM read_model.balance
 WHERE account_id > $1 AND position > 0 AND ($2::text[] IS NULL OR account_id = ANY ($2))
 ORDER BY account_id LIMIT $3
-"""
+""")
 # The last days of all: the sum runs over every day before the rows are cut.
 DAYS = """
 SELECT day, income_minor, expense_minor, transactions, balance_minor FROM (

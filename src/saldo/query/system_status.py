@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from saldo.domain.events import format_time
+from saldo.query.balances import with_bounded_times
 from saldo.query.errors import UNAVAILABLE
 from saldo.query.responses import SystemStatus
 from saldo.serve.database import translating
@@ -24,23 +25,29 @@ if TYPE_CHECKING:
 REMEMBERED_S = 0.9
 REMEMBERED_TIMES = 10
 
-READ_STORE = """
+READ_STORE = with_bounded_times("""
 SELECT clock_timestamp() AS measured_at, events_last_10_s, events_last_60_s,
-       last_appended_at AS last_recorded_at, outbox_rows,
+       bounded(last_appended_at) AS last_recorded_at, outbox_rows,
        coalesce(outbox_age_s, 0) AS outbox_age_seconds, outbox_swept_at
 FROM event_store.system
-"""
-READ_MODEL = """
-SELECT coalesce(lag_s, 0) AS lag_seconds, lag_swept_at, dead_letters, dead_letter_oldest_at,
-       blocked_accounts, blocked_oldest_at
+""")
+READ_MODEL = with_bounded_times("""
+SELECT coalesce(lag_s, 0) AS lag_seconds, lag_swept_at, dead_letters,
+       bounded(dead_letter_oldest_at) AS dead_letter_oldest_at, blocked_accounts,
+       bounded(blocked_oldest_at) AS blocked_oldest_at
 FROM read_model.system
-"""
-# Positions have no gaps, so their sum is the number of events.
+""")
+# Positions have no gaps, so their sum is the number of events. One wrong position must not make it
+# larger than a bigint.
 READ_RECORDED = """
-SELECT count(*) AS accounts, coalesce(sum(position), 0)::bigint AS events
+SELECT count(*) AS accounts,
+       coalesce(least(sum(position), 9223372036854775807), 0)::bigint AS events
 FROM event_store.stream WHERE position > 0
 """
-READ_PROJECTED = "SELECT coalesce(sum(position), 0)::bigint AS events FROM read_model.balance"
+READ_PROJECTED = """
+SELECT coalesce(least(sum(position), 9223372036854775807), 0)::bigint AS events
+FROM read_model.balance
+"""
 
 
 class System:
