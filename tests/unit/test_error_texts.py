@@ -52,7 +52,6 @@ SAMPLES: list[tuple[Exception, tuple[str, ...]]] = [
         ("7-1a2b3c4d5e6f7081", "7-0000000000000000"),
     ),
     (errors.TooManyDigits(currency="BRL", digits=2), ("BRL", "2")),
-    (errors.Unreadable("schema 9 is not known"), ("schema 9 is not known",)),
     (BadSetting("AUTH", "is missing"), ("AUTH", "is missing")),
     (Contradicted("stream_position"), ("stream_position",)),
     (CurrencyUnknownError("give --currency", number=41), ("give --currency", "41")),

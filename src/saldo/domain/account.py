@@ -75,23 +75,22 @@ def decide(  # noqa: PLR0913 - the caller's clock, ids and settings are argument
     ``now`` is the event store's clock. The recorded time never goes back within an account,
     whatever that clock does; what the client does not date has occurred now.
     """
+    stated = None if isinstance(command, ReverseTransaction) else command.currency
     shared: dict[str, Any] = {
         "account_id": account.account_id,
         "position": account.position + 1,
         "event_id": event_id,
+        "currency": _currency(account, stated, default_currency),
         "recorded_at": now if account.recorded_at is None else max(now, account.recorded_at),
         "private_hash": private_hash,
         "request_hash": request_hash,
     }
     if isinstance(command, SetOverdraftLimit):
-        shared["currency"] = _currency(account, command.currency, default_currency)
         return _set_limit(command, shared)
     shared["occurred_at"] = command.occurred_at or now
     if isinstance(command, ReverseTransaction):
-        shared["currency"] = _currency(account, None, default_currency)
-        return _reverse(account, command, shared)
-    shared["currency"] = _currency(account, command.currency, default_currency)
-    return _record(account, command, shared)
+        return _allowed(account, _reverse(command, shared))
+    return _allowed(account, _record(command, shared))
 
 
 def _set_limit(command: SetOverdraftLimit, shared: dict[str, Any]) -> OverdraftLimitSet:
@@ -101,40 +100,29 @@ def _set_limit(command: SetOverdraftLimit, shared: dict[str, Any]) -> OverdraftL
     )
 
 
-def _reverse(
-    account: Account, command: ReverseTransaction, shared: dict[str, Any]
-) -> TransactionRecorded:
+def _reverse(command: ReverseTransaction, shared: dict[str, Any]) -> TransactionRecorded:
     if command.original_reverses is not None:
         raise NotReversible
-    return _allowed(
-        account,
-        TransactionRecorded(
-            kind=command.original_kind.opposite,
-            amount_minor=command.original_amount_minor,
-            reverses=command.original_id,
-            **shared,
-        ),
+    return TransactionRecorded(
+        kind=command.original_kind.opposite,
+        amount_minor=command.original_amount_minor,
+        reverses=command.original_id,
+        **shared,
     )
 
 
-def _record(
-    account: Account, command: RecordTransaction, shared: dict[str, Any]
-) -> TransactionRecorded:
-    return _allowed(
-        account,
-        TransactionRecorded(
-            kind=command.kind,
-            amount_minor=command.value.to_minor(shared["currency"]),
-            reverses=None,
-            **shared,
-        ),
+def _record(command: RecordTransaction, shared: dict[str, Any]) -> TransactionRecorded:
+    return TransactionRecorded(
+        kind=command.kind,
+        amount_minor=command.value.to_minor(shared["currency"]),
+        reverses=None,
+        **shared,
     )
 
 
 def _allowed(account: Account, event: TransactionRecorded) -> TransactionRecorded:
     """Return ``event`` unless the balance after it is out of range or below the limit."""
-    change_minor = event.amount_minor if event.kind is Kind.INCOME else -event.amount_minor
-    balance_minor = account.balance_minor + change_minor
+    balance_minor = account.balance_minor + event.signed_minor
     if not -MINOR_UNITS_MAX <= balance_minor <= MINOR_UNITS_MAX:
         raise BalanceOutOfRange(position=account.position)
     limit_minor = account.overdraft_limit_minor
@@ -159,21 +147,17 @@ def _currency(account: Account, stated: str | None, default_currency: str) -> st
 
 def evolve(account: Account, event: Event, event_hash: bytes) -> Account:
     """Return the account after ``event``, whose chain hash is ``event_hash``."""
+    balance_minor, limit_minor = account.balance_minor, account.overdraft_limit_minor
     if isinstance(event, OverdraftLimitSet):
-        return msgspec.structs.replace(
-            account,
-            currency=event.currency,
-            position=event.position,
-            overdraft_limit_minor=event.limit_minor,
-            hash=event_hash,
-            recorded_at=event.recorded_at,
-        )
+        limit_minor = event.limit_minor
+    else:
+        balance_minor += event.signed_minor
     return Account(
         account_id=account.account_id,
         currency=event.currency,
         position=event.position,
-        balance_minor=account.balance_minor + event.signed_minor,
-        overdraft_limit_minor=account.overdraft_limit_minor,
+        balance_minor=balance_minor,
+        overdraft_limit_minor=limit_minor,
         hash=event_hash,
         recorded_at=event.recorded_at,
     )

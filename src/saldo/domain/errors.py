@@ -1,6 +1,6 @@
 """Every refusal of the domain: why a command does not become an event.
 
-They know no HTTP: each function's ``main.py`` maps them to statuses. An error without values of its
+They know no HTTP: ``saldo.record.routes`` maps them to statuses. An error without values of its
 own says the first line of its docstring.
 """
 
@@ -103,8 +103,4 @@ class NotReversible(Refused):
 
 
 class Unreadable(Exception):
-    """The stored event cannot be read by this version."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """The stored event cannot be read by this version; the message is the reason."""

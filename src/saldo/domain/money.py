@@ -8,12 +8,11 @@ MINOR_UNITS_MAX = 2**63 - 1
 # ISO 4217 by digits: the active currencies and those that were legal tender since 1999, as a test
 # finds them in well-kept packages, whose import would take longer than a function's start. A code's
 # digits must never change: amounts are stored in its smallest unit.
-_DIGITS_0 = """
+_CODES = {
+    0: """
 ADP BIF BYR CLP DJF ESP GNF ISK ITL JPY KMF KRW MGF PYG RWF TRL UGX UYI VND VUV XAF XOF XPF
-"""
-_DIGITS_3 = "BHD IQD JOD KWD LYD OMR TND"
-_DIGITS_4 = "CLF UYW"
-_DIGITS_2 = """
+""",
+    2: """
 AED AFA AFN ALL AMD ANG AOA AON AOR ARS ATS AUD AWG AZM AZN BAM BBD BDT BEF BGL BGN BMD BND BOB BOV
 BRL BSD BTN BWP BYB BYN BZD CAD CDF CHE CHF CHW CNY COP COU CRC CSD CUC CUP CVE CYP CZK DEM DKK DOP
 DZD ECS EEK EGP ERN ETB EUR FIM FJD FKP FRF GBP GEL GHC GHS GIP GMD GRD GTQ GYD HKD HNL HRK HTG HUF
@@ -22,16 +21,12 @@ MMK MNT MOP MRO MRU MTL MUR MVR MWK MXN MXV MYR MZM MZN NAD NGN NIO NLG NOK NPR 
 PKR PLN PTE QAR ROL RON RSD RUB SAR SBD SCR SDD SDG SEK SGD SHP SIT SKK SLE SLL SOS SRD SRG SSP STD
 STN SVC SYP SZL THB TJR TJS TMM TMT TOP TPE TRY TTD TWD TZS UAH USD USN UYU UZS VEB VED VEF VES WST
 XAD XCD XCG YER YUM ZAR ZMK ZMW ZWD ZWG ZWL ZWR
-"""
+""",
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
+}
 CURRENCY_DIGITS: dict[str, int] = {
-    code: digits
-    for digits, codes in (
-        (0, _DIGITS_0),
-        (2, _DIGITS_2),
-        (3, _DIGITS_3),
-        (4, _DIGITS_4),
-    )
-    for code in codes.split()
+    code: digits for digits, codes in _CODES.items() for code in codes.split()
 }
 
 
@@ -43,12 +38,3 @@ def format_minor(amount_minor: int, currency: str) -> str:
     text = str(amount_minor).zfill(digits + 2 if amount_minor < 0 else digits + 1)
     whole, fraction = text[:-digits], text[-digits:]
     return f"{whole}.{fraction}" if fraction.strip("0") else whole
-
-
-def value_members(amount_minor: int, currency: str | None) -> str:
-    """Return the members of a JSON object that show an amount; without a currency there is none.
-
-    ``value`` is a JSON number, which JavaScript reads as a float; ``valueText`` is the same text.
-    """
-    text = "0" if currency is None else format_minor(amount_minor, currency)
-    return f'"value":{text},"valueText":"{text}"'

@@ -197,7 +197,7 @@ def _checked(members: dict[str, Any], chain: Chain, number: int) -> dict[str, An
         row["reverses"] = fact.reverses if isinstance(fact, TransactionRecorded) else None
         chain.check(row)
     except Unreadable as unreadable:
-        raise CommandError(f"line {number}: {unreadable.reason}") from unreadable
+        raise CommandError(f"line {number}: {unreadable}") from unreadable
     except FaultError as wrong:
         found = wrong.fault(chain.account_id, members["position"]).text()
         raise CommandError(f"line {number}: {found}") from wrong

@@ -112,7 +112,7 @@ def fold_account(
         try:
             line = _line_of(event, balance, refused)
         except Unreadable as unreadable:
-            reason = unreadable.reason
+            reason = str(unreadable)
             folded.dead.append((event, reason))
             return balance._replace(blocked_reason=reason, blocked_schema=SCHEMA_NEWEST)
         folded.lines.append(line)

@@ -76,8 +76,8 @@ class Chain:
         try:
             fact = read_event(text)
         except Unreadable as unreadable:
-            self.unreadable = unreadable.reason
-            raise event_fault("public_text", unreadable.reason) from unreadable
+            self.unreadable = str(unreadable)
+            raise event_fault("public_text", self.unreadable) from unreadable
         if fact.account_id != self.account_id:
             raise event_fault("account_id", "public_text is of another account")
         if fact.position != position:
