@@ -12,11 +12,11 @@ import re
 from typing import TYPE_CHECKING
 
 from saldo.domain.commands import ACCOUNT_ID
-from saldo.project.deliveries import RECORDED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+RECORDED = "saldo.transaction.recorded"
 ID_CHARACTERS_MAX = 255
 ATTRIBUTE_CHARACTERS_MAX = 10_000
 REASON_CHARACTERS_MAX = 1_000

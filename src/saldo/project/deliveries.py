@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from saldo.serve.http.request import Request
 
-RECORDED = "saldo.transaction.recorded"
 STRUCTURED = "application/cloudevents+json"
 REQUIRED = ("specversion", "id", "source", "type")
 PREFIX = b"ce-"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from saldo.domain.commands import ACCOUNT_ID
 from saldo.project.catch_up import CatchUp, CaughtUp
-from saldo.project.deliveries import RECORDED
+from saldo.project.dead_letters import RECORDED
 from saldo.project.errors import BadDelivery, BeyondStore, GivenUp
 from saldo.project.lag_sweep import LagSweep
 from saldo.serve.group_commit import GroupCommit

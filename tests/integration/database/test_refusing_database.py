@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from cloudevents.http import CloudEvent
 
-from saldo.project.deliveries import RECORDED, of_cloud_event
+from saldo.project.dead_letters import RECORDED
+from saldo.project.deliveries import of_cloud_event
 from saldo.project.errors import ReadModelUnavailable
 from saldo.query.errors import ReadModelUnavailable as BalancesUnavailable
 from saldo.query.system_status import System

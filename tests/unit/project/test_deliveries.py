@@ -12,7 +12,8 @@ from cloudevents.http import from_http
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saldo.project.deliveries import RECORDED, STRUCTURED, read_delivery
+from saldo.project.dead_letters import RECORDED
+from saldo.project.deliveries import STRUCTURED, read_delivery
 from saldo.project.errors import BadDelivery
 from saldo.serve.http.request import Request
 
