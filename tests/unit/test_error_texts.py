@@ -27,7 +27,6 @@ from saldo.serve.http.problems import (
     FieldError,
     Invalid,
     Problem,
-    detail_of,
     problem_response,
 )
 from saldo.serve.settings import BadSetting
@@ -94,7 +93,7 @@ def test_every_error_class_with_values_has_a_sample() -> None:
     ("error", "words"), SAMPLES, ids=[type(error).__name__ for error, _ in SAMPLES]
 )
 def test_error_message_includes_its_values(error: Exception, words: tuple[str, ...]) -> None:
-    sentence = detail_of(error)
+    sentence = errors.detail_of(error)
     assert [word for word in words if word not in sentence] == []
     assert " " in sentence
     # No repr of a value.
@@ -108,7 +107,7 @@ def test_error_message_includes_its_values(error: Exception, words: tuple[str, .
     ids=lambda each: each.__name__,
 )
 def test_error_without_values_shows_its_docstring(each: type[Exception]) -> None:
-    sentence = detail_of(each())
+    sentence = errors.detail_of(each())
     assert sentence
     assert sentence == (each.__doc__ or "").partition("\n")[0]
 

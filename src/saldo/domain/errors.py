@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from saldo.domain.tag import Tag
 
 
+def detail_of(error: Exception) -> str:
+    """Return the sentence that a person reads: the error's own, or its docstring's first line."""
+    return str(error) or (type(error).__doc__ or "").partition("\n")[0]
+
+
 class Refused(Exception):
     """The command was refused."""
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from starlette.responses import Response
 
 from saldo.domain.commands import ReverseTransaction
-from saldo.domain.errors import AmountOutOfRange, TooManyDigits
+from saldo.domain.errors import AmountOutOfRange, TooManyDigits, detail_of
 from saldo.domain.events import TransactionRecorded, read_event
 from saldo.domain.tag import tag_of
 from saldo.record.cloud_events import attributes_of, data_of, structured
@@ -31,13 +31,7 @@ from saldo.serve.database import translating
 from saldo.serve.http.auth import ADMIN, WRITE, Caller, Unauthenticated
 from saldo.serve.http.cloud_events import is_cloud_event, read_cloud_event
 from saldo.serve.http.json_reader import read_json
-from saldo.serve.http.problems import (
-    UNSUPPORTED_MEDIA_TYPE,
-    FieldError,
-    Invalid,
-    Problem,
-    detail_of,
-)
+from saldo.serve.http.problems import UNSUPPORTED_MEDIA_TYPE, FieldError, Invalid, Problem
 from saldo.serve.http.request import (
     BODY_BYTES_MAX,
     Answer,

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from saldo.domain.account import decide
 from saldo.domain.commands import RecordTransaction, ReverseTransaction, SetOverdraftLimit
-from saldo.domain.errors import AlreadyReversed, Refused
+from saldo.domain.errors import AlreadyReversed, Refused, detail_of
 from saldo.domain.events import OverdraftLimitSet, TransactionRecorded
 from saldo.domain.money import CURRENCY_DIGITS
 from saldo.domain.value import Value
 from saldo.operate.verification.findings import event_fault, shown
-from saldo.serve.http.problems import detail_of
 
 if TYPE_CHECKING:
     from collections.abc import Container

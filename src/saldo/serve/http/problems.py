@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.responses import Response
 
+from saldo.domain.errors import detail_of
 from saldo.serve.http.json_reader import Malformed
 from saldo.serve.http.members import money
 
@@ -122,11 +123,6 @@ def problem_response(error: Exception, rules: Mapping[type[Exception], Rule]) ->
     if own is not None:
         response.headers.update(own())
     return response
-
-
-def detail_of(error: Exception) -> str:
-    """Return the sentence that a person reads: the error's own, or its docstring's first line."""
-    return str(error) or (type(error).__doc__ or "").partition("\n")[0]
 
 
 def members_of(error: Exception, rules: Mapping[type[Exception], Rule]) -> dict[str, Any]:
