@@ -97,6 +97,25 @@ def test_local_sources_run_from_the_files_of_their_image(tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_command_line_starts_without_what_its_image_lacks() -> None:
+    """The Dockerfile removes from it the packages of the server and of CloudEvents."""
+    removed = re.search(r"pip uninstall .* \\\n((?:.* \\\n)*.*);", DOCKERFILE)
+    assert removed is not None
+    names = [name.replace("-", "_") for name in removed.group(1).replace("\\", "").split()]
+    assert {"cloudevents", "starlette", "uvicorn"} <= set(names)
+    program = f"""
+import importlib, pkgutil, sys
+sys.modules.update(dict.fromkeys({names}))
+import saldo.cli, saldo.operate, saldo.record.kafka
+for module in pkgutil.walk_packages(saldo.operate.__path__, "saldo.operate."):
+    importlib.import_module(module.name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_wheels_are_fetched_for_every_installed_lock() -> None:
     locks = set(re.findall(r"lock=(\w+)", DOCKERFILE))
     assert locks == {"record", "balance", "operate"} == set(bases.LOCKS) - {"tools"}
