@@ -25,12 +25,10 @@ from saldo.record.errors import (
 from saldo.record.intent import StoredEvent
 from saldo.record.ports import APPEND_DELAY_MAX, Looked, Lookup
 from saldo.serve import database
-from saldo.serve.clock import store_now
 from saldo.serve.database import Failure, translating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
     from uuid import UUID
 
     import asyncpg
@@ -277,10 +275,6 @@ class PostgresOutbox:
 
     async def acknowledge(self, sent: Sequence[tuple[str, int, bool]]) -> None:
         await self._pool.execute(ACKNOWLEDGE, *zip(*sent, strict=True))
-
-    async def store_now(self) -> datetime:
-        """Return the event store's time."""
-        return await store_now(self._pool)
 
     async def note_sweep(self, found: int) -> None:
         await self._pool.execute(NOTE_SWEEP, OUTBOX_SWEEP, found)

@@ -15,7 +15,7 @@ from saldo.record.postgres import PostgresEventStore, PostgresOutbox
 from saldo.record.relay import Relay
 from saldo.record.requests import BULK_BYTES_MAX, BULK_LINES_MAX
 from saldo.record.stored_events import StoredEvents
-from saldo.serve.clock import StoreClock
+from saldo.serve.clock import StoreClock, store_now
 from saldo.serve.database import close_pool, function_pool
 from saldo.serve.group_commit import GroupCommit, QueueFull
 from saldo.serve.http.auth import Caller, authenticator_of, caller_of
@@ -106,7 +106,7 @@ class Recorder:
     async def _sweep(self) -> int:
         """Measure the outbox, then send what waits in it."""
         try:
-            await self.clock.read(self.outbox.store_now)
+            await self.clock.read(lambda: store_now(self.pool))
             self.outbox_depth = await self.outbox.depth()
         except BaseException:
             self.outbox_depth = None  # better not known than as it was once

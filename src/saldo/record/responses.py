@@ -135,10 +135,7 @@ def transaction_json(stored: StoredEvent) -> bytes:
 
 def bulk_json(recorded: Sequence[Recorded]) -> bytes:
     """Return the transactions of a bulk request, in the order of its lines."""
-    transactions = [
-        _recorded(each.stored, replayed=True) if each.replayed else _recorded(each.stored)
-        for each in recorded
-    ]
+    transactions = [_recorded(each.stored, replayed=each.replayed or UNSET) for each in recorded]
     return _json({"transactions": transactions})
 
 
