@@ -51,11 +51,5 @@ for panel, commands in _PANELS.items():
 app.add_typer(dead_letters, name="dead-letters", rich_help_panel="Operation")
 app.add_typer(erasures, name="erasures", rich_help_panel="Operation")
 
-
-def main() -> None:
-    """Run the command."""
-    app()
-
-
 if __name__ == "__main__":
-    main()
+    app()

@@ -56,16 +56,16 @@ def _get(client: httpx.Client, wait_s: int = 0, **query: str | int) -> httpx.Res
         return client.get("/balances", params=query, headers=headers)
     except httpx.TransportError as error:
         url = str(client.base_url).rstrip("/")
-        raise CommandError(f"{url} does not answer ({type(error).__name__})") from error
+        raise CommandError(f"{url} does not respond ({type(error).__name__})") from error
 
 
 def _balance_in(response: httpx.Response) -> _Balance:
     if response.status_code != httpx.codes.OK:
-        raise CommandError(f"get_balance answers {response.status_code}")
+        raise CommandError(f"get_balance responds {response.status_code}")
     try:
         balance = msgspec.json.decode(response.content, type=_Balance)
     except msgspec.DecodeError as error:
-        raise CommandError("get_balance answers something else than a balance") from error
+        raise CommandError("get_balance responds without a balance") from error
     if balance.currency not in CURRENCY_DIGITS:
-        raise CommandError(f"get_balance answers the currency {balance.currency!r}")
+        raise CommandError(f"get_balance responds with the currency {balance.currency!r}")
     return balance

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 
 import typer
 
@@ -17,10 +15,10 @@ from saldo.bank_import.errors import (
 )
 from saldo.bank_import.options import ImportOptions, ReadingOptions
 from saldo.bank_import.preview import outcome_json, preview_json, show_outcome, show_preview
-from saldo.bank_import.sender import Outcome, new_client, outgoing_lines, record_lines
+from saldo.bank_import.sender import Outcome, outgoing_lines, record_lines
 from saldo.bank_import.statement import BankStatement
 from saldo.operate.errors import CommandError
-from saldo.operate.ledger_client import Functions
+from saldo.operate.ledger_client import new_client
 from saldo.operate.terminal import (
     FAILED,
     INTERRUPTED,
@@ -30,44 +28,34 @@ from saldo.operate.terminal import (
     respond,
     results,
 )
+from saldo.serve.functions import BALANCE, RECORD
 
 
 def import_statement_command(
     options: ImportOptions, *, as_json: AsJson = False, reading: ReadingOptions
 ) -> None:
     """Record a bank's file. What was recorded before is not recorded again."""
-    functions = Functions()
-    with _failures_in_json(as_json=as_json):
-        statement = _read(options, reading, functions)
-        if options.with_opening_balance and statement.opening is None:
-            raise ImportFailedError(
-                f"{options.file.name} states no opening balance: there is none to record"
-            )
+    try:
+        statement = _read(options, reading)
         preview = preview_json(options, statement)
         if options.dry_run:
             respond(preview, lambda: show_preview(options, statement), as_json=as_json)
             return
         _confirm(options, statement, as_json=as_json)
-        outcome = _record(options, statement, functions, as_json=as_json)
-        respond(
-            preview | outcome_json(statement, outcome),
-            lambda: show_outcome(options, statement, outcome),
-            as_json=as_json,
-        )
-
-
-@contextlib.contextmanager
-def _failures_in_json(*, as_json: bool) -> Iterator[None]:
-    try:
-        yield
+        outcome = _record(options, statement, as_json=as_json)
     except ImportFailedError as error:
         if not as_json:
             raise
         print_json({"error": {"message": str(error), "line": error.line}})
         raise typer.Exit(error.exit_status) from error
+    respond(
+        preview | outcome_json(statement, outcome),
+        lambda: show_outcome(options, statement, outcome),
+        as_json=as_json,
+    )
 
 
-def _read(options: ImportOptions, reading: ReadingOptions, functions: Functions) -> BankStatement:
+def _read(options: ImportOptions, reading: ReadingOptions) -> BankStatement:
     """Return the file's statement, in the account's currency where both have one."""
     # The readers take a quarter of a second to load, which every other command would spend too.
     from saldo.bank_import.detect import FILE_BYTES_MAX, detect_format, read_statement
@@ -87,7 +75,7 @@ def _read(options: ImportOptions, reading: ReadingOptions, functions: Functions)
         if needed or not options.dry_run:
             wait_s = WAIT_A_REQUEST_S if needed else 0
             try:
-                with new_client(functions.balance_url, functions.token) as client:
+                with new_client(BALANCE) as client:
                     held = account_currency(client, account, wait_s=wait_s)
             except CommandError as error:
                 # the recorder checks it again, so a file that names its currency can do without
@@ -100,6 +88,8 @@ def _read(options: ImportOptions, reading: ReadingOptions, functions: Functions)
         raise ImportFailedError(
             f"the statement is in {statement.currency}, but the account {account} holds {held}"
         )
+    if options.with_opening_balance and statement.opening is None:
+        raise ImportFailedError(f"{file.name} states no opening balance: there is none to record")
     return statement
 
 
@@ -118,39 +108,32 @@ def _confirm(options: ImportOptions, statement: BankStatement, *, as_json: bool)
         raise typer.Exit(FAILED)
 
 
-def _record(
-    options: ImportOptions, statement: BankStatement, functions: Functions, *, as_json: bool
-) -> Outcome:
+def _record(options: ImportOptions, statement: BankStatement, *, as_json: bool) -> Outcome:
     """Record the lines and read the balance after them. A failure says how far it got."""
     outcome = Outcome()
     total = len(statement.lines)
     lines = outgoing_lines(
         statement, options.account, with_opening_balance=options.with_opening_balance
     )
-    failure, status = "", FAILED
     try:
-        with (
-            progress_bar("Recording", as_json=as_json) as shown,
-            new_client(functions.record_url, functions.token) as client,
-        ):
+        with progress_bar("Recording", as_json=as_json) as shown, new_client(RECORD) as client:
             record_lines(client, lines, outcome, lambda: shown(outcome.done, total))
         if statement.closing is not None:
-            with new_client(functions.balance_url, functions.token) as client:
+            with new_client(BALANCE) as client:
                 outcome.saldo_minor = effective_balance(
                     client, options.account, on=statement.closing.on, position=outcome.position
                 )
-    except RecordingError as error:
-        failure = str(error)
+    except (RecordingError, KeyboardInterrupt) as error:
+        failure, status = str(error), FAILED
+        if isinstance(error, KeyboardInterrupt):
+            failure, status = "interrupted", INTERRUPTED
+        reached = "Nothing was recorded"
+        if outcome.done:
+            reached = (
+                f"{outcome.done:,} of {total:,} lines are in the account; "
+                "run the same import again to go on: nothing is recorded twice"
+            )
+        raise ImportFailedError(f"{failure}. {reached}", exit_status=status) from error
     except CommandError as error:
         outcome.uncompared = str(error)
-    except KeyboardInterrupt:
-        failure, status = "interrupted", INTERRUPTED
-    if not failure:
-        return outcome
-    reached = "Nothing was recorded"
-    if outcome.done:
-        reached = (
-            f"{outcome.done:,} of {total:,} lines are in the account; "
-            "run the same import again to go on: nothing is recorded twice"
-        )
-    raise ImportFailedError(f"{failure}. {reached}", exit_status=status)
+    return outcome

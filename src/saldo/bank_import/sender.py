@@ -30,14 +30,11 @@ CHUNK_LINES_MAX = 1_000
 ATTEMPTS_MAX = 10
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 5.0
-CONNECT_TIMEOUT_S = 5.0
-RESPONSE_TIMEOUT_S = 60.0
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 ERRORS_SHOWN = 10
 
 KEY_REUSED = "urn:saldo:problem:idempotency-key-reused"
 LINES_REFUSED = "urn:saldo:problem:lines-refused"
-
 
 # One for each account, whatever the file: an opening balance stands for all that was before, so a
 # second one would count the same past again.
@@ -157,15 +154,6 @@ def _outgoing(line: StatementLine, key: str, currency: str, account_id: str) -> 
     return Outgoing(number=line.number, body=msgspec.json.encode(members))
 
 
-def new_client(url: str, token: str | None) -> httpx.Client:
-    """Return a client of the function at ``url``, with the bearer token if there is one."""
-    return httpx.Client(
-        base_url=url,
-        headers={"Authorization": f"Bearer {token}"} if token else {},
-        timeout=httpx.Timeout(RESPONSE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-    )
-
-
 def record_lines(
     client: httpx.Client,
     lines: Sequence[Outgoing],
@@ -221,11 +209,11 @@ def _post(client: httpx.Client, chunk: Sequence[Outgoing]) -> httpx.Response:
                 "/transactions", content=content, headers={"Content-Type": "application/x-ndjson"}
             )
         except httpx.TransportError as error:
-            said = f"{error.request.url} does not answer ({type(error).__name__})"
+            said = f"{error.request.url} does not respond ({type(error).__name__})"
             continue
         if response.status_code not in RETRIED_STATUSES:
             return response
-        said = f"{response.url} answers {response.status_code}: {_problem_of(response).title}"
+        said = f"{response.url} responds {response.status_code}: {_problem_of(response).title}"
         retry_after = response.headers.get("retry-after", "")
         if retry_after.isdecimal():
             wait_s = max(wait_s, min(float(retry_after), BACKOFF_MAX_S))

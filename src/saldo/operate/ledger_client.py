@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -12,7 +11,7 @@ import httpx
 from saldo.operate.errors import CommandError
 from saldo.serve.functions import BALANCE, RECORD, Function
 
-TIMEOUT_S = 60.0
+TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 
 
 def url_of(function: Function) -> str:
@@ -21,45 +20,43 @@ def url_of(function: Function) -> str:
     return url.rstrip("/")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Functions:
-    """The addresses of record_transaction and get_balance, and the client's token."""
+def new_client(function: Function) -> httpx.Client:
+    """Return a client of ``function``, with the bearer token SALDO_TOKEN if it is set."""
+    token = os.environ.get("SALDO_TOKEN")
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return httpx.Client(base_url=url_of(function), headers=headers, timeout=TIMEOUT)
 
-    record_url: str = field(default_factory=lambda: url_of(RECORD))
-    balance_url: str = field(default_factory=lambda: url_of(BALANCE))
-    token: str | None = field(default_factory=lambda: os.environ.get("SALDO_TOKEN") or None)
 
-    def get(
-        self, path: str, parameters: Mapping[str, object]
-    ) -> tuple[dict[str, Any], httpx.Headers]:
-        """Return the body and headers of get_balance's response; raise CommandError.
+def get(path: str, parameters: Mapping[str, object]) -> tuple[dict[str, Any], httpx.Headers]:
+    """Return the body and headers of get_balance's response; raise CommandError.
 
-        A parameter that is None is left out.
-        """
-        given = {name: value for name, value in parameters.items() if value is not None}
-        response = self._send("GET", self.balance_url + path, params=given)
-        return response.json(), response.headers
+    A parameter that is None is left out.
+    """
+    given = {name: value for name, value in parameters.items() if value is not None}
+    response = _send(BALANCE, "GET", path, params=given)
+    return response.json(), response.headers
 
-    def record(
-        self, content: bytes, *, media_type: str = "application/json", **headers: str
-    ) -> dict[str, Any]:
-        """Return the body of record_transaction's response; raise CommandError."""
-        headers["content-type"] = media_type
-        url = f"{self.record_url}/transactions"
-        recorded: dict[str, Any] = self._send("POST", url, content=content, headers=headers).json()
-        return recorded
 
-    def _send(self, method: str, url: str, **request: Any) -> httpx.Response:
-        if self.token is not None:
-            authorization = {"authorization": f"Bearer {self.token}"}
-            request["headers"] = {**request.get("headers", {}), **authorization}
-        try:
-            response = httpx.request(method, url, timeout=TIMEOUT_S, **request)
-        except httpx.HTTPError as error:
-            raise CommandError(f"{url} cannot be reached: {error}") from error
-        if not response.is_success:
-            raise CommandError(f"{response.status_code} {_problem(response)}")
-        return response
+def record(
+    content: bytes, *, media_type: str = "application/json", **headers: str
+) -> dict[str, Any]:
+    """Return the body of record_transaction's response; raise CommandError."""
+    headers["content-type"] = media_type
+    recorded: dict[str, Any] = _send(
+        RECORD, "POST", "/transactions", content=content, headers=headers
+    ).json()
+    return recorded
+
+
+def _send(function: Function, method: str, path: str, **request: Any) -> httpx.Response:
+    try:
+        with new_client(function) as client:
+            response = client.request(method, path, **request)
+    except httpx.HTTPError as error:
+        raise CommandError(f"{url_of(function)}{path} cannot be reached: {error}") from error
+    if not response.is_success:
+        raise CommandError(f"{response.status_code} {_problem(response)}")
+    return response
 
 
 def _problem(response: httpx.Response) -> str:

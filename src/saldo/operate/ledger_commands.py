@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from saldo.operate import ledger_client
 from saldo.operate.demo import sample
-from saldo.operate.ledger_client import Functions
 from saldo.operate.terminal import AsJson, print_table, progress_bar, respond, results
 
 CHUNK_LINES = 2_000
@@ -53,7 +53,7 @@ def record_command(
     headers = {"idempotency-key": f'"{options.key or uuid.uuid4()}"'}
     if options.expected is not None:
         headers["if-match"] = '"' + options.expected.strip('"') + '"'
-    recorded = Functions().record(json.dumps(members).encode(), **headers)
+    recorded = ledger_client.record(json.dumps(members).encode(), **headers)
     shown = "{id}: position {position}, balance {balance} {currency}".format_map(recorded)
     respond(recorded, shown, as_json=as_json)
 
@@ -67,7 +67,7 @@ def balance_command(
 ) -> None:
     """Show balances as they stand, or one as it stood."""
     parameters = {"accountId": accounts, "asOf": as_of, "effectiveAt": effective_at}
-    found, headers = Functions().get("/balances", parameters)
+    found, headers = ledger_client.get("/balances", parameters)
     behind = headers.get("saldo-behind", "") if len(accounts) == 1 else ""
     rows = [
         [r["accountId"], r.get("value", r.get("status")), r.get("currency"), r.get("position")]
@@ -86,13 +86,12 @@ def statement_command(
     as_json: AsJson = False,
 ) -> None:
     """Show an account's transactions with the balance after each."""
-    functions = Functions()
     found: list[dict[str, Any]] = []
     parameters = {"accountId": account, "text": text}
     more = True
     while more and len(found) < limit:
         lines_max = min(PAGE_LINES_MAX, limit - len(found))
-        page, _headers = functions.get("/transactions", {**parameters, "limit": lines_max})
+        page, _headers = ledger_client.get("/transactions", {**parameters, "limit": lines_max})
         found += page["transactions"]
         parameters["cursor"] = page["next"]
         more = page["next"] is not None
@@ -112,7 +111,6 @@ def demo_command(
     as_json: AsJson = False,
 ) -> None:
     """Record a lively sample: several accounts, a year of salaries, rents and groceries."""
-    functions = Functions()
     lines = list(sample(seed, datetime.now(UTC).date()))
     accounts: dict[str, str] = {}
     replayed = 0
@@ -120,7 +118,7 @@ def demo_command(
     with progress_bar("transactions", as_json=as_json) as progress:
         for start in range(0, len(lines), CHUNK_LINES):
             content = "\n".join(lines[start : start + CHUNK_LINES]).encode()
-            bulk = functions.record(content, media_type="application/x-ndjson")
+            bulk = ledger_client.record(content, media_type="application/x-ndjson")
             for recorded in bulk["transactions"]:
                 accounts[recorded["accountId"]] = f"{recorded['balance']} {recorded['currency']}"
                 replayed += bool(recorded.get("replayed"))

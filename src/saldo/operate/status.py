@@ -30,9 +30,9 @@ from saldo.serve.functions import FUNCTIONS
 from saldo.serve.settings import KafkaSettings
 
 PROBE_TIMEOUT_S = 3.0
-# Of a function whose URL is not set: in a Job of the cluster nothing listens on the local ports.
-NOT_ASKED = "not asked"
-COLOURS = {"ok": "green", NOT_ASKED: "dim"}
+# A function whose URL is not set is not checked: in a Job of the cluster nothing listens on the
+# local ports. Other states are failures.
+COLOURS = {"ok": "green", "not checked": "dim"}
 # A server's Date header is in whole seconds, and kept for a second.
 DATE_AGE_MAX = timedelta(seconds=2)
 # How far back the lag in seconds is looked for: what lags longer shows in the positions.
@@ -97,7 +97,7 @@ class Status:
 async def status_command(*, as_json: AsJson = False) -> None:
     """Show the state of all parts; exit 1 if one is down, or something waits for an operator."""
     status = await read_status()
-    down = any(state not in {"ok", NOT_ASKED} for state in status.parts.values())
+    down = any(_colour(state) == "red" for state in status.parts.values())
     waits = status.clocks_off or status.blocked or status.dead_letters
     respond(status, lambda: _show(status), as_json=as_json, failed=bool(down or waits))
 
@@ -105,8 +105,9 @@ async def status_command(*, as_json: AsJson = False) -> None:
 async def read_status() -> Status:
     """Read the state of every part. One that is down does not hide the others."""
     settings = read_operator_settings()
-    status = Status(parts={function.name: NOT_ASKED for function in FUNCTIONS})
-    urls = [(f.name, url_of(f)) for f in FUNCTIONS if f"{f.prefix}_URL" in os.environ]
+    settings_of = {f"{function.prefix}_URL": function for function in FUNCTIONS}
+    status = Status(parts={f.name: f"not checked: set {url}" for url, f in settings_of.items()})
+    urls = [(f.name, url_of(f)) for setting, f in settings_of.items() if setting in os.environ]
     clock = StoreClock()
     status.parts["event store"] = await _state(_read_store(settings, status, clock))
     async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S) as client:
@@ -181,10 +182,12 @@ async def _read_kafka(kafka: KafkaSettings) -> None:
     await asyncio.to_thread(admin.list_topics, kafka.topic, PROBE_TIMEOUT_S)
 
 
+def _colour(state: str) -> str:
+    return COLOURS.get(state.partition(":")[0], "red")
+
+
 def _show(status: Status) -> None:
-    lines = [
-        f"{name:<20}[{COLOURS.get(state, 'red')}]{state}[/]" for name, state in status.parts.items()
-    ]
+    lines = [f"{name:<20}[{_colour(state)}]{state}[/]" for name, state in status.parts.items()]
     lines += [
         f"[red]{name}: its clock is {status.clocks_ahead_s[name]} s ahead of the event store's[/]: "
         "set one of them right"

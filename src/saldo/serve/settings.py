@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from saldo.domain.money import CURRENCY_DIGITS
+from saldo.serve.functions import BALANCE, PROJECT, RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,9 +92,9 @@ class Settings:
 
 # Which databases and whose identities each function needs.
 _NEEDS: dict[str, frozenset[str]] = {
-    "record_transaction": frozenset({"event_store", "kafka", "callers"}),
-    "project_balance": frozenset({"event_store", "read_model", "sources"}),
-    "get_balance": frozenset({"event_store", "read_model", "callers"}),
+    RECORD.name: frozenset({"event_store", "kafka", "callers"}),
+    PROJECT.name: frozenset({"event_store", "read_model", "sources"}),
+    BALANCE.name: frozenset({"event_store", "read_model", "callers"}),
 }
 
 
@@ -106,9 +107,7 @@ def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Se
     auth = _choice(env, "AUTH", ("none", "oidc"))
     secured = auth == "oidc"
     # The recorder takes a PingSource's sweeps too, where its identity is configured.
-    takes_sources = "sources" in needs or (
-        function == "record_transaction" and bool(env.get("SINK_ISSUER"))
-    )
+    takes_sources = "sources" in needs or (function == RECORD.name and bool(env.get("SINK_ISSUER")))
     return Settings(
         function=function,
         event_store_url=read_database(env, "EVENT_STORE_URL") if "event_store" in needs else None,

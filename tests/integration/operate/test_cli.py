@@ -275,13 +275,13 @@ def test_status_shows_every_part_and_what_waits(served: Saldo) -> None:
     assert "down" in shown
 
 
-def test_status_asks_no_function_whose_url_is_not_set(served: Saldo) -> None:
+def test_status_checks_no_function_whose_url_is_not_set(served: Saldo) -> None:
     """Nothing listens on the local stack's ports where the command runs as a Job."""
     del served.env["PROJECT_URL"]
     status = served.json("status")
-    assert status["parts"]["project_balance"] == "not asked"
+    assert status["parts"]["project_balance"] == "not checked: set PROJECT_URL"
     assert status["parts"]["get_balance"] == "ok"
-    assert "project_balance     not asked" in served("status").stdout
+    assert "project_balance     not checked: set PROJECT_URL" in served("status").stdout
 
 
 class Ahead(BaseHTTPRequestHandler):

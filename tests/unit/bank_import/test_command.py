@@ -78,7 +78,7 @@ def test_unknown_currency_is_refused_with_the_reason() -> None:
     result = run(SAMPLES / "with_ids.csv", "--dry-run")
 
     assert result.exit_code == 1
-    assert "say --currency (http://127.0.0.1:1 does not answer" in result.stderr
+    assert "say --currency (http://127.0.0.1:1 does not respond" in result.stderr
 
 
 def test_opening_balance_option_needs_one_in_the_file() -> None:

@@ -149,7 +149,7 @@ def test_import_fails_after_bounded_retries_without_a_recorder() -> None:
         raise httpx.ConnectError(message)
 
     recorder.before = refuse
-    with pytest.raises(RecordingError, match="does not answer"):
+    with pytest.raises(RecordingError, match="does not respond"):
         send(recorder, sent(bank_lines(10)))
 
     assert recorder.requests == sender.ATTEMPTS_MAX
