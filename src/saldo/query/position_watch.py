@@ -37,15 +37,10 @@ class Watch:
 
     def __init__(self, states: Callable[[Sequence[str]], Awaitable[dict[str, Standing]]]) -> None:
         self._states = states
-        self._waiting: defaultdict[str, set[_Waiter]] = defaultdict(set)
-        self._count = 0
+        self._waiters: defaultdict[str, set[_Waiter]] = defaultdict(set)
+        self.waiting = 0
         self._released = False
         self._poller: asyncio.Task[None] | None = None
-
-    @property
-    def waiting(self) -> int:
-        """How many wait."""
-        return self._count
 
     async def reach(
         self, account_id: str, position: int, timeout_s: float, seen: str = ""
@@ -54,13 +49,13 @@ class Watch:
 
         A state whose tag is ``seen`` does not count. None after ``timeout_s``.
         """
-        if self._count >= WAITERS_MAX:
+        if self.waiting >= WAITERS_MAX:
             raise TooManyWaiters
         if self._released:
             return None
         waiter = _Waiter(position, seen, asyncio.get_running_loop().create_future())
-        self._waiting[account_id].add(waiter)
-        self._count += 1
+        self._waiters[account_id].add(waiter)
+        self.waiting += 1
         if self._poller is None:
             # It polls for all readers, so it has none's context.
             self._poller = asyncio.create_task(self._poll(), context=NO_REQUEST.copy())
@@ -70,23 +65,23 @@ class Watch:
         except TimeoutError:
             return None
         finally:
-            self._count -= 1
-            waiters = self._waiting[account_id]
+            self.waiting -= 1
+            waiters = self._waiters[account_id]
             waiters.discard(waiter)
             if not waiters:
-                del self._waiting[account_id]
+                del self._waiters[account_id]
 
     async def _poll(self) -> None:
         try:
-            while self._waiting:
+            while self._waiters:
                 delay_s = POLL_S
                 try:
-                    states = await self._states(list(self._waiting))
+                    states = await self._states(list(self._waiters))
                 except Exception:  # noqa: BLE001 - the waiters run into their own timeouts
                     log.warning("positions cannot be read; waiting readers wait on")
                     states, delay_s = {}, POLL_AFTER_FAILURE_S
                 for account_id, state in states.items():
-                    for wanted, seen, outcome in self._waiting.get(account_id, ()):
+                    for wanted, seen, outcome in self._waiters.get(account_id, ()):
                         reached = state.position >= wanted and state.tag != seen
                         if reached and not outcome.done():
                             outcome.set_result(state.tag)
@@ -97,7 +92,7 @@ class Watch:
     def release(self) -> None:
         """Let all waiters go with what they have, and keep no new one: the process stops."""
         self._released = True
-        for waiters in self._waiting.values():
+        for waiters in self._waiters.values():
             for waiter in waiters:
                 if not waiter.outcome.done():
                     waiter.outcome.set_result(None)

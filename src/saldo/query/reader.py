@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from saldo.query.balances import Balances, Standing
-from saldo.query.open_streams import OpenStreams
+from saldo.query.errors import TooManyWaiters
 from saldo.query.position_watch import Watch
 from saldo.query.system_status import System
 from saldo.serve.database import close_pool, function_pool
@@ -26,6 +27,34 @@ BATCH_ACCOUNTS_MAX = 500
 BATCHES_IN_FLIGHT_MAX = 2
 FURTHER_BATCH_ACCOUNTS_MIN = 32
 CLOSE_POOL_S = 5.0
+STREAMS_MAX = 500
+STREAMS_A_CALLER_MAX = 50
+
+
+class OpenStreams:
+    """The event streams that are open in this process, by caller."""
+
+    def __init__(self) -> None:
+        self._by_caller: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return self._by_caller.total()
+
+    def require_room(self, caller: Caller) -> None:
+        """Raise TooManyWaiters unless ``caller`` may open one more."""
+        if self._by_caller[caller.issuer, caller.subject] >= STREAMS_A_CALLER_MAX:
+            raise TooManyWaiters(
+                f"A caller may have {STREAMS_A_CALLER_MAX} event streams open: close one first."
+            )
+        if self.count >= STREAMS_MAX:
+            raise TooManyWaiters
+
+    def add(self, caller: Caller, streams: int) -> None:
+        """Count streams of ``caller`` that open, or by a negative number close."""
+        self._by_caller[caller.issuer, caller.subject] += streams
+        self._by_caller += Counter()  # drop those at zero
 
 
 class Reader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from datetime import date, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID, uuid5
 
@@ -146,7 +146,7 @@ class SystemStatus(Body, kw_only=True):
 
 def balance_of(standing: Standing, **further: Any) -> Balance:
     """Return the balance of an account as read; ``further`` are members that it has besides."""
-    currency = standing.currency
+    currency, recorded_at = standing.currency, standing.recorded_at
     text = "0" if currency is None else format_minor(standing.balance_minor, currency)
     if standing.blocked_at is not None:
         # The reason is the operator's to read; the client learns that there is one.
@@ -159,7 +159,7 @@ def balance_of(standing: Standing, **further: Any) -> Balance:
         currency=currency or "XXX",
         position=standing.position,
         hash=(standing.hash or b"").hex(),
-        recorded_at=time_or_null(standing.recorded_at),
+        recorded_at=None if recorded_at is None else format_time(recorded_at),
         **further,
     )
 
@@ -168,8 +168,3 @@ def balance_of(standing: Standing, **further: Any) -> Balance:
 def balance_id(account_id: str) -> UUID:
     """Return the UUIDv5 of an account id."""
     return uuid5(BALANCE_NAMESPACE, account_id)
-
-
-def time_or_null(moment: datetime | None) -> str | None:
-    """Return the wire's text of a moment that may be missing."""
-    return None if moment is None else format_time(moment)

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from saldo.query.open_streams import OpenStreams
-    from saldo.query.reader import Reader
+    from saldo.query.reader import OpenStreams, Reader
     from saldo.serve.http.auth import Caller
 
 STREAM_S = 50.0

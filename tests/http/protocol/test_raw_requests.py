@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from saldo.query.open_streams import STREAMS_A_CALLER_MAX
+from saldo.query.reader import STREAMS_A_CALLER_MAX
 from saldo.record.recorder import ARRIVING_BYTES_MAX, BULK_REQUESTS_MAX
 from saldo.record.requests import BULK_BYTES_MAX
 from saldo.serve.__main__ import KEEP_ALIVE_S

@@ -112,11 +112,8 @@ def problem_response(error: Exception, rules: Mapping[type[Exception], Rule]) ->
     """Return the response to ``error`` by the rule of its class or nearest base; None without."""
     if isinstance(error, Problem):
         return error.response()
-    for kind in type(error).__mro__:
-        rule = rules.get(kind)
-        if rule is not None:
-            break
-    else:
+    rule = next((rules[kind] for kind in type(error).__mro__ if kind in rules), None)
+    if rule is None:
         return None
     response = _respond(rule, detail_of(error), members_of(error, rules))
     own = getattr(error, "headers", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
@@ -109,10 +110,9 @@ class Answer(Response):
         headers: list[tuple[bytes, bytes]] | None = None,
         media_type: bytes = JSON,
     ) -> None:
-        self.body: bytes
         self.status_code = status_code
         self.background = None
-        self.body = body
+        self.body: bytes = body
         self.raw_headers = [
             *(headers or ()),
             (b"content-length", b"%d" % len(body)),
@@ -129,14 +129,12 @@ def body_too_large(bytes_max: int) -> Problem:
     )
 
 
+@dataclass(slots=True)
 class Arrivals:
     """The bytes of all bodies that are still on their way to this process."""
 
-    __slots__ = ("bytes", "bytes_max")
-
-    def __init__(self, bytes_max: int) -> None:
-        self.bytes = 0
-        self.bytes_max = bytes_max
+    bytes_max: int
+    bytes: int = 0
 
 
 async def read_body(
