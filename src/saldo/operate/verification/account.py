@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from saldo.operate.verification.chain import Chain
@@ -39,21 +40,6 @@ UNCHECKABLE = (FaultError, ArithmeticError, RecursionError)
 
 
 @dataclass(slots=True)
-class Apart:
-    """Events whose recordedAt and appended_at are further apart than clocks in time explain."""
-
-    events: int = 0
-    first: int = 0
-    furthest: timedelta = timedelta(0)
-
-    def note(self, position: int, by: timedelta) -> None:
-        """Count the event at `position`."""
-        self.events += 1
-        self.first = self.first or position
-        self.furthest = max(self.furthest, by)
-
-
-@dataclass(slots=True)
 class Stamps:
     """Checks the stamps of one account's events, and notes those that a wrong clock explains.
 
@@ -63,8 +49,9 @@ class Stamps:
     now: datetime
     # The latest time that the store's clock is known to have shown: now, or what it has dated.
     latest: datetime
-    ahead: Apart = field(default_factory=Apart)
-    late: Apart = field(default_factory=Apart)
+    # Events recorded long "after" or "before" they were stored: how many, the first position, and
+    # by how much at most.
+    apart: dict[str, tuple[int, int, timedelta]] = field(default_factory=dict)
 
     def check(self, row: Row, fact: Event) -> None:
         """Check against recordedAt, the erasure's trace and the clock; raise FaultError."""
@@ -75,10 +62,10 @@ class Stamps:
             raise event_fault("restored_at", "it is not when the event was appended again")
         late = appended_at - fact.recorded_at
         if late > STAMPS_APART_MAX and restored_at is None:
-            self.late.note(fact.position, late)
+            self._note("before", fact.position, late)
         ahead = fact.recorded_at - min(appended_at, self.now)
         if ahead > CLOCK_AHEAD_MAX:
-            self.ahead.note(fact.position, ahead)
+            self._note("after", fact.position, ahead)
         erased_at, traced_at = row["erased_at"], row["traced_at"]
         if erased_at is not None and traced_at is None:
             raise event_fault("erased_at", "the private part is gone, and no erasure was traced")
@@ -89,21 +76,23 @@ class Stamps:
         if erased_at is not None and erased_at > self.latest + CLOCK_AHEAD_MAX:
             raise event_fault("erased_at", "it is in the future")
 
+    def _note(self, how: str, position: int, by: timedelta) -> None:
+        events, first, furthest = self.apart.get(how, (0, position, by))
+        self.apart[how] = (events + 1, first, max(furthest, by))
+
     def findings(self, account_id: str) -> list[Fault]:
         """Name the events at a wrong time, once for all of the account."""
         return [
             Fault(
+                "event",
+                "appended_at",
+                f"recordedAt of {events} events from here on is up to {furthest} {how} they were "
+                "stored: see docs/how-to/verify.md, Events at a wrong time",
+                account_id,
+                first,
                 kind="clock",
-                account_id=account_id,
-                position=apart.first,
-                table="event",
-                column="appended_at",
-                reason=f"recordedAt of {apart.events} events from here on is up to "
-                f"{apart.furthest} {how} they were stored: see docs/how-to/verify.md, "
-                "Events at a wrong time",
             )
-            for how, apart in (("after", self.ahead), ("before", self.late))
-            if apart.events
+            for how, (events, first, furthest) in sorted(self.apart.items())
         ]
 
 
@@ -144,14 +133,14 @@ class AccountCheck:
             self._found(wrong, row["position"])
             return
         self.counts.erased += private is None
-        try:
-            self._rules.check(self._chain.account, fact)
-        except UNCHECKABLE as wrong:
-            self._breach(wrong, fact.position)
-        try:
-            self._stamps.check(row, fact)
-        except UNCHECKABLE as wrong:
-            self._breach(wrong, fact.position)
+        rules, stamps = partial(self._rules.check, self._chain.account), self._stamps.check
+        for check in (rules, partial(stamps, row)):
+            try:
+                check(fact)
+            except UNCHECKABLE as wrong:
+                self._breaches += 1
+                if self._breaches <= BREACHES_MAX:
+                    self._found(wrong, fact.position)
         self._chain.evolve(fact, row["hash"])
         if self._model_wrong:
             return
@@ -182,11 +171,6 @@ class AccountCheck:
                 self._projection.finish(totals)
             except UNCHECKABLE as wrong:
                 self._found(wrong, None)
-
-    def _breach(self, wrong: Exception, position: int) -> None:
-        self._breaches += 1
-        if self._breaches <= BREACHES_MAX:
-            self._found(wrong, position)
 
     def _found(self, wrong: Exception, position: int | None) -> None:
         if not isinstance(wrong, FaultError):

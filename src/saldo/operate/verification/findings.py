@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import asyncpg
 
 # The databases' clocks may differ by so much; nothing is stamped later than this.
 CLOCK_AHEAD_MAX = timedelta(seconds=60)
 NO_EVENT = "the store has no such event"
 
 
-class Row(Protocol):
-    """A row by the names of its columns: the database's, or one read from a file."""
-
-    def __getitem__(self, name: str, /) -> Any:
-        """Return one column."""
+# A row by the names of its columns: the database's, or one read from a file.
+Row: TypeAlias = "Mapping[str, Any] | asyncpg.Record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +68,11 @@ class FaultError(Exception):
 
     def __init__(self, table: str, column: str, reason: str) -> None:
         super().__init__(f"{table}.{column}: {reason}")
-        self.table = table
-        self.column = column
-        self.reason = reason
+        self._found = (table, column, reason)
 
     def fault(self, account_id: str, position: int | None) -> Fault:
         """Return the fault at a place in a stream."""
-        return Fault(self.table, self.column, self.reason, account_id, position)
+        return Fault(*self._found, account_id, position)
 
 
 event_fault = partial(FaultError, "event")

@@ -87,28 +87,18 @@ class Projection:
 
     def _expected(self, fact: Event) -> dict[str, object]:
         """Return what the line of `fact` must have of its own, and add it to its day."""
+        own = {"event_id": fact.event_id}
         if isinstance(fact, OverdraftLimitSet):
-            return {
-                "event_id": fact.event_id,
-                "kind": "LIMIT",
-                "amount_minor": None,
-                "occurred_at": fact.recorded_at,
-                "reverses": None,
-            }
-        kind = fact.kind.value
+            limit = {"kind": "LIMIT", "amount_minor": None, "reverses": None}
+            return own | limit | {"occurred_at": fact.recorded_at}
         new = {"income_minor": 0, "expense_minor": 0, "transactions": 0}
         day = self._days.setdefault(fact.occurred_at.date(), new)
-        day["income_minor" if kind == "INCOME" else "expense_minor"] += fact.amount_minor
+        day[f"{fact.kind.value.lower()}_minor"] += fact.amount_minor
         day["transactions"] += 1
         if fact.reverses is not None:
             self._reversed_by[fact.reverses] = fact.event_id
-        return {
-            "event_id": fact.event_id,
-            "kind": kind,
-            "amount_minor": fact.amount_minor,
-            "occurred_at": fact.occurred_at,
-            "reverses": fact.reverses,
-        }
+        same = ("amount_minor", "occurred_at", "reverses")
+        return own | {"kind": fact.kind.value} | {name: getattr(fact, name) for name in same}
 
     def _check_copy(self, row: Row, private: dict[str, Any] | None, line: Row) -> None:
         description, metadata = line["description"], line["metadata"]

@@ -168,8 +168,13 @@ async def _walk(taken: Snapshots, workers: int) -> AsyncIterator[tuple[Counts, l
             yield await verify_range(work)
         return
     # Spawned, not forked: a fork would share the sockets that hold the snapshots.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts)
+    # Ctrl-C, which reaches all processes of the terminal, is left to the main process.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
     loop = asyncio.get_running_loop()
     try:
         runs = [loop.run_in_executor(pool, _run_range, work) for work in taken.works]
@@ -177,11 +182,6 @@ async def _walk(taken: Snapshots, workers: int) -> AsyncIterator[tuple[Counts, l
             yield await run
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _leave_interrupts() -> None:
-    """Leave Ctrl-C, which reaches all processes of the terminal, to the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_range(work: Work) -> tuple[Counts, list[Fault]]:

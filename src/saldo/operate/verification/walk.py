@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from saldo.operate.settings import connected
@@ -13,7 +15,6 @@ from saldo.operate.verification.findings import NO_EVENT, Counts, Fault
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
-    from uuid import UUID
 
     import asyncpg
 
@@ -24,37 +25,17 @@ PREFETCH_ROWS = 2_000
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # Each range is read in the order of the primary keys; the sides' texts are compared byte by byte,
 # as Python compares them.
-STREAMS = """
-SELECT * FROM event_store.stream
-WHERE ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
-ORDER BY account_id
-"""
-EVENTS = """
+IN_RANGE = "($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)"
+STREAMS = f"SELECT * FROM event_store.stream WHERE {IN_RANGE} ORDER BY account_id"
+EVENTS = f"""
 SELECT e.*, t.erased_at AS traced_at FROM event_store.event AS e
-LEFT JOIN event_store.erasure AS t ON t.account_id = e.account_id AND t.position = e.position
-WHERE ($1::text IS NULL OR e.account_id >= $1) AND ($2::text IS NULL OR e.account_id < $2)
-ORDER BY e.account_id, e.position
+LEFT JOIN event_store.erasure AS t USING (account_id, position)
+WHERE {IN_RANGE} ORDER BY account_id, position
 """
-REVERSED = """
-SELECT reverses FROM event_store.event
-WHERE reverses IS NOT NULL
-  AND ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
-"""
-BALANCES = """
-SELECT * FROM read_model.balance
-WHERE ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
-ORDER BY account_id
-"""
-LINES = """
-SELECT * FROM read_model.statement
-WHERE ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
-ORDER BY account_id, position
-"""
-TOTALS = """
-SELECT * FROM read_model.daily_total
-WHERE ($1::text IS NULL OR account_id >= $1) AND ($2::text IS NULL OR account_id < $2)
-ORDER BY account_id, day
-"""
+REVERSED = f"SELECT reverses FROM event_store.event WHERE reverses IS NOT NULL AND {IN_RANGE}"
+BALANCES = f"SELECT * FROM read_model.balance WHERE {IN_RANGE} ORDER BY account_id"
+LINES = f"SELECT * FROM read_model.statement WHERE {IN_RANGE} ORDER BY account_id, position"
+TOTALS = f"SELECT * FROM read_model.daily_total WHERE {IN_RANGE} ORDER BY account_id, day"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +64,7 @@ async def verify_range(work: Work) -> tuple[Counts, list[Fault]]:
         _joined(work.event_store) as event_store,
         _joined(work.read_model) as read_model,
     ):
-        check = _RangeCheck(work)
-        await check.run(event_store, read_model)
-        return check.counts, check.faults
+        return await _check_accounts(work, event_store, read_model)
 
 
 @contextlib.asynccontextmanager
@@ -118,70 +97,56 @@ async def _paired(
         line = await anext(lines, None)
 
 
-class _RangeCheck:
-    """Reads events and statement lines in pairs; the rest of a range is held."""
+def _by_account(rows: list[asyncpg.Record]) -> dict[str, asyncpg.Record]:
+    return {row["account_id"]: row for row in rows}
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self.counts = Counts()
-        self.faults: list[Fault] = []
-        self._reversed_ids: set[UUID] = set()
-        self._streams: dict[str, asyncpg.Record] = {}
-        self._balances: dict[str, asyncpg.Record] = {}
-        self._totals: dict[str, list[asyncpg.Record]] = {}
 
-    async def run(self, event_store: Connection, read_model: Connection) -> None:
-        """Check all accounts of the range."""
-        bounds = (self._work.first, self._work.end)
-        self._streams = {
-            row["account_id"]: row for row in await event_store.fetch(STREAMS, *bounds)
-        }
-        self._reversed_ids = {row[0] for row in await event_store.fetch(REVERSED, *bounds)}
-        self._balances = {
-            row["account_id"]: row for row in await read_model.fetch(BALANCES, *bounds)
-        }
-        for row in await read_model.fetch(TOTALS, *bounds):
-            self._totals.setdefault(row["account_id"], []).append(row)
-        check: AccountCheck | None = None
-        events = event_store.cursor(EVENTS, *bounds, prefetch=PREFETCH_ROWS)
-        lines = read_model.cursor(LINES, *bounds, prefetch=PREFETCH_ROWS)
-        async for event, line in _paired(aiter(events), aiter(lines)):
-            if event is not None:
-                if check is None or check.account_id != event["account_id"]:
-                    self._finish(check)
-                    check = self._check_of(event["account_id"])
-                check.event(event, line)
-            elif line is not None:
-                self._stray(check, line)
-        self._finish(check)
-        # Accounts that have another row, but no event.
-        for account_id in sorted(
-            self._streams.keys() | self._balances.keys() | self._totals.keys()
-        ):
-            self._finish(self._check_of(account_id))
+def _lists_by_account(rows: list[asyncpg.Record]) -> dict[str, list[asyncpg.Record]]:
+    lists: dict[str, list[asyncpg.Record]] = {}
+    for row in rows:
+        lists.setdefault(row["account_id"], []).append(row)
+    return lists
 
-    def _check_of(self, account_id: str) -> AccountCheck:
-        return AccountCheck(
-            account_id,
-            self._balances.pop(account_id, None),
-            self._reversed_ids,
-            self._work.now,
-            self._work.latest,
-        )
 
-    def _finish(self, check: AccountCheck | None) -> None:
+async def _check_accounts(
+    work: Work, event_store: Connection, read_model: Connection
+) -> tuple[Counts, list[Fault]]:
+    """Check events and statement lines in pairs; the other rows of a range are held."""
+    bounds = (work.first, work.end)
+    streams = _by_account(await event_store.fetch(STREAMS, *bounds))
+    reversed_ids = set(map(itemgetter(0), await event_store.fetch(REVERSED, *bounds)))
+    balances = _by_account(await read_model.fetch(BALANCES, *bounds))
+    totals = _lists_by_account(await read_model.fetch(TOTALS, *bounds))
+    counts, faults = Counts(), list[Fault]()
+
+    check_of = partial(AccountCheck, reversed_ids=reversed_ids, now=work.now, latest=work.latest)
+
+    def finish(check: AccountCheck | None) -> None:
         if check is not None:
             account_id = check.account_id
-            check.finish(self._streams.pop(account_id, None), self._totals.pop(account_id, ()))
-            self.counts.add(check.counts)
-            self.faults += check.faults
+            check.finish(streams.pop(account_id, None), totals.pop(account_id, ()))
+            counts.add(check.counts)
+            faults.extend(check.faults)
 
-    def _stray(self, check: AccountCheck | None, line: asyncpg.Record) -> None:
-        """Report a line of no event, once for neighbours of one account."""
-        account_id = line["account_id"]
-        if check is not None and check.account_id == account_id:
-            check.line_without_event(line)
-        elif not self.faults or self.faults[-1].account_id != account_id:
-            self.faults.append(
-                Fault("statement", "position", NO_EVENT, account_id, line["position"])
-            )
+    check: AccountCheck | None = None
+    events = event_store.cursor(EVENTS, *bounds, prefetch=PREFETCH_ROWS)
+    lines = read_model.cursor(LINES, *bounds, prefetch=PREFETCH_ROWS)
+    async for event, line in _paired(aiter(events), aiter(lines)):
+        if event is not None:
+            if check is None or check.account_id != event["account_id"]:
+                finish(check)
+                account_id = event["account_id"]
+                check = check_of(account_id, balances.pop(account_id, None))
+            check.event(event, line)
+        elif line is not None:
+            account_id = line["account_id"]
+            if check is not None and check.account_id == account_id:
+                check.line_without_event(line)
+            elif not faults or faults[-1].account_id != account_id:  # once for its neighbours
+                place = (account_id, line["position"])
+                faults.append(Fault("statement", "position", NO_EVENT, *place))
+    finish(check)
+    # Accounts that have another row, but no event.
+    for account_id in sorted(streams.keys() | balances.keys() | totals.keys()):
+        finish(check_of(account_id, balances.pop(account_id, None)))
+    return counts, faults
