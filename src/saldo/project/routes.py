@@ -62,7 +62,7 @@ RULES: dict[type[Exception], Rule] = {
 
 async def open_projector(settings: Settings, metrics: ProjectMetrics) -> Projector:
     """Return the projector of this process, its sweep started."""
-    if settings.event_store_url is None or settings.read_model_url is None:
+    if settings.read_model_url is None:
         raise ValueError("the projector's settings are incomplete")
     streams = function_pool(settings, settings.event_store_url, "event_store", metrics)
     read_model = function_pool(settings, settings.read_model_url, "read_model", metrics)
@@ -70,7 +70,7 @@ async def open_projector(settings: Settings, metrics: ProjectMetrics) -> Project
         PostgresDatabases(await streams, await read_model),
         StoreClock(),
         metrics,
-        auth.authenticator_of(settings.sources, settings.source_subjects),
+        auth.authenticator_of(settings.sources),
     )
     projector.sweeper.start()
     return projector

@@ -61,7 +61,7 @@ class Reader:
     """Pools, coalesced reads and the watch of one process."""
 
     def __init__(self, settings: Settings, metrics: QueryMetrics) -> None:
-        if settings.event_store_url is None or settings.read_model_url is None:
+        if settings.read_model_url is None:
             raise ValueError("the reader's settings are incomplete")
         self.settings = settings
         self.read_model = function_pool(settings, settings.read_model_url, "read_model", metrics)

@@ -56,7 +56,7 @@ class Recorder:
     """Store, group commit, relay and sweeps of one process."""
 
     def __init__(self, settings: Settings, metrics: RecordMetrics) -> None:
-        if settings.event_store_url is None or settings.kafka is None:
+        if settings.kafka is None:
             raise ValueError("the recorder's settings are incomplete")
         self.settings = settings
         self.pool = function_pool(settings, settings.event_store_url, "event_store", metrics)
@@ -70,7 +70,7 @@ class Recorder:
         # Rows and age in seconds, as the last sweep found them; None while the store is away.
         self.outbox_depth: tuple[int, float] | None = None
         self.authenticator = authenticator_of(settings.callers)
-        self.sources = authenticator_of(settings.sources, settings.source_subjects)
+        self.sources = authenticator_of(settings.sources)
         self._deps = Dependencies(
             store=PostgresEventStore(self.pool),
             monotonic=time.monotonic,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from saldo.domain.money import CURRENCY_DIGITS
-from saldo.serve.functions import BALANCE, PROJECT, RECORD
+from saldo.serve.functions import FUNCTIONS, PROJECT, RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,11 +42,15 @@ class BadSetting(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OidcSettings:
-    """Whose tokens are accepted: issuer, audience and where its keys are published."""
+    """Whose tokens are accepted. ``jwks_url``: where the issuer's keys are published.
+
+    Without ``subjects`` each of the issuer's subjects is accepted.
+    """
 
     issuer: str
     audience: str
     jwks_url: str
+    subjects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,7 @@ class Settings:
     """All settings of one process. What a function does not need is None."""
 
     function: str
-    event_store_url: str | None
+    event_store_url: str
     read_model_url: str | None
     database_auth: Literal["url", "rds-iam"]
     pool_size_max: int
@@ -75,7 +79,6 @@ class Settings:
     hash_secret: bytes
     callers: OidcSettings | None
     sources: OidcSettings | None
-    source_subjects: frozenset[str]
     default_currency: str
     cors_origins: frozenset[str]
     console_record_url: str | None
@@ -90,35 +93,26 @@ class Settings:
         return self.callers is not None or self.sources is not None
 
 
-# Which databases and whose identities each function needs.
-_NEEDS: dict[str, frozenset[str]] = {
-    RECORD.name: frozenset({"event_store", "kafka", "callers"}),
-    PROJECT.name: frozenset({"event_store", "read_model", "sources"}),
-    BALANCE.name: frozenset({"event_store", "read_model", "callers"}),
-}
-
-
 def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings of ``function`` from the environment; raise BadSetting."""
     env = os.environ if environ is None else environ
-    needs = _NEEDS.get(function)
-    if needs is None:
-        raise BadSetting("--function", f"must be one of {', '.join(sorted(_NEEDS))}")
-    auth = _choice(env, "AUTH", ("none", "oidc"))
-    secured = auth == "oidc"
-    # The recorder takes a PingSource's sweeps too, where its identity is configured.
-    takes_sources = "sources" in needs or (function == RECORD.name and bool(env.get("SINK_ISSUER")))
+    names = sorted(each.name for each in FUNCTIONS)
+    if function not in names:
+        raise BadSetting("--function", f"must be one of {', '.join(names)}")
+    records, projects = function == RECORD.name, function == PROJECT.name
+    secured = _choice(env, "AUTH", ("none", "oidc")) == "oidc"
+    # The recorder accepts a PingSource's sweeps too, if its identity is configured.
+    has_sources = projects or (records and bool(env.get("SINK_ISSUER")))
     return Settings(
         function=function,
-        event_store_url=read_database(env, "EVENT_STORE_URL") if "event_store" in needs else None,
-        read_model_url=read_database(env, "READ_MODEL_URL") if "read_model" in needs else None,
+        event_store_url=read_database(env, "EVENT_STORE_URL"),
+        read_model_url=None if records else read_database(env, "READ_MODEL_URL"),
         database_auth=_choice(env, "DATABASE_AUTH", ("url", "rds-iam"), default="url"),
         pool_size_max=_integer(env, "POOL_SIZE_MAX", POOL_SIZE_DEFAULT, 2, POOL_SIZE_MAX),
-        kafka=read_kafka(env) if "kafka" in needs else None,
+        kafka=read_kafka(env) if records else None,
         hash_secret=read_hash_secret(env),
-        callers=_oidc(env, "OIDC") if secured and "callers" in needs else None,
-        sources=_oidc(env, "SINK") if secured and takes_sources else None,
-        source_subjects=(_subjects(env) if secured and takes_sources else frozenset()),
+        callers=_oidc(env, "OIDC") if secured and not projects else None,
+        sources=_oidc(env, "SINK", _subjects(env)) if secured and has_sources else None,
         default_currency=_currency(env),
         cors_origins=_origins(env),
         console_record_url=_console_record_url(env),
@@ -130,7 +124,7 @@ def read_settings(function: str, environ: Mapping[str, str] | None = None) -> Se
 
 
 def read_kafka(env: Mapping[str, str]) -> KafkaSettings:
-    """Kafka's settings; raises BadSetting."""
+    """Read how to reach Kafka; raise BadSetting."""
     security: KafkaSecurity = _choice(env, "KAFKA_SECURITY", ("plaintext", "msk-iam", "scram"))
     scram = security == "scram"
     return KafkaSettings(
@@ -189,11 +183,14 @@ def read_database(env: Mapping[str, str], name: str) -> str:
     return url
 
 
-def _oidc(env: Mapping[str, str], prefix: str) -> OidcSettings:
+def _oidc(
+    env: Mapping[str, str], prefix: str, subjects: frozenset[str] = frozenset()
+) -> OidcSettings:
     return OidcSettings(
         issuer=_text(env, f"{prefix}_ISSUER"),
         audience=_text(env, f"{prefix}_AUDIENCE"),
         jwks_url=_http_url(env, f"{prefix}_JWKS_URL"),
+        subjects=subjects,
     )
 
 

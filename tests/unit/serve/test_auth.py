@@ -486,8 +486,14 @@ async def test_issuer_outage_is_not_reported_as_a_bad_token(
 
 
 async def test_only_the_sources_may_deliver(server: KeyServer) -> None:
-    settings = OidcSettings(issuer=ISSUER, audience=AUDIENCE, jwks_url=server.url)
-    sink = Authenticator(settings, frozenset({"source"}))
+    sink = Authenticator(
+        OidcSettings(
+            issuer=ISSUER,
+            audience=AUDIENCE,
+            jwks_url=server.url,
+            subjects=frozenset({"source"}),
+        )
+    )
     assert (await caller_of(sink, token(sub="source"))).subject == "source"
     with pytest.raises(Forbidden):
         await caller_of(sink, token(sub="another"))

@@ -74,11 +74,9 @@ ANYONE = Caller(
 )
 
 
-def authenticator_of(
-    settings: OidcSettings | None, subjects: frozenset[str] = frozenset()
-) -> Authenticator | None:
+def authenticator_of(settings: OidcSettings | None) -> Authenticator | None:
     """Return an Authenticator, or None under AUTH=none."""
-    return None if settings is None else Authenticator(settings, subjects)
+    return None if settings is None else Authenticator(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +97,8 @@ class Remembered:
 class Authenticator:
     """Turns an Authorization header into a Caller."""
 
-    def __init__(self, settings: OidcSettings, subjects: frozenset[str] = frozenset()) -> None:
+    def __init__(self, settings: OidcSettings) -> None:
         self._settings = settings
-        self._subjects = subjects
         self._keys = Keys(settings.jwks_url)
         # By the token's hash: a token that is in use is kept nowhere.
         self._remembered: OrderedDict[bytes, Remembered] = OrderedDict()
@@ -176,7 +173,7 @@ class Authenticator:
                 )
             except jwt.InvalidSignatureError:
                 continue
-            if self._subjects and claims["sub"] not in self._subjects:
+            if self._settings.subjects and claims["sub"] not in self._settings.subjects:
                 raise Forbidden
             return Remembered(
                 _caller(claims, self._settings.issuer),
