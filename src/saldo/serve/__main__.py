@@ -33,10 +33,9 @@ BACKLOG = 2_048
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn, which tells the function at the first signal that it is to stop.
+    """uvicorn, which drains the function at the first signal.
 
-    uvicorn itself says so only after the last response, and an event stream's response would hold
-    the drain until its time is over.
+    uvicorn's own shutdown begins after the last response: an event stream would delay it.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def _export_of(app: FunctionApp[Any, Any]) -> Export | None:
-    """Start to send spans and metrics where an endpoint is configured; raises BadSetting."""
+    """Start to send spans and metrics if an endpoint is configured; raise BadSetting."""
     endpoint = app.settings.otlp_endpoint
     if endpoint is None:
         return None
@@ -72,18 +71,16 @@ def _export_of(app: FunctionApp[Any, Any]) -> Export | None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM; 2 when a setting is missing or malformed."""
+    """Serve until SIGTERM; return 2 if a setting is missing or malformed."""
     parser = argparse.ArgumentParser(prog="python -m saldo.serve")
-    # FUNCTION_TARGET is the framework's own name for it; an image says it once and for all.
+    # The framework's own name for it, set in each image.
     target = os.environ.get("FUNCTION_TARGET")
     parser.add_argument("--function", default=target, required=target is None)
-    parser.add_argument("--source", help="its main.py (default: functions/FUNCTION/main.py)")
     parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8080")))
     options = parser.parse_args(arguments)
-    source = options.source or f"functions/{options.function}/main.py"
     try:
-        app = load(read_settings(options.function), source)
+        app = load(read_settings(options.function))
         export = _export_of(app)
     except BadSetting as error:
         print(f"saldo: {error}", file=sys.stderr)  # noqa: T201 - the one line that must be seen
@@ -98,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         ws="none",
         lifespan="on",
         access_log=False,
-        # Nothing here asks for the client's address or scheme: no look at X-Forwarded-*.
+        # The client's address and scheme are not used: ignore X-Forwarded-*.
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,

@@ -1,4 +1,4 @@
-"""The event store's clock, as a process knows it between two looks at it."""
+"""The event store's clock, as a process estimates it between two reads."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ async def store_now(
 
 
 class StoreClock:
-    """The event store's time: read now and then, carried on by the monotonic clock in between.
+    """The event store's time: read at times, and advanced by the monotonic clock in between.
 
-    The process's own wall clock is only compared with it. Nothing is dated by that clock.
+    The process's own wall clock is only compared with it and dates nothing.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class StoreClock:
         self._noted: tuple[datetime, float] | None = None
         # How far the process's clock is ahead of the store's at the least; negative: behind.
         self.ahead_s: float | None = None
-        # When the store's clock was last found to have been set back, by the monotonic clock. The
-        # first look may have found that, too.
+        # When, by the monotonic clock, the store's clock was last seen set back. The first read
+        # counts, since it may follow such a step.
         self.set_back_s: float | None = None
 
     async def read(self, ask: Callable[[], Awaitable[datetime]]) -> datetime:

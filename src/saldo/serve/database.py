@@ -86,10 +86,9 @@ def failure_of(error: Exception) -> Failure | None:
 
 @contextlib.contextmanager
 def translating(to: Mapping[Failure, Callable[..., Exception]]) -> Iterator[None]:
-    """Raise what ``to`` makes of the driver's errors, and leave those as they are that it lacks.
+    """Raise the error that ``to`` has for a failure of the driver, if it has one.
 
-    CONTRADICTED comes with the constraint's name, VALUE with the kind of the error. The one place
-    where they are judged.
+    CONTRADICTED is called with the constraint's name, VALUE with the name of the error's class.
     """
     try:
         yield
@@ -177,23 +176,19 @@ async def roll_back(
 
 
 def column(values: Sequence[object]) -> Sequence[object] | None:
-    """``values``, or no array at all where all are null, as most of these are.
-
-    unnest fills it up with nulls; the driver looks at each element of an array twice.
-    """
+    """Return ``values``, or None if all are null: unnest adds the nulls, and less is encoded."""
     return None if values.count(None) == len(values) else values
 
 
 def rds_iam_password(url: str) -> Callable[[], str]:
-    """Return a maker of RDS IAM tokens for the user, host and port of ``url``.
+    """Return a function that makes RDS IAM tokens for the user, host and port of ``url``.
 
-    A token is good for 15 minutes to connect with; a connection outlives it. botocore is imported
-    here, when it is used: it costs 31 MB.
+    One can connect with a token for 15 minutes; the connection outlives it.
     """
     parts = urlsplit(url)
 
     def token() -> str:
-        import botocore.session  # noqa: PLC0415 - see above
+        import botocore.session  # noqa: PLC0415 - it costs 31 MB
 
         client = botocore.session.get_session().create_client("rds")
         made: str = client.generate_db_auth_token(
@@ -205,7 +200,7 @@ def rds_iam_password(url: str) -> Callable[[], str]:
 
 
 def terminate(connection: PoolConnectionProxy[asyncpg.Record]) -> None:
-    """End a connection at once. One that was lost has left its pool by itself: then it is over."""
+    """End a connection at once; one that was lost has already left its pool."""
     with contextlib.suppress(asyncpg.InterfaceError):
         connection.terminate()
 

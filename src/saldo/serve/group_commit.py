@@ -1,10 +1,9 @@
-"""Group commit: what waits at the same moment in one process is done in one piece of work.
+"""Group commit: the items that wait at the same moment in one process are done in one batch.
 
-One primitive for the recorder's commands, the projector's accounts and the readers' balances. There
-is no artificial delay: a lone item starts at once; while its batch is under way, the next gathers.
-A batch runs in a task of its own, so a waiter that goes away cancels nobody. An item whose keys are
-in flight waits, so a key (an account) is in at most one batch at a time, and items of one key are
-done in the order of their arrival.
+The recorder's commands, the projector's accounts and the readers' balances use it. There is no
+artificial delay: a lone item starts at once; while its batch runs, the next gathers. A batch runs
+in its own task, so a waiter that goes away cancels no other. An item whose keys are in flight
+waits: a key (an account) is in at most one batch at a time, and its items keep their order.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# How far into the queue a batch looks for items whose keys are free. Bounds the work of a scan when
-# one hot key fills the queue.
+# A batch looks this far into the queue for items whose keys are free: one hot key may fill it.
 SCAN_ITEMS_MAX = 2_000
 
 
@@ -48,10 +46,10 @@ class _Waiting(msgspec.Struct, Generic[Item, Result], eq=False):
 class GroupCommit(Generic[Item, Result]):
     """Gathers items into batches and runs them.
 
-    ``run`` gets the items of a batch and answers for each, in order, with a result or an exception;
-    what it raises itself goes to every item of the batch. ``batches_max`` batches are in flight at
-    the most; a further one beside the first starts only when at least ``further_weight_min`` waits,
-    since a fuller batch costs each of its items less. ``name`` is the metrics' and the traces'.
+    ``run`` gets a batch's items and returns a result or an exception for each, in order; an error
+    that it raises goes to every item. At most ``batches_max`` batches are in flight. A second one
+    starts only when at least ``further_weight_min`` waits, since fuller batches cost each item
+    less. ``name`` is the metrics' and the traces'.
     """
 
     def __init__(  # noqa: PLR0913 - each bound has a name
@@ -101,10 +99,10 @@ class GroupCommit(Generic[Item, Result]):
         self._queue.append(_Waiting(item, keys, weight, outcome, span))
         self._queue_weight += weight
         if not self._start_scheduled:
-            # After the callbacks of this turn of the loop, so that requests which arrived together
-            # are in one batch. It is not a delay: the loop does not sleep in between.
+            # After this turn of the loop, so that requests which arrived together are in one
+            # batch. The loop does not sleep in between.
             self._start_scheduled = True
-            # Not in the context of the request: a batch belongs to none of its members.
+            # Not in the request's context: a batch belongs to none of its members.
             loop.call_soon(self._start_batches, context=tracing.NO_REQUEST)
         return outcome
 

@@ -1,8 +1,6 @@
-"""``python -m saldo.serve.healthcheck``: whether the function in this container is ready.
+"""``python -m saldo.serve.healthcheck``: the image's HEALTHCHECK, which has neither shell nor curl.
 
-For the image's HEALTHCHECK, which has neither a shell nor curl to ask with. It asks by a bare
-socket, since it is started anew every few seconds and http.client takes longer to import than all
-the rest takes.
+It uses a bare socket: it starts every few seconds, and http.client is slow to import.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ READY = b"HTTP/1.1 200 "
 
 
 def main() -> int:
-    """0 when /readyz answers 200 on PORT of this machine, else 1."""
+    """Return 0 if /readyz responds with 200 on PORT of this machine, otherwise 1."""
     port = int(os.environ.get("PORT", "8080"))
     try:
         with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as connection:

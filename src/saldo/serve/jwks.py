@@ -1,4 +1,4 @@
-"""The issuer's public keys: a JSON Web Key Set, fetched when it is needed and again while it is."""
+"""The issuer's public keys: a JSON Web Key Set, fetched when needed and again once it is old."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import jwt
 log = logging.getLogger(__name__)
 
 ALGORITHMS = ("RS256", "ES256")
-# Keys are fetched when a token may be signed by one that is not known, but not more often than
-# this, so that forged tokens cannot turn the function into a load on the issuer.
+# A token with an unknown key causes a fetch, but not more often than this: forged tokens must not
+# put load on the issuer.
 JWKS_REFETCH_MIN_S = 10.0
-# Older keys are fetched again before they are used: so long a withdrawn key may be taken, and every
-# token that it has signed, as long as the issuer can be reached.
+# Older keys are fetched again before use. While the issuer can be reached, a withdrawn key and its
+# tokens are accepted for at most this long.
 JWKS_AGE_MAX_S = 300.0
 JWKS_TIMEOUT_S = 5.0
 JWKS_BYTES_MAX = 262_144
@@ -74,10 +74,7 @@ class Keys:
         return named or [key for key in keys if key.key_id is None]
 
     async def renew_old(self) -> None:
-        """Fetch the keys again unless they are young.
-
-        While the issuer is out of reach the old ones are used meanwhile: better than an outage.
-        """
+        """Fetch the keys again unless they are young; use old ones while the issuer is down."""
         if not self.are_young:
             fetching = self._start_fetching()
             if fetching is not None and not self.out_of_reach:
@@ -101,7 +98,7 @@ class Keys:
     async def _fetch(self) -> None:
         now = time.monotonic()
         try:
-            # The thread's own timeout is one for each read; a slow answer is not waited for longer.
+            # The thread's own timeout is for each read.
             async with asyncio.timeout(JWKS_TIMEOUT_S):
                 self._keys = await asyncio.to_thread(_fetch, self._url)
         except NO_KEYS as error:
@@ -111,7 +108,7 @@ class Keys:
             self.out_of_reach = True
         else:
             self._thumbprints = frozenset(key.thumbprint for key in self._keys)
-            # Without any key no token can be judged, whatever the reason.
+            # Without any key no token can be checked.
             self._fetched_at, self.out_of_reach = now, not self._keys
 
 

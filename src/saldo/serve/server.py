@@ -1,8 +1,8 @@
 """One function as an ASGI app: startup, shutdown, health checks, metrics and its routes.
 
-``main.py`` of a function names its FunctionApp ``app``. Under ``saldo.serve`` the server calls it
-for every request. Under the ``functions-framework`` command, which knows neither startup nor
-shutdown, the decorated function calls ``respond``, and the first request opens what is held.
+``main.py`` of a function names its FunctionApp ``app``. ``saldo.serve`` serves that app. The
+``functions-framework`` command has neither startup nor shutdown: there the decorated function calls
+``respond_to``, and the first request opens what is held.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from starlette.middleware.cors import CORSMiddleware
@@ -122,7 +121,7 @@ class FunctionApp(Generic[Counts, Held]):
             await held.close()
 
     def drain(self) -> None:
-        """Tell what is held that the process is about to stop."""
+        """End what waits for long: the process is about to stop."""
         if self._held is not None:
             self._held.drain()
 
@@ -146,12 +145,11 @@ class FunctionApp(Generic[Counts, Held]):
             if self.framework is not None:
                 await self.framework(scope, receive, send)
         elif scope["path"] in {"/readyz", "/livez"}:
-            # The server takes connections only once all is open: to be asked is to be ready. The
-            # database is not asked, or its outage would stop every pod.
+            # The server accepts connections only once all is open. The database is not checked, or
+            # its outage would stop every pod.
             await Answer(b"ok\n", media_type=TEXT)(scope, receive, send)
         elif scope["path"] == "/metrics" and PROXIED.isdisjoint(dict(scope["headers"])):
-            # As a probe: for what reaches the pod itself, which a NetworkPolicy decides. What came
-            # through a proxy is the outside, and finds nothing here.
+            # Only for what reaches the pod itself, which a NetworkPolicy decides.
             text = await asyncio.to_thread(self.metrics.text)
             await Answer(text, media_type=CONTENT_TYPE)(scope, receive, send)
         else:
@@ -197,21 +195,20 @@ class FunctionApp(Generic[Counts, Held]):
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_ALLOCATIONS)
-        gc.enable()
         try:
             yield
         finally:
             await self.close()
 
 
-def load(settings: Settings, source: str) -> FunctionApp[Any, Any]:
+def load(settings: Settings) -> FunctionApp[Any, Any]:
     """Return the app of the settings' function, loaded by the framework from its ``main.py``."""
-    gc.disable()  # until all is loaded and open: see lifespan
     from functions_framework.aio import create_asgi_app  # noqa: PLC0415 - brings Flask, 0.2 s of CPU
 
+    source = f"functions/{settings.function}/main.py"
     framework: Starlette = create_asgi_app(target=settings.function, source=source)  # type: ignore[no-untyped-call]
-    # The framework loads the file as a module named for it.
-    app: FunctionApp[Any, Any] = sys.modules[Path(source).stem].app
+    # The framework loads main.py as a module named for the file.
+    app: FunctionApp[Any, Any] = sys.modules["main"].app
     app.settings = settings
     framework.router.lifespan_context = app.lifespan
     app.framework = framework

@@ -36,7 +36,7 @@ class SweepMetrics(Metrics):
 
 
 class Sweeper:
-    """Runs ``sweep`` in the background; a sweep that fails is logged and tried at the next tick."""
+    """Runs ``sweep`` in the background; a failed sweep is logged and repeated at the next tick."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Sweeper:
             found = await self._sweep()
         except Exception as error:  # noqa: BLE001 - the timer must go on, whatever failed
             self._sweeps.labels(self._name, "failed").inc()
-            # Not the error's own text: the database repeats values in it.
+            # Not the error's text: the database repeats values in it.
             log.warning("the %s sweep failed: %s", self._name, type(error).__name__)
         else:
             self._done_at = time.time()

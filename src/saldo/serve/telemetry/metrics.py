@@ -1,8 +1,7 @@
-"""Metrics of one function: its registry, and those that every function has.
+"""The metrics of one function in one process: its registry, and those that every function has.
 
-Each function has one registry, in its FunctionApp. prometheus_client keeps what is counted here.
-What is already a number elsewhere (a queue's depth, a pool's size) is read at a scrape. The numbers
-are one process's own.
+prometheus_client keeps what is counted here. What is already a number elsewhere (a queue's depth, a
+pool's size) is read at a scrape.
 """
 
 from __future__ import annotations

@@ -2,13 +2,7 @@
 
 Sampling is decided when a request arrives: by its ``traceparent``, or at random without one. Only a
 sampled request has spans that are recorded. Without an endpoint the SDK is not imported, spans do
-nothing, and a client's own traceparent is handed on.
-
-The trace goes with the event: the outbox keeps the traceparent, Kafka's header carries it, and the
-delivery's span is its child. A delivery without one belongs to a request that was not sampled.
-
-A group commit is work for many requests. Its span is a trace of its own, linked to each sampled
-member; each member has a span for its wait, linked to the group commit that ended it.
+nothing, and a client's own traceparent is passed on. ARCHITECTURE.md describes a trace's parts.
 """
 
 from __future__ import annotations
@@ -71,7 +65,7 @@ def traceparent_of(span: Span) -> str:
 
 
 def is_sampled(traceparent: str) -> bool:
-    """Return whether the trace is recorded, as its root has decided."""
+    """Return whether the trace's root has decided to record it."""
     return bool(int(traceparent[-2:], 16) & otel.TraceFlags.SAMPLED)
 
 
