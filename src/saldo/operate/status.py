@@ -39,8 +39,9 @@ DATE_AGE_MAX = timedelta(seconds=2)
 RECENT_EVENTS = 20_000
 
 STREAMS = """
-SELECT count(*) AS accounts, coalesce(sum(position), 0)::bigint AS events FROM event_store.stream
-WHERE position > 0
+SELECT count(*) AS accounts,
+       least(coalesce(sum(position), 0), 9223372036854775807)::bigint AS events
+FROM event_store.stream WHERE position > 0
 """
 SWEEPS = """
 SELECT name, swept_at AS "sweptAt", found,
@@ -58,7 +59,7 @@ FROM unnest($1::text[], $2::bigint[]) AS l (account_id, position)
 JOIN event_store.event AS e ON e.account_id = l.account_id AND e.position = l.position
 """
 BALANCES = """
-SELECT coalesce(sum(position), 0)::bigint AS projected,
+SELECT least(coalesce(sum(position), 0), 9223372036854775807)::bigint AS projected,
        count(*) FILTER (WHERE blocked_schema IS NOT NULL) AS blocked FROM read_model.balance
 """
 STANDING = "SELECT account_id, position FROM read_model.balance WHERE account_id = ANY ($1::text[])"

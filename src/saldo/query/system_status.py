@@ -41,11 +41,11 @@ FROM read_model.system
 # larger than a bigint.
 READ_RECORDED = """
 SELECT count(*) AS accounts,
-       coalesce(least(sum(position), 9223372036854775807), 0)::bigint AS events
+       least(coalesce(sum(position), 0), 9223372036854775807)::bigint AS events
 FROM event_store.stream WHERE position > 0
 """
 READ_PROJECTED = """
-SELECT coalesce(least(sum(position), 9223372036854775807), 0)::bigint AS events
+SELECT least(coalesce(sum(position), 0), 9223372036854775807)::bigint AS events
 FROM read_model.balance
 """
 
